@@ -1,0 +1,77 @@
+"""`Batch`: the contract between a datamodule and a stage.
+
+Three things are counted apart, because they come in different numbers:
+
+- **images** (I): each cut into tiles, the global view first; the tiles of all images lie behind one another;
+- **rows** (B): token sequences for the LLM. A row shows at most one image; several rows may show the same one;
+- **questions** (Q): what is answered, judged and routed. A row holds one dialogue as one question, or several
+  independent questions behind one visual prefix: these see the prefix and themselves, never each other.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+IMAGE_PLACEHOLDER = -200
+"""Stands in `Batch.input_ids` where a row's image goes, whatever the tokenizer calls it (as in LLaVA)."""
+
+IGNORED_LABEL = -100
+"""Label of a token that is not an answer token."""
+
+PREFIX = -1
+"""Value of `Batch.question` for tokens that every question of the row sees: all up to and including the image."""
+
+PADDING = -2
+"""Value of `Batch.question` for padding, on the right."""
+
+
+@dataclass
+class Batch:
+    """Images, rows and questions of one step. Shapes are in the comments; integers are int64."""
+
+    input_ids: Tensor  # (B, T) token ids, IMAGE_PLACEHOLDER at most once a row
+    labels: Tensor  # (B, T) the token itself where it is an answer token (end of answer included), else IGNORED_LABEL
+    question: Tensor  # (B, T) index into the Q questions of the batch, or PREFIX, or PADDING
+    instruction: Tensor  # (B, T) bool: text of the user's turns, what the instruction filter may choose from
+    image_of_row: Tensor  # (B,) index into the I images, -1 for a text-only row
+    pixel_values: Tensor  # (sum of tiles, 3, S, S) float32, global view first, then row by row
+    tile_grids: list[tuple[int, int]]  # I pairs: rows and columns of tiles, (0, 0) for the global view alone
+    image_sizes: Tensor  # (I, 2) height and width of the original picture in pixels
+    keys: list[str]  # Q names, unique in the data set: the sample's key, and "/i" for the i-th of several questions
+    kinds: list[str]  # Q question kinds, "all" where the data set has none
+    answers: list[str]  # Q answers in plain text
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch with its tensors on `device` (Lightning calls this)."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory (the data loader calls this)."""
+        pinned = {
+            f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+    @property
+    def tiles(self) -> list[int]:
+        """How many of `pixel_values` belong to each of the I images: the global view and its grid of tiles."""
+        return [1 + rows * columns for rows, columns in self.tile_grids]
+
+    @property
+    def row_of_question(self) -> Tensor:
+        """(Q,) the row in which each question stands."""
+        rows, columns = (self.question >= 0).nonzero(as_tuple=True)
+        row_of_question = torch.zeros(len(self.keys), dtype=torch.long, device=self.question.device)
+        row_of_question[self.question[rows, columns]] = rows
+        return row_of_question
+
+    @property
+    def image_of_question(self) -> Tensor:
+        """(Q,) the image each question is about, -1 for none."""
+        return self.image_of_row[self.row_of_question]

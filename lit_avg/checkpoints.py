@@ -1,0 +1,116 @@
+"""What one stage hands the next, and what keeps a run from continuing as another.
+
+`init_from` takes weights only, from a stage that may come before. Continuing the same run is Lightning's business
+(`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lit_avg.errors import UserError
+from lit_avg.model import AvgLlava
+
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+"""Where a run directory keeps the newest checkpoint."""
+
+STAGE_KEY = "lit_avg_stage"
+"""Entry of a checkpoint that names the stage it belongs to."""
+
+
+def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str], with_router: bool) -> None:
+    """Load the backbone (and, if asked for, the router) that an earlier stage trained.
+
+    Args:
+        model: takes the weights.
+        source: a run directory or a checkpoint file.
+        allowed_stages: class names of the stages that may come before.
+        with_router: whether the router is taken over too, rather than left at its fresh weights.
+
+    Raises:
+        UserError: nothing is there, it is another stage's, or its weights do not fit.
+    """
+    path = checkpoint_file(source)
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    stage = checkpoint.get(STAGE_KEY, "another program")
+    if stage not in allowed_stages:
+        raise UserError(
+            f"init_from: {source} is a checkpoint of {stage}, but this stage starts from {' or '.join(allowed_stages)}"
+        )
+    prefixes = ("model.backbone.", "model.router.") if with_router else ("model.backbone.",)
+    weights = {
+        name.removeprefix("model."): tensor
+        for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
+        if name.startswith(prefixes)
+    }
+    _load(model, weights, prefixes, source)
+
+
+def checkpoint_file(source: str) -> Path:
+    """The checkpoint that a run directory or a file name means.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise UserError(
+            f"init_from: there is no checkpoint at {path}; run the stage before this one, or name its folder"
+        )
+    return path
+
+
+def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to continue a run with another stage or with other hyperparameters.
+
+    Args:
+        saved: the checkpoint's hyperparameters, nested as in the YAML, with the stage's `_class_path`.
+        current: those of this run.
+
+    Raises:
+        UserError: names every hyperparameter that differs, with both values.
+    """
+    before, now = _flat(saved), _flat(current)
+    if before.get("_class_path") != now.get("_class_path"):
+        raise UserError(
+            f"this checkpoint belongs to {before.get('_class_path')}, but the config runs {now.get('_class_path')}; "
+            "hand weights to another stage with init_from"
+        )
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key != "_instantiator"]
+    if differing:
+        changes = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)
+        raise UserError(
+            f"this checkpoint was made with other hyperparameters ({changes}); change them back or start anew"
+        )
+
+
+def _load(model: AvgLlava, weights: dict[str, Tensor], prefixes: Sequence[str], source: str) -> None:
+    expected = {name for name in model.state_dict() if f"model.{name}".startswith(tuple(prefixes))}
+    missing, unexpected = sorted(expected - set(weights)), sorted(set(weights) - expected)
+    if missing or unexpected:
+        lacks = f" lacks {', '.join(missing[:3])}" if missing else ""
+        more = f" has {', '.join(unexpected[:3])} too many" if unexpected else ""
+        raise UserError(
+            f"init_from: {source}{lacks}{more}; it was made with another backbone than this config describes"
+        )
+    own = model.state_dict()
+    for name, tensor in weights.items():
+        if own[name].shape != tensor.shape:
+            raise UserError(
+                f"init_from: {name} is {tuple(tensor.shape)} in {source}, but {tuple(own[name].shape)} in this config"
+            )
+    model.load_state_dict(weights, strict=False)
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(cast(Mapping[str, Any], value), f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,59 @@
+"""The instruction filter: which k instruction tokens the router hears.
+
+Source: paper, section 3.2 (k = 32). An instruction token scores its mean cosine similarity with the visual tokens of
+the global view at the finest granularity. The mean of cosines is the cosine's dot product with the mean of the
+normalised visual tokens, at a fraction of the work.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass
+class InstructionTokens:
+    """The chosen tokens of each question. An empty slot holds zeros and is marked invalid: it is never attended to and never votes."""
+
+    embeddings: Tensor  # (Q, k, D)
+    valid: Tensor  # (Q, k) bool
+
+
+class InstructionFilter(nn.Module):
+    """Keeps the k instruction tokens most similar to the image, the most similar first.
+
+    Args:
+        k: slots for instruction tokens; 0 makes a router without instruction.
+    """
+
+    def __init__(self, k: int = 32) -> None:
+        super().__init__()
+        if k < 0:
+            raise ValueError(
+                f"the instruction filter cannot keep k = {k} tokens; use 0 for a router without instruction"
+            )
+        self.k = k
+
+    def forward(self, instruction: Tensor, valid: Tensor, global_view: Tensor) -> InstructionTokens:
+        """Choose among each question's instruction tokens.
+
+        Args:
+            instruction: token embeddings, (Q, T, D).
+            valid: (Q, T) bool, False for filling.
+            global_view: finest visual tokens of the global view of each question's image, (Q, V, D).
+        """
+        missing = max(0, self.k - instruction.shape[1])
+        instruction = F.pad(instruction, (0, 0, 0, missing))
+        valid = F.pad(valid, (0, missing))
+        similarity = self.similarity(instruction, global_view).masked_fill(~valid, -torch.inf)
+        chosen = similarity.topk(self.k, dim=1).indices  # (Q, k)
+        valid = valid.gather(1, chosen)
+        embeddings = instruction.gather(1, chosen.unsqueeze(2).expand(-1, -1, instruction.shape[2]))
+        return InstructionTokens(embeddings.masked_fill(~valid.unsqueeze(2), 0.0), valid)
+
+    @staticmethod
+    def similarity(instruction: Tensor, global_view: Tensor) -> Tensor:
+        """Mean cosine of every instruction token (Q, T, D) with the visual tokens (Q, V, D): (Q, T)."""
+        direction = F.normalize(global_view, dim=2).mean(dim=1)  # (Q, D)
+        return torch.einsum("qtd,qd->qt", F.normalize(instruction, dim=2), direction)

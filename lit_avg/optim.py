@@ -1,0 +1,57 @@
+"""AdamW over parameter groups and the cosine schedule with warm-up that all stages share (paper, Table 5)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.optim import AdamW
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share a learning rate; `name` is what logs and `describe` call them."""
+
+    name: str
+    lr: float
+    parameters: list[nn.Parameter] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """A stage's optimiser and schedule; defaults are those of all stages in the paper's Table 5.
+
+    Args:
+        lr: peak learning rate of everything but the vision encoder.
+        vision_lr: that of the vision encoder; `lr` if not given.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup_ratio: share of the steps in which the learning rate rises linearly from 0.
+        final_lr_ratio: share of the peak at which the cosine ends.
+    """
+
+    lr: float
+    vision_lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_ratio: float = 0.03
+    final_lr_ratio: float = 0.0
+
+
+def adamw_with_cosine(
+    groups: Sequence[ParameterGroup], total_steps: int, settings: Optimization
+) -> OptimizerLRScheduler:
+    """What `configure_optimizers` returns: linear warm-up to each group's lr, then cosine to `final_lr_ratio` of it."""
+    optimizer = AdamW(
+        [{"params": group.parameters, "lr": group.lr, "name": group.name} for group in groups],
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer,
+        num_warmup_steps=round(settings.warmup_ratio * total_steps),
+        num_training_steps=total_steps,
+        min_lr_rate=settings.final_lr_ratio,
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,62 @@
+"""`Outcomes`: what an evaluation step found out about each question at each granularity.
+
+Every level is tried, so that all policies can be read off one pass and compared question by question.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Outcomes:
+    """Q questions, N granularities (coarse to fine). Tensors are on the CPU."""
+
+    keys: list[str]  # Q
+    kinds: list[str]  # Q
+    correct: Tensor  # (Q, N) bool: greedy decoding at this level gives exactly the answer, its end token included
+    feedback: Tensor  # (Q, N) float32: the LMM's mean log-prob per answer token, in nats
+    scores: Tensor | None  # (Q, N) float32: the router's log-probabilities; None where there is no router
+    visual_tokens: Tensor  # (Q, N) int64: tokens of the question's image in the LLM's sequence (0 without image)
+    text_tokens: Tensor  # (Q,) int64: all other tokens of the question's own sequence
+    tiles: Tensor  # (Q,) int64: tiles of its image, the global view included (0 without image)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def sorted(self) -> "Outcomes":
+        """The same questions in the order of their keys, whichever rank or worker saw them first."""
+        order = sorted(range(len(self.keys)), key=lambda question: self.keys[question])
+        return self.rows(torch.tensor(order, dtype=torch.long))
+
+    def rows(self, questions: Tensor) -> "Outcomes":
+        """Some questions, given by index (Q',), in that order."""
+        return Outcomes(
+            keys=[self.keys[question] for question in questions.tolist()],
+            kinds=[self.kinds[question] for question in questions.tolist()],
+            correct=self.correct[questions],
+            feedback=self.feedback[questions],
+            scores=None if self.scores is None else self.scores[questions],
+            visual_tokens=self.visual_tokens[questions],
+            text_tokens=self.text_tokens[questions],
+            tiles=self.tiles[questions],
+        )
+
+    @staticmethod
+    def merge(parts: "Sequence[Outcomes]") -> "Outcomes":
+        """All parts as one, a question that occurs twice (a sampler's filling) kept once."""
+        scores = [part.scores for part in parts if part.scores is not None]
+        everything = Outcomes(
+            keys=[key for part in parts for key in part.keys],
+            kinds=[kind for part in parts for kind in part.kinds],
+            correct=torch.cat([part.correct for part in parts]),
+            feedback=torch.cat([part.feedback for part in parts]),
+            scores=torch.cat(scores) if scores else None,
+            visual_tokens=torch.cat([part.visual_tokens for part in parts]),
+            text_tokens=torch.cat([part.text_tokens for part in parts]),
+            tiles=torch.cat([part.tiles for part in parts]),
+        )
+        first = {key: question for question, key in reversed(list(enumerate(everything.keys)))}
+        return everything.rows(torch.tensor(sorted(first.values()), dtype=torch.long))

@@ -1,0 +1,120 @@
+"""Policies: how the granularity of each question is chosen. They choose, they never learn."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lit_avg.granularity import Granularities
+
+
+class Evidence(Protocol):
+    """What a policy may look at; `lit_avg.outcomes.Outcomes` has it."""
+
+    @property
+    def keys(self) -> list[str]:
+        """Q names of questions."""
+        ...
+
+    @property
+    def scores(self) -> Tensor | None:
+        """Router log-probabilities, (Q, N)."""
+        ...
+
+    @property
+    def feedback(self) -> Tensor:
+        """The LMM's mean answer log-prob at each level, (Q, N)."""
+        ...
+
+
+class Policy(Protocol):
+    """Chooses a level for each question."""
+
+    def choose(self, evidence: Evidence) -> Tensor:
+        """(Q,) int64 level of each question, 0 the coarsest."""
+        ...
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The router's most probable granularity: the paper's own policy."""
+
+    def choose(self, evidence: Evidence) -> Tensor:
+        """See `Policy`."""
+        return _scores(evidence).argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same granularity for every question (Table 4, a)."""
+
+    level: int
+
+    def choose(self, evidence: Evidence) -> Tensor:
+        """See `Policy`."""
+        return torch.full((len(evidence.keys),), self.level)
+
+
+@dataclass(frozen=True)
+class Random:
+    """A granularity drawn uniformly (Table 4, b) from seed and question, so that neither order nor batching matters."""
+
+    levels: int
+    seed: int = 0
+
+    def choose(self, evidence: Evidence) -> Tensor:
+        """See `Policy`."""
+        draws = [hashlib.sha256(f"{self.seed} {key}".encode()).digest()[:8] for key in evidence.keys]
+        return torch.tensor([int.from_bytes(draw, "big") % self.levels for draw in draws], dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The coarsest granularity whose feedback is within `margin` nats of the best: it knows the answer."""
+
+    margin: float = 0.0
+
+    def choose(self, evidence: Evidence) -> Tensor:
+        """See `Policy`."""
+        return _coarsest_within(evidence.feedback, self.margin)
+
+
+@dataclass(frozen=True)
+class CoarsestWithin:
+    """The coarsest granularity the router scores within `delta` nats of its best: fewer tokens at a chosen risk."""
+
+    delta: float
+
+    def choose(self, evidence: Evidence) -> Tensor:
+        """See `Policy`."""
+        return _coarsest_within(_scores(evidence), self.delta)
+
+
+def fixed_policies(granularities: Granularities) -> dict[str, Policy]:
+    """One fixed policy per level, named by its tokens per tile."""
+    return {f"fixed {tokens}": Fixed(level) for level, tokens in enumerate(granularities.tokens)}
+
+
+def all_policies(granularities: Granularities, delta: float, seed: int) -> dict[str, Policy]:
+    """Every policy a trained router is compared with, by the name it has in tables."""
+    return {
+        "router": Routed(),
+        **fixed_policies(granularities),
+        "random": Random(len(granularities), seed),
+        "oracle": Oracle(),
+        "coarsest within": CoarsestWithin(delta),
+    }
+
+
+def _coarsest_within(values: Tensor, margin: float) -> Tensor:
+    """(Q, N) to (Q,): the first level whose value is within `margin` of the row's best."""
+    too_low = values < values.amax(dim=1, keepdim=True) - margin
+    return too_low.long().cumprod(dim=1).sum(dim=1)
+
+
+def _scores(evidence: Evidence) -> Tensor:
+    if evidence.scores is None:
+        raise ValueError("this policy asks the router, but the run has none; use a fixed policy or a run of stage 4")
+    return evidence.scores

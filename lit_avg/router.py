@@ -1,0 +1,95 @@
+"""The visual granularity router: which granularity suits this image and this instruction.
+
+Source: paper, section 3.2, Figure 2. The tokens of all granularities of a tile and the filtered instruction tokens go
+through one Transformer encoder layer, an MLP gives each token N logits, and the voter, a learned weight over the
+tokens, adds them up. The logits of an image are the mean over its tiles. Where the paper is silent the layer is as in
+the authors' release: post-norm, ReLU, feed-forward as wide as the model, no positional or level embedding. It attends
+across the tokens of a tile, as the paper says.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_avg.granularity import Granularities
+from lit_avg.instruction_filter import InstructionTokens
+
+VoterInit = Literal["normal", "mean"]
+
+
+class GranularityRouter(nn.Module):
+    """Logits over N granularities from the tokens of all of them.
+
+    Args:
+        granularities: the levels, coarse to fine.
+        width: D, that of the LLM's embeddings.
+        instruction_tokens: slots for instruction tokens; fewer may be filled, more may not.
+        heads: attention heads.
+        dropout: in the Transformer layer.
+        voter_init: `normal` starts the voter at N(0, 1) as the release does, `mean` at one over the number of tokens.
+    """
+
+    def __init__(
+        self,
+        granularities: Granularities,
+        width: int,
+        instruction_tokens: int = 32,
+        heads: int = 8,
+        dropout: float = 0.1,
+        voter_init: VoterInit = "normal",
+    ) -> None:
+        super().__init__()
+        levels, slots = len(granularities), granularities.router_slots + instruction_tokens
+        self.instruction_tokens = instruction_tokens
+        self.fusion = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=dropout, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, levels))
+        for layer in (self.mlp[0], self.mlp[2]):
+            nn.init.kaiming_normal_(layer.weight)
+        self.voter = nn.Parameter(torch.randn(slots) if voter_init == "normal" else torch.full((slots,), 1 / slots))
+
+    def forward(self, levels: Sequence[Tensor], instruction: InstructionTokens, tiles: Sequence[int]) -> Tensor:
+        """Logits of each question, averaged over the tiles of its image.
+
+        Args:
+            levels: N tensors (tiles in all, tokens of the level, D), one question's tiles after the other's.
+            instruction: the filtered tokens of each of the Q questions, at most `instruction_tokens` slots.
+            tiles: Q numbers, how many of the tiles belong to each question.
+
+        Returns:
+            (Q, N), coarse to fine.
+
+        Raises:
+            ValueError: more instruction tokens than the router has slots.
+        """
+        self.check_slots(instruction.valid.shape[1])
+        unused = self.instruction_tokens - instruction.valid.shape[1]
+        heard = F.pad(instruction.embeddings, (0, 0, 0, unused))
+        valid = F.pad(instruction.valid, (0, unused))
+        question = torch.arange(len(tiles)).repeat_interleave(torch.tensor(tiles)).to(heard.device)
+        tokens = torch.cat([*levels, heard[question]], dim=1)  # (tiles, slots, D)
+        seen = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        seen[:, tokens.shape[1] - self.instruction_tokens :] = valid[question]
+        votes = self.votes(tokens, seen)  # (tiles, N)
+        totals = votes.new_zeros(len(tiles), votes.shape[1]).index_add(0, question, votes)
+        return totals / torch.tensor(tiles, device=totals.device).unsqueeze(1)
+
+    def votes(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """One tile's tokens (tiles, slots, D), those marked in `seen` (tiles, slots), to its logits (tiles, N)."""
+        fused = self.fusion(tokens, src_key_padding_mask=None if bool(seen.all()) else ~seen)
+        ballots = self.mlp(fused)  # (tiles, slots, N)
+        return torch.einsum("lsn,ls->ln", ballots, self.voter * seen)
+
+    def check_slots(self, k: int) -> None:
+        """Refuse a filter that keeps more instruction tokens than this router was built for.
+
+        Raises:
+            ValueError: k is larger than `instruction_tokens`.
+        """
+        if k > self.instruction_tokens:
+            raise ValueError(
+                f"the instruction filter keeps k = {k} tokens, but the router was built for {self.instruction_tokens}; "
+                f"lower k or train a router with instruction_tokens: {k}"
+            )
