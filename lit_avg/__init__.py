@@ -1,1 +1,1 @@
-"""Adaptive visual granularity for LLaVA-NeXT: the scaler, the router, the four training stages and the studies on them."""
+"""Adaptive visual granularity for LLaVA-NeXT: scaler, router, four training stages and the studies on them."""

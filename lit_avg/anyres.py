@@ -31,7 +31,8 @@ def visual_sequence(
         finest: the same at the finest granularity, where a token is as high as wide.
 
     Returns:
-        (count_visual_tokens(...),) int64: index into (tiles, rows, columns) flattened, or `NEWLINE`. Shared: do not write to it.
+        (count_visual_tokens(...),) int64: index into (tiles, rows, columns) flattened, or `NEWLINE`.
+        It is shared between calls: do not write to it.
     """
     rows, columns = level
     per_tile = rows * columns

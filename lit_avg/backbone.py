@@ -3,7 +3,7 @@
 It encodes tiles, embeds text, scores answers and generates. Which granularity the LLM is shown is decided elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.configuration_utils import PreTrainedConfig
 
+from lit_avg.errors import UserError
 from lit_avg.sequences import LlmInput
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
@@ -30,22 +31,22 @@ class Backbone(nn.Module):
     """LLaVA-NeXT: vision encoder, connector and LLM.
 
     Args:
-        vision_encoder: hub id or folder of a pretrained encoder, or a transformers config (with its `model_type`) for
-            random weights.
+        vision_encoder: transformers config of the encoder with its `model_type`; its weights are random until
+            `load_part` fetches them.
         llm: the same for the LLM.
-        pretrained: hub id or folder of a whole LLaVA-NeXT; then `vision_encoder` and `llm` are not given.
+        pretrained: hub id or folder of a whole LLaVA-NeXT, weights included, instead of the two.
         vision_feature_layer: which hidden state of the encoder is read; -2 is the second to last layer.
         attention: transformers' `attn_implementation`.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
 
     Raises:
-        ValueError: neither or both of a whole model and its two halves are named.
+        UserError: neither or both of a whole model and its two halves are given.
     """
 
     def __init__(
         self,
-        vision_encoder: str | dict[str, Any] | None = None,
-        llm: str | dict[str, Any] | None = None,
+        vision_encoder: dict[str, Any] | None = None,
+        llm: dict[str, Any] | None = None,
         pretrained: str | None = None,
         vision_feature_layer: int = -2,
         attention: str = "sdpa",
@@ -56,16 +57,16 @@ class Backbone(nn.Module):
             self.hf = LlavaNextForConditionalGeneration.from_pretrained(pretrained, attn_implementation=attention)
             self.hf.config.vision_feature_layer = vision_feature_layer
         elif pretrained is None and vision_encoder is not None and llm is not None:
-            self.hf = _composed(vision_encoder, llm, vision_feature_layer, attention)
+            self.hf = _composed(_config(vision_encoder), _config(llm), vision_feature_layer, attention)
         else:
-            raise ValueError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
+            raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
     def width(self) -> int:
         """D, the width of the LLM's embeddings."""
-        return self.hf.config.text_config.hidden_size
+        return cast(PreTrainedConfig, self.hf.config.text_config).hidden_size
 
     @property
     def image_newline(self) -> Tensor:
@@ -85,6 +86,26 @@ class Backbone(nn.Module):
         if part == "connector":
             parameters.append(self.hf.model.image_newline)
         return list(dict.fromkeys(parameters))  # an LM head tied to the embeddings counts once
+
+    def load_part(self, part: Literal["vision_encoder", "llm"], source: str) -> None:
+        """Copy the weights of a pretrained encoder or LLM.
+
+        Args:
+            part: which half.
+            source: hub id or folder in transformers' format.
+
+        Raises:
+            UserError: nothing can be loaded from there, or it has other shapes than this backbone.
+        """
+        own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
+        try:
+            loaded = type(own).from_pretrained(source)
+            own.load_state_dict(loaded.state_dict())
+            if part == "llm":
+                self.hf.lm_head.load_state_dict(AutoModelForCausalLM.from_pretrained(source).lm_head.state_dict())
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"pretrained_parts: {part} cannot be loaded from {source}: {reason}") from error
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).
@@ -122,7 +143,8 @@ class Backbone(nn.Module):
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
-        generated = self.hf.generate(
+        generate = cast(Callable[..., Tensor], self.hf.generate)  # pyright: ignore[reportAttributeAccessIssue]  transformers' mixin
+        return generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),
             max_new_tokens=max_new_tokens,
@@ -130,15 +152,13 @@ class Backbone(nn.Module):
             eos_token_id=eos_token_id,
             pad_token_id=pad_token_id,
         )
-        return cast(Tensor, generated)
 
 
 def _composed(
-    vision_encoder: str | dict[str, Any], llm: str | dict[str, Any], vision_feature_layer: int, attention: str
+    vision_config: PreTrainedConfig, text_config: PreTrainedConfig, vision_feature_layer: int, attention: str
 ) -> LlavaNextForConditionalGeneration:
-    """An encoder and an LLM with a fresh connector between them, initialised as torch does (as in LLaVA)."""
-    vision_config, text_config = _part_config(vision_encoder, "vision_config"), _part_config(llm, "text_config")
-    hf = LlavaNextForConditionalGeneration._from_config(
+    """Random weights; the connector is initialised as torch does, which is how LLaVA does it."""
+    hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
         LlavaNextConfig(
             vision_config=vision_config,
             text_config=text_config,
@@ -148,23 +168,13 @@ def _composed(
         ),
         attn_implementation=attention,
     )
-    for linear in (hf.model.multi_modal_projector.linear_1, hf.model.multi_modal_projector.linear_2):
-        linear.reset_parameters()
-    if isinstance(vision_encoder, str):
-        hf.model.vision_tower = type(hf.model.vision_tower).from_pretrained(
-            vision_encoder, attn_implementation=attention
-        )
-    if isinstance(llm, str):
-        causal = AutoModelForCausalLM.from_pretrained(llm, attn_implementation=attention)
-        hf.model.language_model, hf.lm_head = causal.model, causal.lm_head
+    hf.model.multi_modal_projector.linear_1.reset_parameters()
+    hf.model.multi_modal_projector.linear_2.reset_parameters()
     return hf
 
 
-def _part_config(source: str | dict[str, Any], part: str) -> PreTrainedConfig:
-    """The config of an encoder or an LLM; of a two-tower model such as CLIP, that of its vision half."""
-    if isinstance(source, str):
-        config = AutoConfig.from_pretrained(source)
-    else:
-        settings = dict(source)
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return getattr(config, part, config)
+def _config(settings: dict[str, Any]) -> PreTrainedConfig:
+    """A transformers config from its `model_type` and values."""
+    if "model_type" not in settings:
+        raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
+    return AutoConfig.for_model(**settings)

@@ -11,24 +11,26 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lit_avg.backbone import Backbone
 from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""
 
+_BACKBONE = "model.backbone."
+
 STAGE_KEY = "lit_avg_stage"
 """Entry of a checkpoint that names the stage it belongs to."""
 
 
-def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str], with_router: bool) -> None:
-    """Load the backbone (and, if asked for, the router) that an earlier stage trained.
+def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str]) -> None:
+    """Load the backbone that an earlier stage trained; the router keeps its fresh weights.
 
     Args:
         model: takes the weights.
         source: a run directory or a checkpoint file.
         allowed_stages: class names of the stages that may come before.
-        with_router: whether the router is taken over too, rather than left at its fresh weights.
 
     Raises:
         UserError: nothing is there, it is another stage's, or its weights do not fit.
@@ -40,13 +42,12 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str],
         raise UserError(
             f"init_from: {source} is a checkpoint of {stage}, but this stage starts from {' or '.join(allowed_stages)}"
         )
-    prefixes = ("model.backbone.", "model.router.") if with_router else ("model.backbone.",)
     weights = {
-        name.removeprefix("model."): tensor
+        name.removeprefix(_BACKBONE): tensor
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
-        if name.startswith(prefixes)
+        if name.startswith(_BACKBONE)
     }
-    _load(model, weights, prefixes, source)
+    _load(model.backbone, weights, source)
 
 
 def checkpoint_file(source: str) -> Path:
@@ -87,22 +88,21 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
         )
 
 
-def _load(model: AvgLlava, weights: dict[str, Tensor], prefixes: Sequence[str], source: str) -> None:
-    expected = {name for name in model.state_dict() if f"model.{name}".startswith(tuple(prefixes))}
-    missing, unexpected = sorted(expected - set(weights)), sorted(set(weights) - expected)
+def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
+    own = backbone.state_dict()
+    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     if missing or unexpected:
         lacks = f" lacks {', '.join(missing[:3])}" if missing else ""
         more = f" has {', '.join(unexpected[:3])} too many" if unexpected else ""
         raise UserError(
             f"init_from: {source}{lacks}{more}; it was made with another backbone than this config describes"
         )
-    own = model.state_dict()
     for name, tensor in weights.items():
         if own[name].shape != tensor.shape:
             raise UserError(
                 f"init_from: {name} is {tuple(tensor.shape)} in {source}, but {tuple(own[name].shape)} in this config"
             )
-    model.load_state_dict(weights, strict=False)
+    backbone.load_state_dict(weights)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

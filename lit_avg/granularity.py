@@ -7,6 +7,9 @@ Source: paper, section 3.1 (visual granularity scaler). The finest grid is halve
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+
+from lit_avg.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Granularities:
             levels are left out (36, 144, 576 is step 4).
 
     Raises:
-        ValueError: the list is empty, not coarse to fine in equal steps, or its finest grid is not a square that
+        UserError: the list is empty, not coarse to fine in equal steps, or its finest grid is not a square that
             can be halved that often.
     """
 
@@ -28,24 +31,24 @@ class Granularities:
 
     def __post_init__(self) -> None:
         if self.step < 2 or self.step & (self.step - 1):
-            raise ValueError(f"step must be a power of two of at least 2, but is {self.step}")
+            raise UserError(f"step must be a power of two of at least 2, but is {self.step}")
         if not self.tokens:
-            raise ValueError("granularities need at least one level, for example tokens: [36, 72, 144, 288, 576]")
+            raise UserError("granularities need at least one level, for example tokens: [36, 72, 144, 288, 576]")
         fine_to_coarse = list(self.tokens)[::-1]
-        for finer, coarser in zip(fine_to_coarse, fine_to_coarse[1:], strict=False):
+        for finer, coarser in pairwise(fine_to_coarse):
             if coarser * self.step != finer:
                 verb = "halve" if self.step == 2 else f"divide by {self.step}"
                 mend = "list them coarse to fine" if coarser > finer else "set `step` if levels are left out on purpose"
-                raise ValueError(
+                raise UserError(
                     f"each granularity must {verb} the one before, but {finer} is followed by {coarser}; {mend}"
                 )
         object.__setattr__(self, "tokens", tuple(self.tokens))
         side = self.side
         if side * side != self.finest:
-            raise ValueError(f"the finest granularity must be a square grid, but {self.finest} is not a square number")
+            raise UserError(f"the finest granularity must be a square grid, but {self.finest} is not a square number")
         for tokens, (rows, columns) in zip(self.tokens, self.grids, strict=True):
             if rows * columns != tokens:
-                raise ValueError(f"a {side}x{side} grid cannot be halved down to {tokens} tokens; drop that level")
+                raise UserError(f"a {side}x{side} grid cannot be halved down to {tokens} tokens; drop that level")
 
     @property
     def finest(self) -> int:
@@ -75,8 +78,8 @@ class Granularities:
         """Position of the level with so many tokens per tile.
 
         Raises:
-            ValueError: there is no such level.
+            UserError: there is no such level.
         """
         if tokens not in self.tokens:
-            raise ValueError(f"there is no granularity of {tokens} tokens per tile, only {list(self.tokens)}")
+            raise UserError(f"there is no granularity of {tokens} tokens per tile, only {list(self.tokens)}")
         return list(self.tokens).index(tokens)

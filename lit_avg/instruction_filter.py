@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_avg.errors import UserError
+
 
 @dataclass
 class InstructionTokens:
-    """The chosen tokens of each question. An empty slot holds zeros and is marked invalid: it is never attended to and never votes."""
+    """The chosen tokens of each question.
+
+    An empty slot holds zeros and is marked invalid: it is never attended to and never votes.
+    """
 
     embeddings: Tensor  # (Q, k, D)
     valid: Tensor  # (Q, k) bool
@@ -30,7 +35,7 @@ class InstructionFilter(nn.Module):
     def __init__(self, k: int = 32) -> None:
         super().__init__()
         if k < 0:
-            raise ValueError(
+            raise UserError(
                 f"the instruction filter cannot keep k = {k} tokens; use 0 for a router without instruction"
             )
         self.k = k

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lit_avg.backbone import AnswerTokens, Backbone
 from lit_avg.batch import Batch
+from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.router import GranularityRouter
@@ -26,7 +27,7 @@ class AvgLlava(nn.Module):
         k: instruction tokens the router hears; 0 for a router without instruction.
 
     Raises:
-        ValueError: k is larger than the router was built for.
+        UserError: k is larger than the router was built for.
     """
 
     def __init__(
@@ -49,18 +50,18 @@ class AvgLlava(nn.Module):
         """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine.
 
         Raises:
-            ValueError: the encoder gives another number of tokens per tile than the finest granularity.
+            UserError: the encoder gives another number of tokens per tile than the finest granularity.
         """
         features = self.backbone.encode(batch.pixel_values)
         if features.shape[1] != self.granularities.finest:
-            raise ValueError(
+            raise UserError(
                 f"the vision encoder gives {features.shape[1]} tokens per tile, but the finest granularity is "
                 f"{self.granularities.finest}; choose granularities that end in {features.shape[1]}"
             )
         return self.scaler(features)
 
     def route(self, batch: Batch, levels: Sequence[Tensor]) -> Tensor:
-        """Router logits of every question, (Q, N); zeros for a question without an image, which has nothing to route."""
+        """Router logits of every question, (Q, N); zeros where there is no image and so nothing to route."""
         image_of_question = batch.image_of_question.tolist()
         routed = [question for question, image in enumerate(image_of_question) if image >= 0]
         logits = levels[0].new_zeros(len(image_of_question), len(self.granularities))

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 
 
@@ -116,5 +117,5 @@ def _coarsest_within(values: Tensor, margin: float) -> Tensor:
 
 def _scores(evidence: Evidence) -> Tensor:
     if evidence.scores is None:
-        raise ValueError("this policy asks the router, but the run has none; use a fixed policy or a run of stage 4")
+        raise UserError("this policy asks the router, but the run has none; use a fixed policy or a run of stage 4")
     return evidence.scores

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionTokens
 
@@ -45,9 +46,10 @@ class GranularityRouter(nn.Module):
         levels, slots = len(granularities), granularities.router_slots + instruction_tokens
         self.instruction_tokens = instruction_tokens
         self.fusion = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=dropout, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, levels))
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.kaiming_normal_(layer.weight)
+        hidden, ballot = nn.Linear(width, width), nn.Linear(width, levels)
+        nn.init.kaiming_normal_(hidden.weight)
+        nn.init.kaiming_normal_(ballot.weight)
+        self.mlp = nn.Sequential(hidden, nn.GELU(), ballot)
         self.voter = nn.Parameter(torch.randn(slots) if voter_init == "normal" else torch.full((slots,), 1 / slots))
 
     def forward(self, levels: Sequence[Tensor], instruction: InstructionTokens, tiles: Sequence[int]) -> Tensor:
@@ -62,7 +64,7 @@ class GranularityRouter(nn.Module):
             (Q, N), coarse to fine.
 
         Raises:
-            ValueError: more instruction tokens than the router has slots.
+            UserError: more instruction tokens than the router has slots.
         """
         self.check_slots(instruction.valid.shape[1])
         unused = self.instruction_tokens - instruction.valid.shape[1]
@@ -86,10 +88,10 @@ class GranularityRouter(nn.Module):
         """Refuse a filter that keeps more instruction tokens than this router was built for.
 
         Raises:
-            ValueError: k is larger than `instruction_tokens`.
+            UserError: k is larger than `instruction_tokens`.
         """
         if k > self.instruction_tokens:
-            raise ValueError(
+            raise UserError(
                 f"the instruction filter keeps k = {k} tokens, but the router was built for {self.instruction_tokens}; "
                 f"lower k or train a router with instruction_tokens: {k}"
             )

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 
 Pooling = Literal["average", "max"]
@@ -27,7 +28,7 @@ class GranularityScaler(nn.Module):
     def __init__(self, granularities: Granularities, pooling: Pooling = "average") -> None:
         super().__init__()
         if pooling not in _POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, but is {pooling}")
+            raise UserError(f"pooling must be one of {', '.join(_POOLINGS)}, but is {pooling}")
         self.granularities = granularities
         self.pooling: Pooling = pooling
 

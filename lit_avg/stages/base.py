@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_avg.batch import Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from
+from lit_avg.errors import UserError
 from lit_avg.feedback import lmm_feedback, require_answers
 from lit_avg.granularity import Granularities
 from lit_avg.metrics import policy_metrics
@@ -37,7 +38,7 @@ class Stage(L.LightningModule):
 
     trains: ClassVar[tuple[Part, ...]]
     starts_from: ClassVar[tuple[str, ...]] = ()
-    objective: ClassVar[str]
+    objective: ClassVar[str] = "cross-entropy of the answer tokens at the finest granularity"
     """The loss in words, for `lit-avg describe`."""
 
     def __init__(
@@ -49,12 +50,12 @@ class Stage(L.LightningModule):
     ) -> None:
         super().__init__()
         if unknown := set(frozen) - set(self.trains):
-            raise ValueError(f"frozen: {type(self).__name__} does not train {', '.join(unknown)} anyway")
+            raise UserError(f"frozen: {type(self).__name__} does not train {', '.join(unknown)} anyway")
         self.save_hyperparameters()
         self.make_model = model
         self.optimization = optimization
         self.init_from = init_from
-        self.trained_parts = tuple(part for part in self.trains if part not in frozen)
+        self.trained_parts: tuple[Part, ...] = tuple(part for part in self.trains if part not in frozen)
         self.outcomes: Outcomes | None = None
         self._evaluated: list[Outcomes] = []
 
@@ -63,11 +64,15 @@ class Stage(L.LightningModule):
         if hasattr(self, "model"):
             return
         self.model = self.make_model()
-        if self.init_from is not None:
-            initialise_from(self.model, self.init_from, self.starts_from, with_router=False)
-        self.freeze()
+        self.load_weights()
+        self.freeze_the_rest()
 
-    def freeze(self) -> None:
+    def load_weights(self) -> None:
+        """Take over the backbone of the stage before."""
+        if self.init_from is not None:
+            initialise_from(self.model, self.init_from, self.starts_from)
+
+    def freeze_the_rest(self) -> None:
         """Leave gradients, dropout and recomputation to the parts that are trained."""
         self.model.requires_grad_(False).eval()
         for part in self.trained_parts:
@@ -104,8 +109,12 @@ class Stage(L.LightningModule):
         return adamw_with_cosine(self.parameter_groups(), steps, self.optimization)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The stage's loss under `loss`, and the parts it is made of under their own names."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it minimises")
+        """The stage's loss under `loss`, and the parts it is made of under their own names.
+
+        Here, as in stages 1 and 2: mean negative log-prob of the batch's answer tokens at the finest granularity.
+        """
+        levels = self.model.see(batch)
+        return {"loss": -self.model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob.mean()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on one batch."""

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from lit_avg.stages.base import Part
-from lit_avg.stages.pretrain import Pretrain
+from lit_avg.stages.base import Part, Stage
 
 
-class InstructionTuning(Pretrain):
-    """The loss of stage 1 on instructions; everything but the router is trained."""
+class InstructionTuning(Stage):
+    """The base class's loss on instructions; everything but the router is trained."""
 
     trains: ClassVar[tuple[Part, ...]] = ("vision_encoder", "connector", "llm")
     starts_from: ClassVar[tuple[str, ...]] = ("Pretrain",)

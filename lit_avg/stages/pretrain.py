@@ -1,20 +1,38 @@
 """Stage 1: the connector learns to speak the LLM's language from captions (paper, section 3.3)."""
 
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from lit_avg.batch import Batch
+from lit_avg.model import AvgLlava
+from lit_avg.optim import Optimization
 from lit_avg.stages.base import Part, Stage
 
 
 class Pretrain(Stage):
-    """Next-token cross-entropy on the answer at the finest granularity; everything but the connector is frozen."""
+    """The base class's loss on captions; everything but the connector is frozen.
+
+    Args:
+        model: as in `Stage`.
+        optimization: as in `Stage`.
+        init_from: as in `Stage`; stage 1 has none before it.
+        frozen: as in `Stage`.
+        pretrained_parts: hub ids or folders the vision encoder and the LLM are taken from.
+    """
 
     trains: ClassVar[tuple[Part, ...]] = ("connector",)
-    objective = "cross-entropy of the answer tokens at the finest granularity"
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean negative log-prob of the batch's answer tokens."""
-        levels = self.model.see(batch)
-        return {"loss": -self.model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob.mean()}
+    def __init__(
+        self,
+        model: Callable[[], AvgLlava],
+        optimization: Optimization,
+        init_from: str | None = None,
+        frozen: Sequence[Part] = (),
+        pretrained_parts: Mapping[Literal["vision_encoder", "llm"], str] | None = None,
+    ) -> None:
+        super().__init__(model, optimization, init_from, frozen)
+        self.pretrained_parts = dict(pretrained_parts or {})
+
+    def load_weights(self) -> None:
+        """Take the vision encoder and the LLM from where they were pretrained."""
+        for part, source in self.pretrained_parts.items():
+            self.model.backbone.load_part(part, source)
