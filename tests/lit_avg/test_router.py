@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from lit_avg.errors import UserError
+from lit_avg.granularity import Granularities
+from lit_avg.instruction_filter import InstructionTokens
+from lit_avg.router import GranularityRouter
+
+GRANULARITIES = Granularities((1, 2, 4))
+WIDTH = 8
+
+
+def make_router(slots: int = 3) -> GranularityRouter:
+    torch.manual_seed(0)
+    return GranularityRouter(GRANULARITIES, WIDTH, instruction_tokens=slots, heads=2, dropout=0.0).eval()
+
+
+def levels(tiles: int) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(tiles, tokens, WIDTH) for tokens in GRANULARITIES.tokens]
+
+
+def heard(questions: int, valid: list[bool]) -> InstructionTokens:
+    torch.manual_seed(2)
+    return InstructionTokens(torch.randn(questions, len(valid), WIDTH), torch.tensor([valid] * questions))
+
+
+def test_logits_are_the_voters_weighted_sum_averaged_over_tiles() -> None:
+    router, instruction = make_router(), heard(2, [True] * 3)
+    pictures = levels(3)  # two tiles of the first question's image, one of the second's
+    by_hand = []
+    for tile, question in [(0, 0), (1, 0), (2, 1)]:
+        tokens = torch.cat([*[level[tile] for level in pictures], instruction.embeddings[question]])
+        ballots = router.mlp(router.fusion(tokens.unsqueeze(0)))[0]
+        by_hand.append(sum(weight * ballot for weight, ballot in zip(router.voter, ballots, strict=True)))
+    expected = torch.stack([(by_hand[0] + by_hand[1]) / 2, by_hand[2]])
+    torch.testing.assert_close(router(pictures, instruction, [2, 1]), expected)
+
+
+def test_an_empty_slot_changes_nothing_whatever_it_holds() -> None:
+    router, instruction = make_router(), heard(1, [True, True, False])
+    before = router(levels(2), instruction, [2])
+    instruction.embeddings[0, 2] = 1000.0
+    assert torch.equal(router(levels(2), instruction, [2]), before)
+
+
+def test_fewer_slots_than_the_router_has_count_as_empty() -> None:
+    router, full = make_router(), heard(1, [True, True, False])
+    short = InstructionTokens(full.embeddings[:, :2], full.valid[:, :2])
+    assert torch.equal(router(levels(2), short, [2]), router(levels(2), full, [2]))
+
+
+def test_tokens_of_one_tile_attend_to_each_other_and_not_to_other_tiles() -> None:
+    router, instruction = make_router(), heard(1, [True] * 3)
+    tokens = torch.cat([*levels(2), instruction.embeddings.expand(2, -1, -1)], dim=1)
+    seen = torch.ones(2, 10, dtype=torch.bool)
+    before = router.votes(tokens, seen)
+    tokens[1, -1] += 1.0
+    after = router.votes(tokens, seen)
+    assert torch.equal(after[0], before[0])
+    fused_before = router.fusion(tokens)[1, 0]
+    tokens[1, -1] += 1.0
+    assert not torch.equal(router.fusion(tokens)[1, 0], fused_before)
+
+
+def test_more_instruction_tokens_than_slots_are_refused_with_the_mend() -> None:
+    with pytest.raises(UserError, match="k = 4 tokens, but the router was built for 3; .*instruction_tokens: 4"):
+        make_router()(levels(1), heard(1, [True] * 4), [1])
+
+
+def test_the_papers_router_adds_1_66_percent_to_llava_next_on_vicuna_7b() -> None:
+    with torch.device("meta"):
+        router = GranularityRouter(Granularities(), width=4096)
+    vicuna, clip, connector = 6_738_415_616, 303_507_456, 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+    share = sum(parameter.numel() for parameter in router.parameters()) / (vicuna + clip + connector)
+    assert round(100 * share, 2) == 1.66
