@@ -88,6 +88,15 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
         )
 
 
+def is_plain(value: object) -> bool:
+    """Whether a hyperparameter is made of what YAML can say, as all are when a run comes from the command line."""
+    if isinstance(value, Mapping):
+        return all(is_plain(item) for item in cast(Mapping[object, object], value).values())
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in cast(Sequence[object], value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
 def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
     own = backbone.state_dict()
     missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))

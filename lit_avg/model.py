@@ -65,8 +65,8 @@ class AvgLlava(nn.Module):
         image_of_question = batch.image_of_question.tolist()
         routed = [question for question, image in enumerate(image_of_question) if image >= 0]
         logits = levels[0].new_zeros(len(image_of_question), len(self.granularities))
-        if not routed:
-            return logits
+        if not routed:  # every rank of a distributed run owes the router a gradient, be it zero
+            return logits + sum(parameter.sum() * 0 for parameter in self.router.parameters())
         images = [image_of_question[question] for question in routed]
         begins = [sum(batch.tiles[:image]) for image in images]
         counts = [batch.tiles[image] for image in images]

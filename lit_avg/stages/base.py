@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_avg.batch import Batch
-from lit_avg.checkpoints import STAGE_KEY, initialise_from
+from lit_avg.checkpoints import STAGE_KEY, initialise_from, is_plain
 from lit_avg.errors import UserError
 from lit_avg.feedback import lmm_feedback, require_answers
 from lit_avg.granularity import Granularities
@@ -180,8 +180,10 @@ class Stage(L.LightningModule):
         return -outcomes.feedback[:, -1].mean()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the stage, so that the next one knows what it is given."""
+        """Name the stage, and keep of the hyperparameters what can be read back without running code."""
         checkpoint[STAGE_KEY] = type(self).__name__
+        hyperparameters: dict[str, Any] = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {name: value for name, value in hyperparameters.items() if is_plain(value)}
 
     def _finest(self) -> tuple[str, Policy]:
         return list(fixed_policies(self.granularities).items())[-1]

@@ -64,7 +64,7 @@ def test_tokens_of_one_tile_attend_to_each_other_and_not_to_other_tiles() -> Non
 
 
 def test_more_instruction_tokens_than_slots_are_refused_with_the_mend() -> None:
-    with pytest.raises(UserError, match="k = 4 tokens, but the router was built for 3; .*instruction_tokens: 4"):
+    with pytest.raises(UserError, match=r"k = 4 tokens, but the router was built for 3; .*instruction_tokens: 4"):
         make_router()(levels(1), heard(1, [True] * 4), [1])
 
 

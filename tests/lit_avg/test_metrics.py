@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from lit_avg.calibration import fit_delta
+from lit_avg.granularity import Granularities
+from lit_avg.metrics import policy_metrics
+from lit_avg.outcomes import Outcomes
+
+LEVELS = Granularities((1, 2, 4))
+
+
+def outcomes() -> Outcomes:
+    return Outcomes(
+        keys=["c", "a", "b"],
+        kinds=["number", "colour", "number"],
+        correct=torch.tensor([[False, True, True], [True, True, False], [False, False, True]]),
+        feedback=torch.zeros(3, 3),
+        scores=torch.tensor([[-2.0, -1.0, -0.5], [-0.1, -2.0, -3.0], [-4.0, -3.0, -0.1]]),
+        visual_tokens=torch.tensor([[5, 10, 20], [5, 10, 20], [7, 14, 28]]),
+        text_tokens=torch.tensor([9, 9, 9]),
+        tiles=torch.tensor([3, 3, 3]),
+    )
+
+
+def test_metrics_by_hand() -> None:
+    metrics = policy_metrics(outcomes(), torch.tensor([1, 0, 2]), LEVELS)
+    assert metrics["accuracy"] == 1.0
+    assert metrics["tokens_per_tile"] == pytest.approx((2 + 1 + 4) / 3)
+    assert metrics["visual_tokens"] == pytest.approx((10 + 5 + 28) / 3)
+    assert metrics["token_share"] == pytest.approx((10 + 5 + 28) / (20 + 20 + 28))
+    assert metrics["selected/number/4"] == 0.5
+    assert metrics["selected/2"] == pytest.approx(1 / 3)
+
+
+def test_kinds_are_judged_apart() -> None:
+    metrics = policy_metrics(outcomes(), torch.tensor([2, 2, 2]), LEVELS)
+    assert (metrics["accuracy/number"], metrics["accuracy/colour"]) == (1.0, 0.0)
+
+
+def test_questions_without_an_image_count_for_accuracy_alone() -> None:
+    seen = outcomes()
+    seen.tiles[0], seen.visual_tokens[0] = 0, 0
+    metrics = policy_metrics(seen, torch.tensor([0, 1, 1]), LEVELS)
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["selected/2"] == 1.0
+    assert metrics["token_share"] == pytest.approx((10 + 14) / (20 + 28))
+
+
+def test_a_repeated_question_counts_once_and_order_is_that_of_keys() -> None:
+    merged = Outcomes.merge([outcomes(), outcomes()]).sorted()
+    assert merged.keys == ["a", "b", "c"]
+    assert merged.correct[2].tolist() == [False, True, True]
+    assert merged.kinds == ["colour", "number", "number"]
+
+
+def test_the_margin_is_the_largest_that_keeps_the_finest_levels_accuracy() -> None:
+    # The finest level answers c and b: 2 of 3. A margin of 1.5 loses c, but a is always answered by the coarsest, so
+    # 2 of 3 remain until 2.9 loses b as well; 1.9 is the largest gap between scores below that.
+    assert fit_delta(outcomes()) == pytest.approx(1.9)
+    assert fit_delta(outcomes(), max_accuracy_loss=0.4) == pytest.approx(3.9)
+
+
+def test_without_accuracy_to_lose_no_margin_is_given() -> None:
+    seen = outcomes()
+    seen.correct[:, :2] = False
+    seen.correct[:, 2] = True
+    assert fit_delta(seen) < 0.5
