@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lit_avg.backbone import AnswerTokens, Backbone
-from lit_avg.batch import Batch
+from lit_avg.batch import PADDING, Batch
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.router import GranularityRouter
 from lit_avg.scaler import GranularityScaler, Pooling
-from lit_avg.sequences import LlmInput, llm_input, used_levels
+from lit_avg.sequences import LlmInput, llm_input, separate_questions, used_levels, without_last_answers
 
 
 class AvgLlava(nn.Module):
@@ -91,6 +91,24 @@ class AvgLlava(nn.Module):
         text = self.backbone.embed(batch.input_ids).flatten(0, 1)
         table = torch.cat([self.backbone.image_newline.unsqueeze(0), text, *visual])
         return table[rows.source]
+
+    @torch.no_grad()
+    def generate(
+        self, batch: Batch, level_of_question: Sequence[int], max_new_tokens: int, eos_token_id: int
+    ) -> Tensor:
+        """Answer every question greedily, each at a granularity of its own.
+
+        Returns:
+            (Q, at most max_new_tokens) token ids, filled up with `eos_token_id`. A dialogue is continued where its
+            last answer stood.
+        """
+        prompts = without_last_answers(separate_questions(batch))
+        levels = self.see(prompts)
+        rows = llm_input(prompts, level_of_question, self.granularities)
+        embeddings = self.embeddings(prompts, levels, level_of_question, rows)
+        lengths = (rows.question != PADDING).sum(dim=1).tolist()
+        texts = [row[:length] for row, length in zip(embeddings, lengths, strict=True)]
+        return self.backbone.generate(texts, max_new_tokens, eos_token_id, pad_token_id=eos_token_id)
 
     def _instructions(self, batch: Batch, questions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Embeddings (Q', T, D) of the instruction tokens of some questions, and which of them are there (Q', T)."""

@@ -95,3 +95,26 @@ def test_the_finest_level_must_be_the_encoders_own(batch: Batch) -> None:
 def test_k_beyond_the_routers_slots_is_refused_when_the_model_is_made() -> None:
     with pytest.raises(UserError, match="k = 5 tokens, but the router was built for 4"):
         tiny_model(k=5)
+
+
+def test_an_answer_counts_as_correct_exactly_when_greedy_decoding_gives_it(model: AvgLlava, batch: Batch) -> None:
+    chosen = [4, 0, 2, 1, 3]
+    generated = model.generate(batch, chosen, max_new_tokens=3, eos_token_id=49)
+    separate = separate_questions(batch)
+    for question, level in enumerate(chosen):
+        answer = separate.labels[question] != IGNORED_LABEL
+        tokens = generated[question, : int(answer.sum())]
+        for answered in (tokens, tokens + 1):
+            separate.input_ids[question, answer] = answered
+            separate.labels[question, answer] = answered
+            correct = lmm_feedback(model, separate, model.see(separate)).correct
+            assert bool(correct[question, level]) == torch.equal(answered, tokens)
+
+
+def test_a_batch_generates_what_its_questions_generate_alone(model: AvgLlava, batch: Batch) -> None:
+    together = model.generate(batch, [3, 1, 4, 0, 2], max_new_tokens=4, eos_token_id=49)
+    for question, level in enumerate([3, 1, 4, 0, 2]):
+        levels = [0] * 5
+        levels[question] = level
+        alone = model.generate(batch, levels, max_new_tokens=4, eos_token_id=49)
+        assert torch.equal(together[question], alone[question])
