@@ -69,6 +69,11 @@ class Backbone(nn.Module):
         return cast(PreTrainedConfig, self.hf.config.text_config).hidden_size
 
     @property
+    def end_token(self) -> int:
+        """The token that ends an answer, by the LLM's config."""
+        return cast(PreTrainedConfig, self.hf.config.text_config).eos_token_id
+
+    @property
     def image_newline(self) -> Tensor:
         """The learned token that ends each row of a plane, (D,)."""
         return self.hf.model.image_newline
@@ -138,8 +143,11 @@ class Backbone(nn.Module):
         return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, eos_token_id: int, pad_token_id: int) -> Tensor:
-        """Greedy continuation of each prompt (its embeddings, (S, D)): (B, at most max_new_tokens) token ids."""
+    def generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> Tensor:
+        """Greedy continuation of each prompt (its embeddings, (S, D)): (B, at most max_new_tokens) token ids.
+
+        A row that ends early, at the end token of the LLM's config, is filled up with it.
+        """
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
@@ -149,8 +157,8 @@ class Backbone(nn.Module):
             attention_mask=mask.to(embeddings.device, torch.long),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
+            eos_token_id=self.end_token,
+            pad_token_id=self.end_token,
         )
 
 

@@ -93,13 +93,11 @@ class AvgLlava(nn.Module):
         return table[rows.source]
 
     @torch.no_grad()
-    def generate(
-        self, batch: Batch, level_of_question: Sequence[int], max_new_tokens: int, eos_token_id: int
-    ) -> Tensor:
+    def generate(self, batch: Batch, level_of_question: Sequence[int], max_new_tokens: int) -> Tensor:
         """Answer every question greedily, each at a granularity of its own.
 
         Returns:
-            (Q, at most max_new_tokens) token ids, filled up with `eos_token_id`. A dialogue is continued where its
+            (Q, at most max_new_tokens) token ids, filled up with the end token. A dialogue is continued where its
             last answer stood.
         """
         prompts = without_last_answers(separate_questions(batch))
@@ -108,7 +106,7 @@ class AvgLlava(nn.Module):
         embeddings = self.embeddings(prompts, levels, level_of_question, rows)
         lengths = (rows.question != PADDING).sum(dim=1).tolist()
         texts = [row[:length] for row, length in zip(embeddings, lengths, strict=True)]
-        return self.backbone.generate(texts, max_new_tokens, eos_token_id, pad_token_id=eos_token_id)
+        return self.backbone.generate(texts, max_new_tokens)
 
     def _instructions(self, batch: Batch, questions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Embeddings (Q', T, D) of the instruction tokens of some questions, and which of them are there (Q', T)."""

@@ -1,6 +1,6 @@
-"""`Outcomes`: what an evaluation step found out about each question at each granularity.
+"""What an evaluation step found out about each question: `Outcomes` at each granularity, or a `Prediction`.
 
-Every level is tried, so that all policies can be read off one pass and compared question by question.
+For `Outcomes` every level is tried, so that all policies can be read off one pass and compared question by question.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Prediction:
+    """The answer to one question, and what was looked at to give it."""
+
+    key: str
+    kind: str
+    answer: Tensor  # token ids, filled up with end tokens
+    granularity: int  # tokens per tile
+    visual_tokens: int  # tokens of the image in the LLM's sequence
+    probabilities: list[float] | None  # of the router, coarse to fine; None without one
 
 
 @dataclass

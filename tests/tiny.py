@@ -18,7 +18,13 @@ def tiny_backbone(**changes: object) -> Backbone:
     vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     vision |= {"num_attention_heads": 2, "image_size": TILE, "patch_size": 8, "projection_dim": 16}
     llm = {"model_type": "llama", "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2}
-    llm |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": VOCABULARY, "initializer_range": 0.2}
+    llm |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY,
+        "initializer_range": 0.2,
+        "eos_token_id": 49,
+    }
     torch.manual_seed(0)
     return Backbone(vision_encoder=vision, llm=llm, **changes)
 

@@ -16,7 +16,7 @@ from lit_avg.granularity import Granularities
 from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
-from lit_avg.outcomes import Outcomes
+from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, fixed_policies
 from lit_avg.sequences import visual_token_counts
 
@@ -156,6 +156,24 @@ class Stage(L.LightningModule):
         """As in validation."""
         self._evaluated.append(self.evaluate(batch))
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Answer every question at the granularity that the stage's own policy chooses."""
+        outcomes = self.evaluate(batch)
+        chosen = self.own_policy(outcomes)[1].choose(outcomes).tolist()
+        answers = self.model.generate(batch, chosen, max_new_tokens=128).cpu()
+        scores = [None] * len(chosen) if outcomes.scores is None else outcomes.scores.exp().tolist()
+        return [
+            Prediction(
+                key=batch.keys[question],
+                kind=batch.kinds[question],
+                answer=answers[question],
+                granularity=self.granularities.tokens[level],
+                visual_tokens=int(outcomes.visual_tokens[question, level]),
+                probabilities=scores[question],
+            )
+            for question, level in enumerate(chosen)
+        ]
+
     def on_validation_epoch_end(self) -> None:
         """Log the stage's own choice of granularity and the accuracy at each level."""
         outcomes = self._gather()
@@ -163,7 +181,7 @@ class Stage(L.LightningModule):
         for tokens, policy in zip(self.granularities.tokens, fixed_policies(self.granularities).values(), strict=True):
             metrics = policy_metrics(outcomes, policy.choose(outcomes), self.granularities)
             self.log(f"val/accuracy@{tokens}", metrics["accuracy"])
-        name, policy = next(iter(self.policies.items())) if outcomes.scores is not None else self._finest()
+        name, policy = self.own_policy(outcomes)
         for metric, value in policy_metrics(outcomes, policy.choose(outcomes), self.granularities).items():
             selection = metric.startswith("selected/")
             self.log(f"{name}/{metric}" if selection else f"val/{metric}", value)
@@ -185,7 +203,10 @@ class Stage(L.LightningModule):
         hyperparameters: dict[str, Any] = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {name: value for name, value in hyperparameters.items() if is_plain(value)}
 
-    def _finest(self) -> tuple[str, Policy]:
+    def own_policy(self, outcomes: Outcomes) -> tuple[str, Policy]:
+        """How the stage itself chooses, and the policy's name: by the router if it has one, else the finest level."""
+        if outcomes.scores is not None:
+            return "router", self.policies["router"]
         return list(fixed_policies(self.granularities).items())[-1]
 
     def _gather(self) -> Outcomes:

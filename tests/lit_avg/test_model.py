@@ -99,7 +99,7 @@ def test_k_beyond_the_routers_slots_is_refused_when_the_model_is_made() -> None:
 
 def test_an_answer_counts_as_correct_exactly_when_greedy_decoding_gives_it(model: AvgLlava, batch: Batch) -> None:
     chosen = [4, 0, 2, 1, 3]
-    generated = model.generate(batch, chosen, max_new_tokens=3, eos_token_id=49)
+    generated = model.generate(batch, chosen, max_new_tokens=3)
     separate = separate_questions(batch)
     for question, level in enumerate(chosen):
         answer = separate.labels[question] != IGNORED_LABEL
@@ -112,9 +112,9 @@ def test_an_answer_counts_as_correct_exactly_when_greedy_decoding_gives_it(model
 
 
 def test_a_batch_generates_what_its_questions_generate_alone(model: AvgLlava, batch: Batch) -> None:
-    together = model.generate(batch, [3, 1, 4, 0, 2], max_new_tokens=4, eos_token_id=49)
+    together = model.generate(batch, [3, 1, 4, 0, 2], max_new_tokens=4)
     for question, level in enumerate([3, 1, 4, 0, 2]):
         levels = [0] * 5
         levels[question] = level
-        alone = model.generate(batch, levels, max_new_tokens=4, eos_token_id=49)
+        alone = model.generate(batch, levels, max_new_tokens=4)
         assert torch.equal(together[question], alone[question])
