@@ -1,1 +1,23 @@
 """Lightning callbacks that watch a run and never steer its maths: one class a file."""
+
+from callbacks.granularity_histogram import GranularityHistogram
+from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.picture_gallery import PictureGallery
+from callbacks.policy_table import PolicyTable
+from callbacks.results_writer import ResultsWriter
+from callbacks.run_progress import RunProgress
+from callbacks.save_config import SaveConfig
+from callbacks.throughput import Throughput
+from callbacks.token_savings import TokenSavings
+
+__all__ = [
+    "GranularityHistogram",
+    "LastCheckpoint",
+    "PictureGallery",
+    "PolicyTable",
+    "ResultsWriter",
+    "RunProgress",
+    "SaveConfig",
+    "Throughput",
+    "TokenSavings",
+]

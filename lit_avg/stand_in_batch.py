@@ -33,3 +33,4 @@ class SymbolBatch:
     text: Batch  # with an image for every row, and no pixels
     words: Tensor  # (tiles, P, W) int64: token ids, row by row of the finest grid
     weights: Tensor  # (tiles, P, W) float32: what each word counts; 0 for filling
+    newline: int  # token id whose embedding ends each row of a plane of tiles

@@ -6,20 +6,25 @@ shows, the LLM to read a picture that is spelled in words.
 """
 
 from pathlib import Path
-from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from lit_avg.granularity import Granularities
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
-from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED, PatchBatch
+from lit_avg.scaler import GranularityScaler
+from lit_avg.sequences import llm_input
+from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
 
 COLOURS = 6
 """Colours a patch may have."""
+
+DIGIT_HEADS = ("tens", "units")
+"""Heads that only few patches have something to say to."""
 
 
 def initialise(model: nn.Module) -> None:
@@ -73,7 +78,9 @@ class EncoderStandIn(L.LightningModule):
         sizes = {"tens": NO_DIGIT + 1, "units": NO_DIGIT + 1, "jersey": 2, "colour": COLOURS}
         sizes |= {"row": self.side, "column": self.side, "global_view": 2, "brightness": 1}
         self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, size) for name, size in sizes.items()})
-        initialise(self)
+        initialise(self.encoder)
+        for head in self.heads.children():
+            nn.init.zeros_(head.weight)  # pyright: ignore[reportArgumentType]  nn.ModuleDict forgets what it holds
         nn.init.normal_(self.encoder.embeddings.position_embedding.weight, std=0.4)
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
@@ -89,13 +96,19 @@ class EncoderStandIn(L.LightningModule):
         """The sum of all heads' losses under `loss`, and each one's own."""
         said = self(batch.pixel_values)
         brightness = said.pop("brightness").squeeze(2)
-        losses = {
-            name: F.cross_entropy(logits.flatten(0, 1), self.truth(batch, name).flatten(), ignore_index=UNLABELLED)
-            for name, logits in said.items()
-        }
+        losses = {name: self._head_loss(name, logits, batch) for name, logits in said.items()}
         error = brightness - batch.brightness
         losses["brightness"] = 10 * error[~error.isnan()].square().mean()
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def _head_loss(self, name: str, logits: Tensor, batch: PatchBatch) -> Tensor:
+        """Mean cross-entropy over patches; the few that show a digit count most, and more in a tile."""
+        truth = self.truth(batch, name)
+        loss = F.cross_entropy(logits.transpose(1, 2), truth, ignore_index=UNLABELLED, reduction="none")  # (V, P)
+        if name not in DIGIT_HEADS:
+            return loss.mean()
+        weight = torch.where(truth == NO_DIGIT, 0.1, 1.0) * torch.where(batch.global_view == 1, 0.2, 1.0).unsqueeze(1)
+        return 3 * (weight * loss).sum() / weight.sum()
 
     def truth(self, batch: PatchBatch, name: str) -> Tensor:
         """(V, P) what a head should say."""
@@ -111,17 +124,15 @@ class EncoderStandIn(L.LightningModule):
         return parts["loss"]
 
     def validation_step(self, batch: PatchBatch, batch_idx: int) -> None:
-        """Share of right answers on the patches of tiles that show a digit; the criterion of a good stand-in."""
+        """Share of digits read right, over the patches of tiles that show one: the criterion of a good stand-in."""
         said = self(batch.pixel_values)
-        for name in ("tens", "units"):
-            truth = getattr(batch, name)
-            for where, views in {"digits": batch.global_view == 0, "global_digits": batch.global_view == 1}.items():
-                asked = (truth != NO_DIGIT) & views.unsqueeze(1)
-                right = (said[name].argmax(dim=2) == truth)[asked].float().mean()
-                self.log(f"val/{where}/{name}", right, batch_size=int(asked.sum()))
-        asked = batch.colour != UNLABELLED
-        self.log("val/colour", (said["colour"].argmax(2) == batch.colour)[asked].float().mean())
-        self.log("val/jersey", (said["jersey"].argmax(2) == batch.jersey)[asked].float().mean())
+        on_tile = (batch.global_view == 0).unsqueeze(1)
+        right: list[Tensor] = []
+        for name in DIGIT_HEADS:
+            truth = self.truth(batch, name)
+            right.append((said[name].argmax(dim=2) == truth)[on_tile & (truth != NO_DIGIT)])
+        digits = torch.cat(right).float()
+        self.log("val/accuracy/digits", digits.mean(), batch_size=len(digits), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and cosine over the run's own number of steps."""
@@ -132,3 +143,97 @@ class EncoderStandIn(L.LightningModule):
         """Save the encoder, without the heads, as a transformers folder."""
         if self.trainer.is_global_zero:
             self.encoder.save_pretrained(Path(self.trainer.default_root_dir) / "encoder")
+
+
+class LanguageModelStandIn(L.LightningModule):
+    """A small Llama that learns to answer questions on pictures spelled in words.
+
+    Each visual token is the weighted sum of the LLM's own embeddings of some words, laid out as the connector's tokens
+    will be, with noise on it, since no encoder sees as clearly as that.
+
+    Args:
+        optimization: AdamW and schedule.
+        vocab_size: size of the vocabulary.
+        hidden_size: width.
+        intermediate_size: width of the feed-forward layers.
+        num_hidden_layers: depth.
+        num_attention_heads: heads.
+        granularities: levels to read; steps take turns, from the finest on.
+        noise: standard deviation of the noise on visual tokens; an embedding's own is 0.5.
+    """
+
+    def __init__(
+        self,
+        optimization: Optimization,
+        vocab_size: int = 512,
+        hidden_size: int = 64,
+        intermediate_size: int = 128,
+        num_hidden_layers: int = 3,
+        num_attention_heads: int = 4,
+        granularities: Granularities | None = None,
+        noise: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.optimization = optimization
+        self.noise = noise
+        self.scaler = GranularityScaler(granularities or Granularities((64,)))
+        self.llm = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=hidden_size,
+                intermediate_size=intermediate_size,
+                num_hidden_layers=num_hidden_layers,
+                num_attention_heads=num_attention_heads,
+            )
+        )
+        initialise(self.llm)
+
+    def answers(self, batch: SymbolBatch, level: int) -> tuple[Tensor, Tensor]:
+        """Log-prob of every answer token, and whether it is the most probable one, (A,) each."""
+        granularities = self.scaler.granularities
+        rows = llm_input(batch.text, [level] * len(batch.text.input_ids), granularities)
+        hidden = self.llm.model(
+            inputs_embeds=self.embeddings(batch, level)[rows.source],
+            attention_mask=rows.attention_mask(),
+            position_ids=rows.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        logits = self.llm.lm_head(hidden[rows.answer_row, rows.answer_from])
+        log_prob = -F.cross_entropy(logits, rows.answer_token, reduction="none")
+        return log_prob, logits.argmax(dim=1) == rows.answer_token
+
+    def embeddings(self, batch: SymbolBatch, level: int) -> Tensor:
+        """The table that `LlmInput.source` indexes: newline, text tokens, visual tokens of one level."""
+        words = self.llm.model.embed_tokens.weight
+        tiles, patches, per_patch = batch.words.shape
+        spelled = F.embedding_bag(
+            batch.words.view(-1, per_patch), words, per_sample_weights=batch.weights.view(-1, per_patch), mode="sum"
+        )
+        noisy = (spelled + self.noise * torch.randn_like(spelled)).view(tiles, patches, -1)
+        visual = self.scaler.pool(noisy, level).flatten(0, 1)
+        text = words[batch.text.input_ids.clamp(min=0)].flatten(0, 1)
+        return torch.cat([words[batch.newline].unsqueeze(0), text, visual])
+
+    def training_step(self, batch: SymbolBatch, batch_idx: int) -> Tensor:
+        """One step on one batch, at the level whose turn it is."""
+        levels = len(self.scaler.granularities)
+        log_prob, _ = self.answers(batch, levels - 1 - batch_idx % levels)
+        loss = -log_prob.mean()
+        self.log("train/loss", loss.detach(), batch_size=len(batch.text.keys), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: SymbolBatch, batch_idx: int) -> None:
+        """Share of answer tokens got right at the finest level."""
+        _, right = self.answers(batch, len(self.scaler.granularities) - 1)
+        self.log("val/accuracy/tokens", right.float().mean(), batch_size=len(right), prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and cosine over the run's own number of steps."""
+        group = ParameterGroup("llm", self.optimization.lr, list(self.llm.parameters()))
+        return adamw_with_cosine([group], int(self.trainer.estimated_stepping_batches), self.optimization)
+
+    def on_fit_end(self) -> None:
+        """Save the LLM as a transformers folder."""
+        if self.trainer.is_global_zero:
+            self.llm.save_pretrained(Path(self.trainer.default_root_dir) / "llm")

@@ -1,0 +1,33 @@
+# Everything from a fresh clone: `make quickstart` and `make test` do all their own set-up.
+
+PYTHON ?= python3
+JOBS ?= 2
+TORCH_INDEX ?=
+# TORCH_INDEX: where pip finds torch, if not on the default index; the CPU builds there are the smaller download.
+
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test
+
+help:  ## list what there is
+	@sed -n 's/^\([a-z]*\):.*##/  make \1:/p' $(MAKEFILE_LIST)
+
+install: .venv/.installed  ## make .venv with the versions the tests ran with
+
+.venv/.installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit-avg needs Python 3.11 or newer; make PYTHON=...")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP_INSTALL) --editable '.[test,dev]'
+	@touch $@
+
+quickstart: install  ## train and compare everything on Jersey, in about ten minutes on two cores
+	$(BIN)/lit-avg sweep experiments/studies/quickstart.yaml --jobs $(JOBS)
+
+test: install  ## check format, lint and types, then run the whole suite
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest

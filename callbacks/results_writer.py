@@ -1,0 +1,144 @@
+"""`ResultsWriter`: `result.json`, one row for each run, and `outcomes.csv`, one for each test question."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import lightning as L
+import yaml
+from lightning.pytorch.trainer.states import TrainerFn
+
+from callbacks.save_config import config_name
+from callbacks.token_savings import TokenSavings
+from callbacks.watching import judged, run_folder, write_whole
+from lit_avg.checkpoints import LAST_CHECKPOINT
+from lit_avg.granularity import Granularities
+from lit_avg.outcomes import Outcomes
+from lit_avg.stages.base import Stage
+
+FILE = "result.json"
+OUTCOMES_FILE = "outcomes.csv"
+LIBRARIES = ("torch", "lightning", "transformers")
+
+
+@runtime_checkable
+class HasManifest(Protocol):
+    """A datamodule whose data has a name: the hash of its shards' manifests."""
+
+    manifest_hash: str
+
+
+class ResultsWriter(L.Callback):
+    """Writes `result.json` when a fit or a test is over; a test adds to what the fit has written.
+
+    `metrics` holds what two runs with one seed agree on: the last validation's `val/…`, and after a test
+    `<policy>/…`. Everything timed is in `seconds`. A fast_dev_run leaves no results.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write down every question's outcomes."""
+        found = judged(trainer, pl_module)
+        if found is not None:
+            module, outcomes = found
+            write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, module.granularities))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the result, now that everybody else is done."""
+        verb = TrainerFn(stage).value
+        if verb not in ("fit", "test") or not trainer.is_global_zero:
+            return
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
+            return
+        path = run_folder(trainer) / FILE
+        earlier: dict[str, Any] = json.loads(path.read_text()) if verb == "test" and path.is_file() else {}
+        result = _describe(trainer, pl_module, verb)
+        result |= {name: earlier[name] for name in ("seed", "steps", "config") if name in earlier}
+        result["metrics"] = earlier.get("metrics", {}) | _metrics(trainer)
+        result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
+        write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def outcomes_csv(outcomes: Outcomes, granularities: Granularities) -> str:
+    """One row a question: key, kind, tiles, text tokens, and for each level what happened there."""
+    measured = {"correct": outcomes.correct.int(), "feedback": outcomes.feedback, "score": outcomes.scores}
+    measured["visual_tokens"] = outcomes.visual_tokens
+    columns = {name: values for name, values in measured.items() if values is not None}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{name}@{tokens}" for name in columns for tokens in granularities.tokens]
+    writer.writerow(["key", "kind", "tiles", "text_tokens", *names])
+    sizes = zip(outcomes.tiles.tolist(), outcomes.text_tokens.tolist(), strict=True)
+    for row, (key, kind, size) in enumerate(zip(outcomes.keys, outcomes.kinds, sizes, strict=True)):
+        values = [round(value, 6) for tensor in columns.values() for value in tensor[row].tolist()]
+        writer.writerow([key, kind, *size, *values])
+    return text.getvalue()
+
+
+def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[str, Any]:
+    """What the run is, as far as that can be looked up now."""
+    folder = run_folder(trainer)
+    path = folder / config_name(verb)
+    config = cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
+    source = Path(__file__).parent
+    parent = module.init_from if isinstance(module, Stage) else None
+    data = cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  set in a connector
+    return {
+        "run": folder.name,
+        "stage": type(module).__name__,
+        "seed": config.get("seed_everything"),
+        "steps": trainer.global_step,
+        "config": config,
+        "metrics": {},
+        "commit": _git(source, "rev-parse", "HEAD"),
+        "dirty": bool(_git(source, "status", "--porcelain")),
+        "data": data.manifest_hash if isinstance(data, HasManifest) else None,
+        "checkpoint": {"own": _sha256(str(folder)), "parent": _sha256(parent)},
+        "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
+        "seconds": {},
+    }
+
+
+def _metrics(trainer: L.Trainer) -> dict[str, float | None]:
+    """Last values, sorted by name: `val/…` as they are, `test/…` without their prefix; null for what is not finite."""
+    values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    kept = {name: value for name, value in values.items() if name.startswith("val/")}
+    kept |= {name.removeprefix("test/"): value for name, value in values.items() if name.startswith("test/")}
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]  set in a connector
+        if isinstance(callback, TokenSavings):
+            kept |= callback.results
+    return {name: value if math.isfinite(value) else None for name, value in sorted(kept.items())}
+
+
+def _sha256(source: str | None) -> str | None:
+    """Of a checkpoint file, or of the newest one in a run's directory; None where there is no such file."""
+    if source is None:
+        return None
+    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    """What git says; None outside a clone or without git."""
+    try:
+        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,40 @@
+"""What several callbacks need: the outcomes of an evaluation, TensorBoard, and files that are whole or not there."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from lit_avg.outcomes import Outcomes
+from lit_avg.stages.base import Stage
+
+
+def judged(trainer: L.Trainer, module: L.LightningModule) -> tuple[Stage, Outcomes] | None:
+    """The stage and what the evaluation that just ended found out; None on all ranks but the first.
+
+    None as well where there is nothing to tell: stage 0, the sanity check.
+    """
+    if not isinstance(module, Stage) or module.outcomes is None:
+        return None
+    return (module, module.outcomes) if trainer.is_global_zero and not trainer.sanity_checking else None
+
+
+def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
+    """TensorBoard's writer, if the run has one."""
+    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return writers[0] if writers else None
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """The run's directory, made if need be."""
+    folder = Path(trainer.default_root_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file at once: a reader, or the next start after a crash, finds the old text or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)

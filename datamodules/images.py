@@ -1,0 +1,101 @@
+"""Any-resolution tiling: a picture to a global view and tiles of the encoder's own size.
+
+Source: LLaVA-NeXT's `anyres`. The results equal transformers' `LlavaNextImageProcessorPil` bit for bit (a test holds
+it), at a fraction of its time on small pictures: what it does in floats on every pixel is one table look-up here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lit_avg.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class TiledImage(NamedTuple):
+    """What the encoder sees of a picture."""
+
+    pixel_values: NDArray[np.float32]  # (1 + rows x columns, 3, S, S), global view first, then row by row
+    tile_grid: tuple[int, int]  # rows and columns of tiles, (0, 0) for the global view alone
+    image_size: tuple[int, int]  # height and width of the picture
+
+
+class Tiling:
+    """Cuts pictures into tiles.
+
+    Args:
+        tile_size: S, the encoder's native size in pixels.
+        grid_pinpoints: (height, width) of the planes a picture may be fitted into; None for the global view alone.
+        mean: what is subtracted from each channel, pixels being 0 to 1.
+        std: what each channel is divided by then.
+
+    Raises:
+        UserError: a pinpoint is not made of whole tiles.
+    """
+
+    def __init__(
+        self,
+        tile_size: int,
+        grid_pinpoints: Sequence[Sequence[int]] | None,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        self.tile_size = tile_size
+        self.planes = [(height, width) for height, width in grid_pinpoints or ()]
+        for plane in self.planes:
+            if not all(side > 0 and side % tile_size == 0 for side in plane):
+                raise UserError(f"grid_pinpoints: {list(plane)} is not made of whole tiles of {tile_size} pixels")
+        shade = (np.arange(256) * (1 / 255)).astype(np.float32)
+        self.normalised = (shade[:, None] - np.array(mean, np.float32)) / np.array(std, np.float32)  # (256, 3)
+
+    def __call__(self, picture: Image.Image) -> TiledImage:
+        """Tile an RGB picture."""
+        side, size = self.tile_size, (picture.height, picture.width)
+        views = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))[None]
+        grid = (0, 0)
+        if self.planes:
+            plane = best_plane(size, self.planes)
+            grid = plane[0] // side, plane[1] // side
+            fitted = _fit(picture, plane)
+            tiles = fitted.reshape(grid[0], side, grid[1], side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+            views = np.concatenate([views, tiles])
+        channels = [self.normalised[:, channel][views[..., channel]] for channel in range(3)]
+        return TiledImage(np.stack(channels, axis=1), grid, size)
+
+
+def best_plane(size: tuple[int, int], planes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The plane that keeps most of the picture's own pixels; of several such, the smallest.
+
+    Args:
+        size: height and width of the picture.
+        planes: heights and widths to choose from.
+    """
+    height, width = size
+
+    def merit(plane: tuple[int, int]) -> tuple[int, int]:
+        scale = min(plane[1] / width, plane[0] / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - plane[0] * plane[1]
+
+    return max(planes, key=merit)
+
+
+def _fit(picture: Image.Image, plane: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale a picture into a plane and centre it there on black, (height, width, 3)."""
+    across, down = plane[1] / picture.width, plane[0] / picture.height
+    if across < down:
+        height, width = min(math.ceil(picture.height * across), plane[0]), plane[1]
+    else:
+        height, width = plane[0], min(math.ceil(picture.width * down), plane[1])
+    top, left = (plane[0] - height) // 2, (plane[1] - width) // 2
+    fitted = np.zeros((*plane, 3), np.uint8)
+    fitted[top : top + height, left : left + width] = np.asarray(
+        picture.resize((width, height), Image.Resampling.BICUBIC)
+    )
+    return fitted

@@ -1,0 +1,129 @@
+"""`JerseyPatches`: pictures full of players with the contents of every patch, to train the encoder's stand-in on.
+
+One player a picture teaches a small encoder its colours but never its digits; many players of mixed size do.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.jersey.drawing import (
+    CELL,
+    PLAYER_SIZE_SHARES,
+    PLAYER_SIZES,
+    SHAPE_SHARES,
+    SHAPES,
+    Player,
+    Scene,
+    draw,
+    random_crowd,
+    random_player,
+)
+from datamodules.jersey.labels import GRID_PINPOINTS, SIDE, Cells, cells_of, patches_of
+from lit_avg.stand_in_batch import PatchBatch
+
+TRAIN_STREAM, VAL_STREAM = 10, 11
+"""Numbers of the random streams, apart from those of Jersey's splits."""
+
+_ATTEMPTS = 40  # at placing a player
+
+DensePicture = tuple[Image.Image, Cells]
+"""A picture, and what the patches of its views show."""
+
+
+def dense_scene(generator: Generator) -> Scene:
+    """A crowd with as many players as find room in a few attempts."""
+    shape = SHAPES[generator.choice(len(SHAPES), p=SHAPE_SHARES)]
+    taken = np.zeros(shape, dtype=bool)
+    players: list[Player] = []
+    for size in generator.choice(PLAYER_SIZES, _ATTEMPTS, p=PLAYER_SIZE_SHARES).tolist():
+        row = int(generator.integers(shape[0] - size))
+        column = int(generator.integers(shape[1] - 2 * size + 1))
+        place = slice(row, row + size + 1), slice(column, column + 2 * size)
+        if not taken[place].any():
+            taken[place] = True
+            players.append(random_player(row, column, size, generator))
+    return random_crowd(shape, tuple(players), generator)
+
+
+class JerseyPatches(L.LightningDataModule):
+    """Labelled views of dense pictures, drawn in memory when a run begins.
+
+    Args:
+        batch_size: pictures a step; each has three views.
+        pictures_train: pictures to learn from.
+        pictures_val: held-out pictures.
+        picture_seed: seed of the pictures.
+        image_mean: what is subtracted from each channel, pixels being 0 to 1.
+        image_std: what each channel is divided by then.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 24,
+        pictures_train: int = 3000,
+        pictures_val: int = 200,
+        picture_seed: int = 0,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.pictures = {TRAIN_STREAM: pictures_train, VAL_STREAM: pictures_val}
+        self.picture_seed = picture_seed
+        self.tiling = Tiling(SIDE * CELL, GRID_PINPOINTS, image_mean, image_std)
+
+    def setup(self, stage: str) -> None:
+        """Draw the pictures."""
+        self.train, self.val = (self._draw(stream) for stream in (TRAIN_STREAM, VAL_STREAM))
+
+    def train_dataloader(self) -> DataLoader[PatchBatch]:
+        """Pictures in an order that the run's seed decides."""
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[PatchBatch]:
+        """The held-out pictures."""
+        return self._loader(self.val, shuffle=False)
+
+    def collate(self, pictures: Sequence[DensePicture]) -> PatchBatch:
+        """Pictures' views, one behind the other."""
+        pixels = [torch.from_numpy(self.tiling(picture).pixel_values) for picture, _ in pictures]
+        cells = [cells for _, cells in pictures]
+
+        def flat(arrays: list[NDArray[np.generic]]) -> Tensor:
+            return torch.from_numpy(np.concatenate(arrays)).flatten(1)
+
+        return PatchBatch(
+            pixel_values=torch.cat(pixels),
+            tens=flat([each.tens for each in cells]),
+            units=flat([each.units for each in cells]),
+            jersey=flat([each.jersey for each in cells]),
+            colour=flat([each.colour for each in cells]),
+            brightness=flat([each.brightness for each in cells]),
+            global_view=torch.cat([torch.arange(len(each.tens)) == 0 for each in cells]).long(),
+        )
+
+    def _draw(self, stream: int) -> list[DensePicture]:
+        return [self._picture(stream, picture) for picture in range(self.pictures[stream])]
+
+    def _picture(self, stream: int, picture: int) -> DensePicture:
+        generator = np.random.default_rng((self.picture_seed, stream, picture))
+        scene = dense_scene(generator)
+        return Image.fromarray(draw(scene, generator)), patches_of(cells_of(scene))
+
+    def _loader(self, pictures: list[DensePicture], shuffle: bool) -> DataLoader[PatchBatch]:
+        return DataLoader(
+            cast(Dataset[PatchBatch], pictures),
+            self.batch_size,
+            shuffle=shuffle,
+            collate_fn=self.collate,
+        )

@@ -1,0 +1,109 @@
+"""`JerseySymbols`: Jersey's questions on pictures that are spelled in words, to train the LLM's stand-in on."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerFast
+
+from datamodules.collate import Collate, EncodedSample, Question
+from datamodules.conversation import ConversationRenderer
+from datamodules.images import TiledImage
+from datamodules.jersey.drawing import CELL, Scene, random_scene
+from datamodules.jersey.labels import SIDE, tile_grid
+from datamodules.jersey.make_tokenizer import FOLDER
+from datamodules.jersey.questions import QUESTIONS, answers
+from datamodules.jersey.spelling import Speller
+from datamodules.samples import Turn
+from lit_avg.stand_in_batch import SymbolBatch
+
+TRAIN_STREAM, VAL_STREAM = 20, 21
+"""Numbers of the random streams, apart from those of Jersey's splits and of the dense pictures."""
+
+SpelledScene = tuple[Scene, Tensor, Tensor]
+
+
+class JerseySymbols(L.LightningDataModule):
+    """Scenes of one player, spelled in words, with the five questions on each.
+
+    Args:
+        batch_size: scenes a step.
+        scenes_train: scenes to learn from.
+        scenes_val: held-out scenes.
+        picture_seed: seed of the scenes.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 24,
+        scenes_train: int = 4000,
+        scenes_val: int = 200,
+        picture_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.side_by_side = Collate(SIDE * CELL)
+        self.scenes = {TRAIN_STREAM: scenes_train, VAL_STREAM: scenes_val}
+        self.picture_seed = picture_seed
+
+    @cached_property
+    def tokenizer_object(self) -> PreTrainedTokenizerFast:
+        """The shipped tokenizer."""
+        return cast(PreTrainedTokenizerFast, PreTrainedTokenizerFast.from_pretrained(FOLDER))
+
+    def setup(self, stage: str) -> None:
+        """Imagine the scenes and spell them."""
+        self.renderer = ConversationRenderer(self.tokenizer_object, system_prompt=None)
+        speller = Speller(self.tokenizer_object)
+        self.train, self.val = (self._spelled(stream, speller) for stream in (TRAIN_STREAM, VAL_STREAM))
+
+    def train_dataloader(self) -> DataLoader[SymbolBatch]:
+        """Scenes in an order that the run's seed decides."""
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[SymbolBatch]:
+        """The held-out scenes."""
+        return self._loader(self.val, shuffle=False)
+
+    def collate(self, scenes: Sequence[SpelledScene]) -> SymbolBatch:
+        """Scenes behind one another."""
+        return SymbolBatch(
+            text=self.side_by_side([self.encode(scene, key) for key, (scene, _, _) in enumerate(scenes)]),
+            words=torch.cat([words for _, words, _ in scenes]),
+            weights=torch.cat([weights for _, _, weights in scenes]),
+            newline=self.tokenizer_object.encode("\n", add_special_tokens=False)[0],
+        )
+
+    def encode(self, scene: Scene, key: int) -> EncodedSample:
+        """The five questions on a scene, whose picture has a size and tiles but no pixels."""
+        questions = tuple(
+            Question(f"{key}/{kind}", kind, answer, self.renderer(_turns(kind, answer), has_image=True))
+            for kind, answer in answers(scene).items()
+        )
+        rows, columns = scene.crowd.shape
+        no_pixels = np.zeros((0, 3, SIDE * CELL, SIDE * CELL), np.float32)
+        return EncodedSample(
+            questions, TiledImage(no_pixels, tile_grid((rows, columns)), (rows * CELL, columns * CELL))
+        )
+
+    def _spelled(self, stream: int, speller: Speller) -> list[SpelledScene]:
+        streams = ((self.picture_seed, stream, number) for number in range(self.scenes[stream]))
+        scenes = [random_scene(np.random.default_rng(numbers)) for numbers in streams]
+        return [(scene, *speller.spell(scene)) for scene in scenes]
+
+    def _loader(self, scenes: list[SpelledScene], shuffle: bool) -> DataLoader[SymbolBatch]:
+        return DataLoader(
+            cast(Dataset[SymbolBatch], scenes),
+            self.batch_size,
+            shuffle=shuffle,
+            collate_fn=self.collate,
+        )
+
+
+def _turns(kind: str, answer: str) -> tuple[Turn, ...]:
+    return Turn("human", QUESTIONS[kind]), Turn("gpt", answer)

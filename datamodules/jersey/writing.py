@@ -1,0 +1,121 @@
+"""Jersey's splits as shards, in the form real data is packed in: `<key>.json`, `<key>.png` and a manifest.
+
+A data set is built in a folder beside its own and renamed when it is whole, so one that is interrupted leaves nothing
+that could be taken for data, and of two processes that build the same one at once either may be first.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datamodules.jersey.drawing import draw, random_scene
+from datamodules.jersey.questions import conversation
+from lit_avg.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+SAMPLES_PER_SHARD = 500
+
+VERSION = 1
+"""Goes up when the pictures or the questions change, so that no old cache is taken for the new data."""
+
+
+@dataclass(frozen=True)
+class JerseySettings:
+    """What decides every byte of the data set: pictures per split, the seed, and the generator's version."""
+
+    train: int
+    val: int
+    test: int
+    seed: int
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            if self.pictures(split) < 1:
+                raise UserError(f"pictures_{split} must be at least 1, but is {self.pictures(split)}")
+
+    def pictures(self, split: str) -> int:
+        """Pictures in one split."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    @property
+    def digest(self) -> str:
+        """Names the folder of this data set."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def cached(settings: JerseySettings, cache: Path) -> Path:
+    """The folder with the splits as subfolders, built if it is not there yet."""
+    folder = cache / f"jersey-{settings.digest}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=cache))
+    try:
+        write(settings, partial)
+        os.rename(partial, folder)  # noqa: PTH104  Path.rename hides that this is the atomic step
+    except OSError:
+        if not folder.is_dir():  # else another process was faster, and its folder holds the same bytes
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def write(settings: JerseySettings, folder: Path) -> None:
+    """Write all splits.
+
+    Raises:
+        RuntimeError: two pictures are alike, so that one might be in two splits.
+    """
+    seen: set[bytes] = set()
+    for number, split in enumerate(SPLITS):
+        pictures = [picture(settings, number, one) for one in range(settings.pictures(split))]
+        seen.update(hashlib.sha256(png).digest() for png, _ in pictures)
+        _write_split(folder / split, pictures, settings)
+    if len(seen) < settings.train + settings.val + settings.test:
+        raise RuntimeError("Jersey drew the same picture twice: its random streams overlap")
+
+
+def picture(settings: JerseySettings, split: int, number: int) -> tuple[bytes, bytes]:
+    """One sample as PNG and JSON, from a random stream of its own."""
+    generator = np.random.default_rng((settings.seed, split, number))
+    scene = random_scene(generator)
+    png = io.BytesIO()
+    Image.fromarray(draw(scene, generator)).save(png, "PNG", compress_level=1)
+    sample = conversation(scene, f"jersey-{settings.seed}-{SPLITS[split]}-{number}")
+    return png.getvalue(), json.dumps(sample).encode()
+
+
+def _write_split(folder: Path, pictures: list[tuple[bytes, bytes]], settings: JerseySettings) -> None:
+    folder.mkdir()
+    shards: list[dict[str, object]] = []
+    for begin in range(0, len(pictures), SAMPLES_PER_SHARD):
+        path = folder / f"shard-{len(shards):06d}.tar"
+        end = min(begin + SAMPLES_PER_SHARD, len(pictures))
+        with tarfile.open(path, "w") as tar:
+            for key in range(begin, end):
+                png, sample = pictures[key]
+                _add(tar, f"{key:09d}.json", sample)
+                _add(tar, f"{key:09d}.png", png)
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        shards.append({"name": path.name, "samples": end - begin, "bytes": len(data), "sha256": digest})
+    manifest = {"format": 1, "samples": len(pictures), "shards": shards, "settings": asdict(settings)}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # its time is 0 and its owner nobody: the same settings give the same bytes
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

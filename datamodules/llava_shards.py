@@ -1,0 +1,96 @@
+"""`LLaVAShards`: any data that `lit-avg shard` has packed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datamodules.base import ShardsDataModule, Split
+from datamodules.conversation import VICUNA_SYSTEM_PROMPT
+from datamodules.images import CLIP_MEAN, CLIP_STD
+from datamodules.shards import held_out
+from lit_avg.errors import UserError
+
+
+class LLaVAShards(ShardsDataModule):
+    """Conversations in LLaVA's form, from folders of shards.
+
+    Args:
+        train: folder with the training shards.
+        tokenizer: as in `ShardsDataModule`, like all that are not named here.
+        batch_size: see there.
+        tile_size: see there.
+        grid_pinpoints: see there.
+        val: folder with the validation shards.
+        test: folder with the test shards; the validation split if not given.
+        val_share: instead of `val`, the share of the training folder's samples to keep for validation, chosen by
+            their keys. Samples about the same picture may then fall on both sides: `lit-avg shard --val-share` keeps
+            them together.
+        template: see there.
+        system_prompt: see there.
+        max_length: see there.
+        independent_turns: see there.
+        pack_questions: see there.
+        workers: see there.
+        seed: see there.
+        image_mean: see there.
+        image_std: see there.
+        eval_batch_size: see there.
+
+    Raises:
+        UserError: both `val` and `val_share` are given, or the share is none.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        tokenizer: str,
+        batch_size: int,
+        tile_size: int,
+        grid_pinpoints: list[list[int]] | None,
+        val: str | None = None,
+        test: str | None = None,
+        val_share: float = 0.0,
+        template: str = "vicuna",
+        system_prompt: str | None = VICUNA_SYSTEM_PROMPT,
+        max_length: int = 4096,
+        independent_turns: bool = False,
+        pack_questions: bool = True,
+        workers: int = 0,
+        seed: int = 0,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        eval_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            tile_size=tile_size,
+            grid_pinpoints=grid_pinpoints,
+            template=template,
+            system_prompt=system_prompt,
+            max_length=max_length,
+            independent_turns=independent_turns,
+            pack_questions=pack_questions,
+            workers=workers,
+            seed=seed,
+            image_mean=image_mean,
+            image_std=image_std,
+            eval_batch_size=eval_batch_size,
+        )
+        if val is not None and val_share:
+            raise UserError("give either `val`, a folder of its own, or `val_share`, a part of `train`")
+        if not 0 <= val_share < 1:
+            raise UserError(f"val_share is a share from 0 to below 1, but is {val_share}")
+        self.val_share = val_share
+        own = Path(train) if val_share else None
+        validation = Path(val) if val is not None else own
+        self.folders = {"train": Path(train), "val": validation, "test": Path(test) if test else validation}
+
+    def folder(self, split: Split) -> Path | None:
+        """The folder that was given for it."""
+        return self.folders[split]
+
+    def keeps(self, split: Split) -> Callable[[str], bool] | None:
+        """With `val_share`, each sample of the training folder belongs to one side of it."""
+        if self.folders[split] != self.folders["train"] or not self.val_share:
+            return None
+        return lambda key: held_out(key, self.val_share) == (split != "train")

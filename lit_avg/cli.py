@@ -1,0 +1,88 @@
+"""`lit-avg`, the one command. Each verb is loaded when it is called, so that `lit-avg --help` answers at once."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import cast
+
+from lit_avg.errors import UserError
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a verb does, in one line, and the module whose `main(argv) -> int` does it."""
+
+    summary: str
+    module: str
+    named: bool = False  # the module serves several verbs: its argv begins with the one that is meant
+
+
+VERBS = {
+    "fit": Verb("train one stage", "lit_avg.training_cli", named=True),
+    "validate": Verb("judge a run's newest checkpoint on the validation split", "lit_avg.training_cli", named=True),
+    "test": Verb("compare all policies on the test split", "lit_avg.training_cli", named=True),
+    "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
+    "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
+    "shard": Verb("pack conversations and images into shards", "datamodules.shard_command"),
+    "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.studies.sweep_command"),
+    "table": Verb("make a study's table from the results that are there", "lit_avg.studies.table_command"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: the arguments behind `lit-avg`; those of the process if not given.
+
+    Returns:
+        The exit status: 0 done, 2 a mistake of the user's, 130 interrupted. Bugs keep their traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except (UserError, OSError) as mistake:
+        return _say(_without_worker(str(mistake)), USER_MISTAKE)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except SystemExit as leaving:  # argparse, after --help or a message of its own
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+
+
+def help_text() -> str:
+    """All verbs, one line each."""
+    lines = [f"  {name:<9} {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        ["usage: lit-avg VERB [options]", "", *lines, "", "`lit-avg VERB --help` lists the options of a verb."]
+    )
+
+
+def _run(name: str, argv: list[str]) -> int:
+    if name not in VERBS:
+        meant = get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(VERBS)}"
+        raise UserError(f"there is no verb {name}; {hint}")
+    verb = VERBS[name]
+    verb_main = cast(Callable[[list[str]], int], import_module(verb.module).main)
+    return verb_main([name, *argv] if verb.named else argv)
+
+
+def _without_worker(message: str) -> str:
+    """A data loader's worker wraps an error into its own traceback; the message itself comes last."""
+    return message.rpartition(f"{UserError.__name__}: ")[2].strip()
+
+
+def _say(message: str, status: int) -> int:
+    print(f"lit-avg: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

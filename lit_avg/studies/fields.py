@@ -1,0 +1,86 @@
+"""Taking a YAML file apart so that every mistake in it is found at once."""
+
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from lit_avg.errors import UserError
+
+Value = TypeVar("Value", str, int, bool)
+
+
+class Fields:
+    """The entries of one section, taken out one by one; whatever is wrong is added to `errors`.
+
+    Args:
+        content: the section as YAML gave it.
+        place: dotted path of the section, to name it by; empty for the whole file.
+        errors: the file's list of mistakes.
+    """
+
+    def __init__(self, content: object, place: str, errors: list[str]) -> None:
+        self.place = place
+        self._errors = errors
+        if not isinstance(content, dict):
+            self.complain(f"must be a section of `key: value` lines, but is {content!r}")
+            content = {}
+        self._left = dict(cast(dict[str, Any], content))
+
+    @property
+    def name(self) -> str:
+        """The section's own name."""
+        return self.place.split(".", 1)[-1]
+
+    def complain(self, mistake: str, key: str = "") -> None:
+        """Note a mistake in this section, or in one of its entries."""
+        where = ".".join(part for part in (self.place, key) if part)
+        self._errors.append(f"{where}: {mistake}" if where else mistake)
+
+    def take(self, key: str, kind: type[Value], meaning: str, optional: bool = False) -> Value | None:
+        """One value; None if it is not there or not of its kind."""
+        value = self._left.pop(key, None)
+        if value is None:
+            if not optional:
+                self.complain(f"is missing; give {meaning}", key)
+            return None
+        if type(value) is not kind:  # `isinstance` would take `true` for a number
+            self.complain(f"must be {meaning}, but is {value!r}", key)
+            return None
+        return value
+
+    def take_list(self, key: str, kind: type[Value], meaning: str, optional: bool = False) -> list[Value]:
+        """A list of values; empty if it is not there or something in it is not of its kind."""
+        values = self._left.pop(key, None)
+        if values is None and optional:
+            return []
+        if not isinstance(values, list) or not values or any(type(v) is not kind for v in cast(list[object], values)):
+            self.complain(f"must be a list of {meaning}, but is {values!r}", key)
+            return []
+        return cast(list[Value], values)
+
+    def take_sections(self, key: str) -> "list[Fields]":
+        """The sections inside a section, by name."""
+        place = f"{self.place}.{key}" if self.place else key
+        inside = Fields(self._left.pop(key, None), place, self._errors)
+        return [Fields(content, f"{place}.{name}", self._errors) for name, content in inside._left.items()]
+
+    def refuse_the_rest(self) -> None:
+        """Whatever nobody has taken is unknown."""
+        for key in self._left:
+            self.complain("is not a key that belongs here", str(key))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file with a mapping in it.
+
+    Raises:
+        UserError: it is no YAML, or something else than a mapping.
+    """
+    try:
+        content: object = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold `key: value` lines, but holds {type(content).__name__}")
+    return cast(dict[str, Any], content)

@@ -1,0 +1,86 @@
+"""What a person sees of a sweep: a live line per run in a terminal, plain lines when piped."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lit_avg.studies.execution import LOG, log_lines
+from lit_avg.studies.plan import PlannedRun
+
+_LINES_OF_A_FAILURE = 15
+
+
+class Progress:
+    """Tells what a sweep does; implements `lit_avg.studies.sweep.Watcher`.
+
+    Args:
+        console: where to.
+        total: runs of the study.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console = console
+        self.total = total
+        self._done = 0
+        self._running: dict[PlannedRun, float] = {}
+        self._live = Live(get_renderable=self._lines, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._live.stop()
+
+    def kept(self, runs: Sequence[PlannedRun]) -> None:
+        """See `Watcher`."""
+        self._done = len(runs)
+        if runs:
+            self._say(f"{len(runs)} of {self.total} runs were done before")
+
+    def replaced(self, run: PlannedRun, where: Path) -> None:
+        """See `Watcher`."""
+        self._say(f"{run.label}: its config has changed, what was there is now in {where}")
+
+    def started(self, run: PlannedRun, goes_on: bool) -> None:
+        """See `Watcher`."""
+        self._running[run] = time.monotonic()
+        if goes_on:
+            self._say(f"{run.label}: goes on from where it was interrupted")
+        elif not self.console.is_terminal:
+            self._say(f"{run.label}: started")
+
+    def ended(self, run: PlannedRun, well: bool, seconds: float) -> None:
+        """See `Watcher`."""
+        del self._running[run]
+        if well:
+            self._done += 1
+            self._say(f"{run.label}: done in {_clock(seconds)} ({self._done} of {self.total})")
+            return
+        self._say(f"{run.label}: failed after {_clock(seconds)}; the end of {run.directory / LOG}:")
+        for line in log_lines(run, _LINES_OF_A_FAILURE):
+            self._say(f"    {line}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _lines(self) -> Table:
+        """One line per run at work: which, since when, and the last thing it wrote."""
+        table = Table.grid(padding=(0, 2))
+        for run, begun in self._running.items():
+            said = log_lines(run, 1) or ["starting"]
+            newest = Text(said[0], no_wrap=True, overflow="ellipsis")
+            table.add_row(run.label, _clock(time.monotonic() - begun), newest)
+        return table
+
+
+def _clock(seconds: float) -> str:
+    """75 to 1:15."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,182 @@
+"""fit, validate, test and predict: LightningCLI, with one run in one directory and no way to mistake one for another.
+
+What differs from LightningCLI: `experiments/base.yaml` is read first; `${…}` sees overlays and the command line; a
+checkpoint never changes the config, it has to agree with it; mistakes are told in a line or two.
+"""
+
+import logging
+import signal
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, cast
+
+import torch
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerStatus
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, is_plain
+from lit_avg.errors import UserError
+from lit_avg.training_parser import TrainingParser, chain_of
+
+BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
+"""Read before every --config."""
+
+Resume = Literal["none", "auto"]
+
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+class TrainingCLI(LightningCLI):
+    """Parses, builds and runs one verb.
+
+    Args:
+        argv: the verb and its options.
+        save_config: the callback that keeps the config beside the results, if it is to be kept.
+    """
+
+    def __init__(self, argv: list[str], save_config: type[SaveConfigCallback] | None = None) -> None:
+        interpolating = {"parser_mode": "omegaconf+"}
+        each_verb = {verb: {"default_config_files": [str(BASE_CONFIG)], **interpolating} for verb in self.subcommands()}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=save_config,
+            seed_everything_default=0,
+            parser_kwargs={"prog": "lit-avg", **interpolating, **each_verb},
+            parser_class=TrainingParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=argv,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our own two options."""
+        parser.add_argument("--run_root", type=str, default="runs", help="Folder of the runs, for ${run_root} in YAML.")
+        parser.add_argument(
+            "--resume",
+            type=Resume | None,
+            default=None,
+            help="auto: go on from the run's own newest checkpoint. A fit does so only if told to, and if there is "
+            "one; the other verbs always do, unless told `none`: then they judge the weights the run begins with.",
+        )
+        # one seed decides everything, the order of the data included
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse `args`, and not, as Lightning would, warn that the process has arguments as well.
+
+        Raises:
+            UserError: names the config files that were read.
+        """
+        argv = cast(list[str], args)
+        try:
+            self.config = parser.parse_args(argv)
+        except (UserError, OmegaConfBaseException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{reason} ({', '.join(_configs(argv)) or 'no --config given'})") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as it is: Lightning would overwrite it with the checkpoint's hyperparameters (#21455)."""
+
+    def instantiate_classes(self) -> None:
+        """Build everything; a mistake of the user's is told as such, however deep in the parser it was found.
+
+        Raises:
+            UserError: what a constructor had to say.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise next((cause for cause in chain_of(error) if isinstance(cause, UserError)), error) from error
+
+    def after_instantiate_classes(self) -> None:
+        """Choose the checkpoint to go on from, and refuse another run's."""
+        options = self.config_init[str(self.subcommand)]
+        checkpoint = options["ckpt_path"] or self._own_checkpoint()
+        if checkpoint is not None:
+            check_same_run(_hyperparameters(Path(checkpoint)), _plain(dict(self.model.hparams)))
+        options["ckpt_path"] = checkpoint
+        options["weights_only"] = True
+        options["verbose"] = False  # of hundreds of metrics a person wants the few that `PolicyTable` prints
+
+    def _own_checkpoint(self) -> str | None:
+        """The run's newest checkpoint where `--resume` asks for it."""
+        evaluates = self.subcommand != "fit"
+        resume = self._get(self.config, "resume") or ("auto" if evaluates else "none")
+        path = Path(self.trainer.default_root_dir) / LAST_CHECKPOINT
+        if resume == "none":
+            return None
+        if evaluates and not path.is_file():
+            raise UserError(
+                f"there is no checkpoint at {path}; fit first, name one with --ckpt_path, "
+                f"or {self.subcommand} the initial weights with --resume none"
+            )
+        return str(path) if path.is_file() else None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; Lightning turns Ctrl-C into `exit(1)` and goes deaf to the next, both are undone here."""
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as leaving:
+            if self.trainer.state.status == TrainerStatus.INTERRUPTED:
+                raise KeyboardInterrupt from leaving
+            raise
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+
+def main(argv: list[str]) -> int:
+    """Run `fit`, `validate`, `test` or `predict`, the first of `argv`."""
+    from callbacks import SaveConfig  # here alone the roof reaches over to what the YAML files name
+
+    hush()
+    TrainingCLI(argv, SaveConfig)
+    return 0
+
+
+def hush() -> None:
+    """Leave out what Lightning says on every run, so that what a person sees is what matters."""
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for said_every_time in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*in eval mode at the start of training.*",  # what is frozen
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=said_every_time)
+
+
+def _configs(argv: list[str]) -> list[str]:
+    """The config files that a command names."""
+    behind = [value for option, value in pairwise(argv) if option in ("-c", "--config")]
+    return behind + [option.partition("=")[2] for option in argv if option.startswith("--config=")]
+
+
+def _hyperparameters(path: Path) -> dict[str, Any]:
+    """Those of a checkpoint.
+
+    Raises:
+        UserError: the file is not there, not a checkpoint, or says nothing of them.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint at {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint; it is another kind of file, or cut short") from error
+    if "hyper_parameters" not in checkpoint:
+        raise UserError(f"{path} says nothing of its hyperparameters, so it cannot be told whose run it is")
+    return cast(dict[str, Any], checkpoint["hyper_parameters"])
+
+
+def _plain(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of them."""
+    return {name: value for name, value in hyperparameters.items() if is_plain(value)}

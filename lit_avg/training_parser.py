@@ -1,0 +1,53 @@
+"""LightningCLI's parser, with messages of a line or two instead of a page of usage and every type a value may have."""
+
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_avg.errors import UserError
+
+NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"
+)
+"""Beginnings of jsonargparse's lines that say nothing of the mistake."""
+
+
+class TrainingParser(LightningArgumentParser):
+    """Raises what argparse would print before it exits."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message, cut to what it says of the mistake.
+
+        Raises:
+            UserError: always.
+        """
+        for error in chain_of(ex):
+            if "Config file loop detected" in str(error) and error.__context__ is not None:
+                # jsonargparse reads a nested file that it refused a second time, and complains about that instead
+                message = message.replace(str(error), str(error.__context__))
+        raise UserError(in_short(message)) from ex
+
+
+def in_short(message: str) -> str:
+    """The keys on the way to a mistake and the mistake itself: `model.alpha: Expected a <class 'float'>. Got …`."""
+    keys, reasons = list[str](), list[str]()
+    for line in message.splitlines():
+        reason = line.strip().removeprefix("- ")
+        while key := re.match(r'Parser key "([^"]*)":\s*', reason):
+            keys.append(key[1])
+            reason = reason[key.end() :]
+        if reason and not NOISE.match(reason):
+            reasons.append(reason)
+    where, what = ".".join(keys), " ".join(dict.fromkeys(reasons))
+    if missing := re.search(r"No module named .*Got value: (\S+\.ya?ml)$", what):  # it took the file for a class
+        what = f"there is no file {missing[1]} beside the config that names it"
+    return f"{where}: {what}" if where else what
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from …"""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,74 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.results_writer import outcomes_csv
+from lit_avg.cli import main
+from lit_avg.granularity import Granularities
+from lit_avg.outcomes import Outcomes
+from tests.tiny_run import write_stage
+
+
+def test_one_result_says_what_ran_and_what_came_out(tested_run: Path) -> None:
+    result = json.loads((tested_run / "result.json").read_text())
+    assert (result["run"], result["stage"], result["seed"], result["steps"]) == ("RGLF", "RGLF", 0, 4)
+    assert result["config"]["model"]["init_args"]["alpha"] == 0.1
+    assert result["data"] == "0123456789abcdef"
+    own = hashlib.sha256((tested_run / "checkpoints" / "last.ckpt").read_bytes()).hexdigest()
+    assert result["checkpoint"] == {"own": own, "parent": None}
+    assert set(result["seconds"]) == {"fit", "test"}
+    assert {"val/loss", "val/accuracy@16", "router/accuracy", "oracle/selected/16"} <= set(result["metrics"])
+    assert not any("second" in name or name.startswith("test/") for name in result["metrics"])
+
+
+def test_two_runs_with_one_seed_have_the_same_metrics(tested_run: Path, tmp_path: Path) -> None:
+    stage4 = write_stage(tmp_path, "RGLF")
+    assert main(["fit", "--config", stage4, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]) == 0
+    assert main(["test", "--config", stage4]) == 0
+    results = [folder / "result.json" for folder in (tested_run, tmp_path / "runs" / "RGLF")]
+    first, second = (json.loads(path.read_text())["metrics"] for path in results)
+    assert first == second
+
+
+def test_a_fit_begins_a_new_result(tmp_path: Path) -> None:
+    stage4, result = write_stage(tmp_path, "RGLF"), tmp_path / "runs" / "RGLF" / "result.json"
+    assert main(["fit", "--config", stage4]) == 0
+    assert main(["test", "--config", stage4]) == 0
+    assert "router/accuracy" in json.loads(result.read_text())["metrics"]
+    assert main(["fit", "--config", stage4]) == 0
+    assert "router/accuracy" not in json.loads(result.read_text())["metrics"]
+
+
+def test_a_run_for_debugging_leaves_no_result(tmp_path: Path) -> None:
+    assert main(["fit", "--config", write_stage(tmp_path, "RGLF"), "--trainer.fast_dev_run", "true"]) == 0
+    assert not (tmp_path / "runs" / "RGLF" / "result.json").exists()
+    assert not (tmp_path / "runs" / "RGLF" / "checkpoints").exists()
+
+
+def test_every_question_has_a_row_with_what_happened_at_each_level() -> None:
+    outcomes = Outcomes(
+        keys=["7/0", "7/1"],
+        kinds=["number", "colour"],
+        correct=torch.tensor([[False, True], [True, True]]),
+        feedback=torch.tensor([[-2.5, -0.5], [-0.25, -0.125]]),
+        scores=None,
+        visual_tokens=torch.tensor([[5, 14], [5, 14]]),
+        text_tokens=torch.tensor([9, 8]),
+        tiles=torch.tensor([3, 3]),
+    )
+    rows = list(csv.reader(outcomes_csv(outcomes, Granularities((2, 4))).splitlines()))
+    assert ",".join(rows[0]) == (
+        "key,kind,tiles,text_tokens,correct@2,correct@4,feedback@2,feedback@4,visual_tokens@2,visual_tokens@4"
+    )
+    assert rows[1] == ["7/0", "number", "3", "9", "0", "1", "-2.5", "-0.5", "5", "14"]
+    assert rows[2] == ["7/1", "colour", "3", "8", "1", "1", "-0.25", "-0.125", "5", "14"]
+
+
+@pytest.mark.parametrize("file", ["result.json", "outcomes.csv", "selection.csv"])
+def test_nothing_half_written_stays_behind(tested_run: Path, file: str) -> None:
+    assert (tested_run / file).is_file()
+    assert not (tested_run / f"{file}.partial").exists()

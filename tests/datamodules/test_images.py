@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import LlavaNextImageProcessorPil
+
+from datamodules.images import Tiling
+from lit_avg.errors import UserError
+
+PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+SIDES = st.integers(4, 300)  # transformers takes a side of 1 or 3 pixels for the colour channels
+
+
+def random_picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIDES, SIDES)
+def test_tiles_equal_those_of_transformers_bit_for_bit(width: int, height: int) -> None:
+    picture = random_picture(width, height)
+    processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=PINPOINTS
+    )
+    theirs = processor(picture, return_tensors="np")
+    ours = Tiling(56, PINPOINTS)(picture)
+    assert np.array_equal(ours.pixel_values, theirs["pixel_values"][0])
+    assert ours.pixel_values.dtype == np.float32
+    assert ours.image_size == tuple(theirs["image_sizes"][0])
+
+
+def test_a_wide_picture_gets_a_row_of_tiles_and_a_global_view() -> None:
+    tiled = Tiling(56, PINPOINTS)(random_picture(112, 56))
+    assert (tiled.tile_grid, tiled.image_size) == ((1, 2), (56, 112))
+    assert tiled.pixel_values.shape == (3, 3, 56, 56)  # 1 + 1 x 2 views
+
+
+def test_a_single_view_is_the_global_view_alone() -> None:
+    picture = random_picture(80, 40)
+    single, tiled = Tiling(56, None)(picture), Tiling(56, PINPOINTS)(picture)
+    assert single.tile_grid == (0, 0)
+    assert np.array_equal(single.pixel_values, tiled.pixel_values[:1])
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (2, 3), (1, 1)])
+def test_thin_pictures_are_tiled_too(size: tuple[int, int]) -> None:
+    tiled = Tiling(56, PINPOINTS)(random_picture(*size))
+    assert len(tiled.pixel_values) == 1 + tiled.tile_grid[0] * tiled.tile_grid[1]
+    assert np.isfinite(tiled.pixel_values).all()
+
+
+def test_a_plane_that_is_not_made_of_tiles_is_refused() -> None:
+    with pytest.raises(UserError, match=r"\[56, 100\] is not made of whole tiles of 56 pixels"):
+        Tiling(56, [[56, 100]])

@@ -1,0 +1,85 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.pictures import MAX_PIXELS, decode_picture, picture_format
+from lit_avg.errors import UserError
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def colour_of(data: bytes) -> tuple[int, ...]:
+    pixel = decode_picture(data, "it").getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "seen"),
+    [
+        ("L", 90, (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+        ("I;16", 90 * 256, (90, 90, 90)),  # not clipped to white
+        ("LA", (90, 255), (90, 90, 90)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),  # transparency lies on white
+        ("RGBA", (100, 0, 0, 51), (224, 204, 204)),  # a fifth of (100, 0, 0) and four of white
+    ],
+)
+def test_every_mode_becomes_rgb(mode: str, value: int | tuple[int, ...], seen: tuple[int, int, int]) -> None:
+    assert colour_of(encoded(Image.new(mode, (4, 3), value))) == seen
+
+
+def test_a_palette_with_a_transparent_entry_lies_on_white() -> None:
+    picture = Image.new("P", (4, 3), 1)
+    picture.putpalette([0, 0, 0, 9, 9, 9])
+    assert colour_of(encoded(picture)) == (9, 9, 9)
+    assert colour_of(encoded(picture, transparency=1)) == (255, 255, 255)
+
+
+def test_cmyk_is_not_inverted() -> None:
+    red, green, blue = colour_of(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to see it upright
+    assert decode_picture(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif), "it").size == (4, 8)
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    assert colour_of(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
+
+
+def test_content_decides_what_a_picture_is() -> None:
+    picture = Image.new("RGB", (4, 4))
+    assert [picture_format(encoded(picture, form)) for form in ("PNG", "JPEG", "TIFF")] == ["png", "jpg", "tif"]
+
+
+@pytest.mark.parametrize("cut", [0, 10, 60])
+def test_broken_files_are_refused_by_name(cut: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    data = encoded(Image.fromarray(noise))
+    with pytest.raises(UserError, match="the photo: "):
+        decode_picture(data[: len(data) * cut // 100], "the photo")
+
+
+def test_a_web_page_is_no_picture() -> None:
+    with pytest.raises(UserError, match=r"a\.jpg: not a picture of a known format"):
+        decode_picture(b"<html>404</html>", "a.jpg")
+
+
+@pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 20_000])
+def test_a_picture_of_too_many_pixels_is_refused_without_being_unpacked(side: int) -> None:
+    with warnings.catch_warnings(action="error"), pytest.raises(UserError, match="pixels"):
+        decode_picture(encoded(Image.new("1", (side, side))), "a bomb")

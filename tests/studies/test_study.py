@@ -1,0 +1,121 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_avg.errors import UserError
+from lit_avg.studies.plan import plan
+from lit_avg.studies.study import load_study
+
+WriteStudy = Callable[..., Path]
+
+
+def test_runs_come_after_those_they_need_whatever_the_order_in_the_file(write_study: WriteStudy) -> None:
+    names = [run.name for run in plan(load_study(write_study(seeds=[3, 5])))]
+    assert names == ["first", "second", "third"] * 2
+
+
+def test_a_run_is_fitted_in_a_folder_of_its_own_and_tested_only_if_asked(write_study: WriteStudy) -> None:
+    study = load_study(write_study(seeds=[3]))
+    first, second, _ = plan(study)
+    assert first.directory == study.out / "seed-3" / "first"
+    assert second.parents == (first.directory,)
+    shared = ("--config", str(study.path.parent / "first.yaml"), "--run_root", str(study.out / "seed-3"))
+    shared += ("--trainer.default_root_dir", str(first.directory), "--seed_everything", "3")
+    assert first.commands == (("fit", *shared, "--resume", "auto"),)
+    assert [command[0] for command in second.commands] == ["fit", "test"]
+
+
+def test_every_mistake_in_a_study_is_told_at_once(write_study: WriteStudy) -> None:
+    path = write_study(
+        runs={
+            "first": {"configs": ["nowhere.yaml"], "confgs": []},
+            "second": {"configs": "second.yaml", "after": ["zeroth"], "test": 1},
+        },
+        rows={"router": {"run": "first", "policy": "router"}, "oracle": {"run": "fourth"}},
+        columns=[],
+        reference="best",
+        seeds=[0, "one"],
+        colour="red",
+    )
+    with pytest.raises(UserError) as raised:
+        load_study(path)
+    first, *mistakes = str(raised.value).splitlines()
+    assert str(path) in first
+    expected = [
+        "runs.first: there is no config file",
+        "runs.first.confgs: is not a key",
+        "runs.second.configs: must be a list of config files",
+        "runs.second.after: there is no run 'zeroth'",
+        "runs.second.test: must be true or false",
+        "rows.router.run: first is never tested",
+        "rows.oracle.run: there is no run 'fourth'",
+        "rows.oracle.policy: is missing",
+        "columns: must be a list",
+        "reference: there is no row 'best'",
+        "seeds: must be a list of whole numbers",
+        "colour: is not a key",
+    ]
+    for beginning in expected:
+        assert [mistake for mistake in mistakes if mistake.strip().startswith(beginning)], beginning
+    assert len(mistakes) == len(expected)
+
+
+def test_runs_that_wait_for_each_other_are_refused(write_study: WriteStudy) -> None:
+    circle = {name: {"configs": ["first.yaml"], "after": [other]} for name, other in (("a", "b"), ("b", "a"))}
+    with pytest.raises(UserError, match=r"each waits for the other: (a -> b -> a|b -> a -> b)"):
+        load_study(write_study(runs=circle))
+
+
+def test_a_study_may_add_runs_and_rows_to_another(write_study: WriteStudy, tmp_path: Path) -> None:
+    base = load_study(write_study())
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "gumbel.yaml").write_text("model: gumbel\n")
+    path = tmp_path / "more" / "seeds.yaml"
+    more = {
+        "extends": "../study.yaml",
+        "seeds": [0, 1],
+        "runs": {"gumbel": {"configs": ["gumbel.yaml"], "after": ["first"], "test": True}},
+        "rows": {"gumbel": {"run": "gumbel", "policy": "router"}},
+    }
+    path.write_text(yaml.safe_dump(more))
+    study = load_study(path)
+    assert list(study.runs) == ["first", "second", "third", "gumbel"]
+    assert [row.name for row in study.rows] == ["router", "fixed 64", "gumbel"]
+    assert study.runs["first"].configs == base.runs["first"].configs
+    assert (study.seeds, study.columns) == ((0, 1), base.columns)
+
+
+def identities(path: Path) -> dict[str, str]:
+    return {run.name: run.identity for run in plan(load_study(path))}
+
+
+def test_a_change_of_config_changes_the_identity_of_the_run_and_of_those_after_it(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    before = identities(write_study())
+    (tmp_path / "second.yaml").write_text("model: another\n")
+    after_second = identities(write_study(reference="router"))
+    assert {name for name in before if before[name] != after_second[name]} == {"second"}
+    (tmp_path / "first.yaml").write_text("model: another\n")
+    after_first = identities(write_study())
+    assert {name for name in before if after_second[name] != after_first[name]} == {"first", "second", "third"}
+
+
+def test_comments_do_not_count_for_identity_but_files_named_in_a_config_do(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    (tmp_path / "nested.yaml").write_text("width: 64\n")
+    (tmp_path / "third.yaml").write_text("model: nested.yaml\n")
+    before = identities(write_study())
+    (tmp_path / "first.yaml").write_text("# a remark\nmodel:   first\n")
+    assert identities(write_study()) == before
+    (tmp_path / "nested.yaml").write_text("width: 32\n")
+    assert {name for name, identity in identities(write_study()).items() if identity != before[name]} == {"third"}
+
+
+def test_seed_and_threads_decide_results_too(write_study: WriteStudy) -> None:
+    one = identities(write_study())
+    assert not set(one.values()) & set(identities(write_study(seeds=[1])).values())
+    assert not set(one.values()) & set(identities(write_study(threads=2)).values())

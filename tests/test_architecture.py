@@ -1,0 +1,150 @@
+"""The house as it is drawn: imports point down, and everything has a size that can be read."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("lit_avg", "datamodules", "callbacks")
+
+SHARED_WORDS = {"lit_avg.batch", "lit_avg.granularity", "lit_avg.errors", "lit_avg.stand_in_batch"}
+"""What a datamodule may know of `lit_avg`."""
+
+ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
+"""The modules that may reach over to other packages, inside a function."""
+
+KNOWS_TRANSFORMERS = {
+    "lit_avg.backbone",
+    "lit_avg.optim",
+    "lit_avg.stages.stand_ins",
+    "datamodules.base",
+    "datamodules.conversation",
+    "datamodules.jersey.make_tokenizer",
+    "datamodules.jersey.spelling",
+    "datamodules.jersey.symbols",
+}
+"""The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
+
+WITHOUT_TORCH = ("lit_avg.granularity", "lit_avg.errors", "lit_avg.cli")
+WITHOUT_LIGHTNING = ("model", "backbone", "scaler", "router", "instruction_filter", "anyres", "losses", "policies")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file and what it imports: `above` when it is loaded, `within` only when a function is called."""
+
+    name: str
+    path: Path
+    above: frozenset[str]
+    within: frozenset[str]
+
+    @property
+    def imports(self) -> frozenset[str]:
+        return self.above | self.within
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names; `from a.b import c` gives `a.b.c` as well, since c may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def read(path: Path) -> Module:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    within = frozenset(found for function in functions for found in imported(function))
+    return Module(name, path, frozenset(imported(tree)) - within, within)
+
+
+MODULES = [read(path) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+NAMES = {module.name for module in MODULES}
+SOURCES = sorted(path for top in (*PACKAGES, "tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))
+YAMLS = sorted((ROOT / "experiments").rglob("*.yaml"))
+
+
+def of(package: str) -> list[Module]:
+    return [module for module in MODULES if module.name.split(".")[0] == package]
+
+
+def touches(module: Module, package: str) -> bool:
+    return any(found.split(".")[0] == package for found in module.imports)
+
+
+def relative(path: object) -> str | None:
+    return str(path.relative_to(ROOT)) if isinstance(path, Path) else None
+
+
+def test_lit_avg_knows_neither_datamodules_nor_callbacks_but_for_the_roof_when_called() -> None:
+    others = ("datamodules", "callbacks")
+    assert [m.name for m in of("lit_avg") if m.name not in ROOF and any(touches(m, other) for other in others)] == []
+    assert [m.name for m in of("lit_avg") if any(found.split(".")[0] in others for found in m.above)] == []
+
+
+def test_datamodules_know_the_shared_words_of_lit_avg_alone() -> None:
+    for module in of("datamodules"):
+        known = {found for found in module.imports if found in NAMES and found.startswith("lit_avg.")}
+        assert known <= SHARED_WORDS, module.name
+        assert not touches(module, "callbacks"), module.name
+
+
+def test_callbacks_do_not_know_datamodules() -> None:
+    assert [module.name for module in of("callbacks") if touches(module, "datamodules")] == []
+
+
+def test_studies_know_no_training_code() -> None:
+    allowed = ("lit_avg.studies", "lit_avg.errors", "lit_avg.cli")
+    for module in MODULES:
+        if module.name.startswith("lit_avg.studies"):
+            known = {found for found in module.imports if found in NAMES and found.startswith("lit_avg.")}
+            assert {found for found in known if not found.startswith(allowed)} == set(), module.name
+
+
+def test_no_module_is_imported_by_what_it_imports() -> None:
+    graph = {module.name: (module.above & NAMES) - {module.name} for module in MODULES}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert set(order) == NAMES
+
+
+def test_few_modules_know_transformers() -> None:
+    assert {module.name for module in MODULES if touches(module, "transformers")} <= KNOWS_TRANSFORMERS
+
+
+def test_what_must_load_at_once_does_not_import_torch() -> None:
+    assert [module.name for module in MODULES if module.name in WITHOUT_TORCH and touches(module, "torch")] == []
+    assert set(WITHOUT_TORCH) <= NAMES
+
+
+def test_the_mathematics_does_not_know_lightning() -> None:
+    mathematics = {f"lit_avg.{name}" for name in WITHOUT_LIGHTNING}
+    assert [module.name for module in MODULES if module.name in mathematics and touches(module, "lightning")] == []
+    assert mathematics <= NAMES
+
+
+def test_tests_are_no_packages() -> None:
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_module_and_its_functions_have_a_readable_size(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    bodies = {node.name: (node.end_lineno or 0) - node.body[0].lineno + 1 for node in functions}
+    assert {name: lines for name, lines in bodies.items() if lines > 40} == {}
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=relative)
+def test_an_experiment_fits_on_a_page_and_an_ablation_says_only_what_differs(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= (8 if "ablations" in path.parts else 40)
+    assert lines[0].startswith("# "), "an experiment begins with what it is"

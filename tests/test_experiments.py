@@ -1,0 +1,126 @@
+"""Every YAML under experiments/ is run by the very command that stands at its head, for two steps on few pictures."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from lit_avg import cli
+from lit_avg.studies.plan import plan
+from lit_avg.studies.study import load_study
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+STAGES = sorted(path for path in EXPERIMENTS.glob("*/stage*.yaml"))
+ABLATIONS = sorted(EXPERIMENTS.glob("ablations/*/*.yaml"))
+STUDIES = sorted(EXPERIMENTS.glob("studies/*.yaml"))
+NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES})
+
+POLICIES = {"router", "random", "oracle", "coarsest within", *(f"fixed {tokens}" for tokens in (4, 8, 16, 32, 64))}
+
+BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}
+FEW = {
+    "jersey/stage0-encoder": {"pictures_train": 8, "pictures_val": 4, "batch_size": 4},
+    "jersey/stage0-llm": {"scenes_train": 8, "scenes_val": 4, "batch_size": 4},
+    "real-smoke": {"batch_size": 4},
+    "jersey": {"pictures_train": 8, "pictures_val": 4, "pictures_test": 4, "batch_size": 4},
+}
+"""Settings of a folder's datamodule, or of one stage's own, that make it small."""
+
+Fit = Callable[[Path], Path]
+
+
+def relative(path: object) -> str | None:
+    return str(path.relative_to(ROOT)) if isinstance(path, Path) else None
+
+
+def documented_command(path: Path, verb: str) -> list[str]:
+    """The arguments behind `lit-avg` in the comment at the file's head."""
+    found = re.search(rf"^# lit-avg ({verb} .*?)(?:  +\(.*)?$", path.read_text(), re.MULTILINE)
+    assert found, f"{path} does not say by which command it is run"
+    return shlex.split(found[1])
+
+
+def short(command: list[str], run_root: Path) -> list[str]:
+    """The command with few steps on few pictures, in a folder of its own."""
+    stage = str(Path(command[command.index("--config") + 1]).relative_to("experiments").with_suffix(""))
+    few = FEW.get(stage, FEW.get(stage.split("/")[0], {}))
+    settings = BRIEFLY | {f"data.init_args.{name}": value for name, value in few.items()} | {"run_root": run_root}
+    return [*command, *(text for name, value in settings.items() for text in (f"--{name}", str(value)))]
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """Trains a stage, and before it those of its folder that come before; once each. Returns where."""
+    root, done = tmp_path_factory.mktemp("runs"), set[Path]()
+
+    def fit_once(path: Path) -> Path:
+        run_root = root / path.parent.name
+        for stage in STAGES[: STAGES.index(path) + 1]:
+            if stage.parent == path.parent and stage not in done:
+                assert cli.main(short(documented_command(stage, "fit"), run_root)) == 0, stage
+                done.add(stage)
+        return run_root
+
+    return fit_once
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards packed from a dozen made-up conversations on pictures of several shapes."""
+    folder = tmp_path_factory.mktemp("conversations")
+    records: list[dict[str, object]] = []
+    for number in range(12):
+        Image.new("RGB", (40 + 20 * number, 120), (20 * number, 0, 99)).save(folder / f"{number}.png")
+        turns = [("human", "<image>\nHow wide is it?"), ("gpt", f"{40 + 20 * number} pixels."), ("human", "And high?")]
+        rounds = [{"from": who, "value": text} for who, text in [*turns, ("gpt", "120.")]]
+        records.append({"id": str(number), "image": f"{number}.png", "conversations": rounds})
+    (folder / "records.json").write_text(json.dumps(records))
+    options = ["--annotations", str(folder / "records.json"), "--images", str(folder), "--out", str(folder / "shards")]
+    assert cli.main(["shard", *options]) == 0
+    return folder / "shards"
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> None:
+    """The documented commands are for someone who stands in the clone and has the data that they name."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LIT_AVG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("LIT_AVG_REAL_SMOKE", str(conversations))
+
+
+@pytest.mark.parametrize("path", STAGES, ids=relative)
+def test_a_stage_trains_by_the_command_at_its_head(path: Path, fit: Fit) -> None:
+    run = fit(path) / path.stem
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "result.json").is_file()
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=relative)
+def test_an_ablation_trains_by_the_command_at_its_head_in_a_folder_of_its_own(path: Path, fit: Fit) -> None:
+    command = documented_command(path, "fit")
+    assert command[-1] == relative(path)
+    run_root = fit(ROOT / command[2])
+    before = set(run_root.iterdir())
+    assert cli.main(short(command, run_root)) == 0
+    (run,) = set(run_root.iterdir()) - before
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=relative)
+def test_a_study_is_whole_and_its_rows_ask_for_policies_there_are(path: Path) -> None:
+    assert documented_command(path, "sweep")[1] == relative(path)
+    study = load_study(path)
+    assert len(plan(study)) == len(study.seeds) * len(study.runs)
+    assert {row.policy for row in study.rows} <= POLICIES
+
+
+@pytest.mark.parametrize("path", NAMED_BY_OTHERS, ids=relative)
+def test_every_other_yaml_is_part_of_one_that_is_run(path: Path) -> None:
+    siblings = [yaml.safe_load(stage.read_text()) for stage in STAGES if stage.parent == path.parent]
+    assert path == EXPERIMENTS / "base.yaml" or any(path.name in str(content) for content in siblings)

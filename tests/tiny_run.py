@@ -1,0 +1,132 @@
+"""Runs of a few steps on made-up batches, described in YAML as a real run is."""
+
+from pathlib import Path
+
+import lightning as L
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lit_avg.batch import Batch
+from lit_avg.errors import UserError
+from tests.tiny import TILE, VOCABULARY, make_batch
+
+PICTURES = [((1, 2), (32, 64)), ((2, 1), (60, 20))]
+
+MODEL = {
+    "class_path": "lit_avg.model.AvgLlava",
+    "init_args": {
+        "backbone": {
+            "class_path": "lit_avg.backbone.Backbone",
+            "init_args": {
+                "vision_encoder": {
+                    "model_type": "clip_vision_model",
+                    "hidden_size": 16,
+                    "intermediate_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "image_size": TILE,
+                    "patch_size": 8,
+                },
+                "llm": {
+                    "model_type": "llama",
+                    "hidden_size": 24,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                    "vocab_size": VOCABULARY,
+                },
+            },
+        },
+        "granularities": {"tokens": [1, 2, 4, 8, 16]},
+        "k": 4,
+        "router": {
+            "class_path": "lit_avg.router.GranularityRouter",
+            "init_args": {"instruction_tokens": 4, "heads": 2, "dropout": 0.0},
+        },
+    },
+}
+
+
+class TinyData(L.LightningDataModule):
+    """Four times the same four questions on two pictures; validation has a question without a picture, too."""
+
+    manifest_hash = "0123456789abcdef"
+    image_mean = image_std = (0.5, 0.5, 0.5)
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def decode(self, ids: Tensor) -> str:
+        return " ".join(f"w{token}" for token in ids.tolist())
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        questions = [([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1)]
+        return DataLoader([make_batch(questions, PICTURES, self.seed)] * 4, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        questions = [([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1), ([(3, 2)], -1)]
+        batch = make_batch(questions, PICTURES, self.seed + 100)
+        batch.kinds = ["colour", "number", "number", "colour", "chat"]
+        return DataLoader([batch], batch_size=None)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
+
+class BuggyData(TinyData):
+    """Fails as a bug does."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader([None + 1])  # pyright: ignore[reportOperatorIssue]
+
+
+class BadSample(Dataset[Batch]):
+    """A data set that cannot decode its only sample."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Batch:
+        raise UserError("sample 000000007 cannot be decoded; leave it out")
+
+
+class DataWithABadSample(TinyData):
+    """Fails in a data loader's worker."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(BadSample(), batch_size=None, num_workers=1)
+
+
+class InterruptedAfterValidation(L.Callback):
+    """Somebody presses Ctrl-C when a step's validation is over."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def write_yaml(path: Path, content: dict[str, object]) -> str:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(path)
+
+
+def write_stage(folder: Path, stage: str, **arguments: object) -> str:
+    """A config of three steps of a stage, with the model in a file of its own; gives the file's name."""
+    write_yaml(folder / "model.yaml", MODEL)
+    model = {"model": "model.yaml", "optimization": {"lr": 0.01}, **arguments}
+    content = {
+        "run_root": str(folder / "runs"),
+        "trainer": {"default_root_dir": f"${{run_root}}/{stage}", "max_steps": 3, "accelerator": "cpu"},
+        "model": {"class_path": f"lit_avg.stages.{stage}", "init_args": model},
+        "data": {"class_path": "tests.tiny_run.TinyData"},
+    }
+    return write_yaml(folder / f"{stage}.yaml", content)
