@@ -4,6 +4,7 @@ from callbacks.granularity_histogram import GranularityHistogram
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.picture_gallery import PictureGallery
 from callbacks.policy_table import PolicyTable
+from callbacks.predictions_writer import PredictionsWriter
 from callbacks.results_writer import ResultsWriter
 from callbacks.run_progress import RunProgress
 from callbacks.save_config import SaveConfig
@@ -15,6 +16,7 @@ __all__ = [
     "LastCheckpoint",
     "PictureGallery",
     "PolicyTable",
+    "PredictionsWriter",
     "ResultsWriter",
     "RunProgress",
     "SaveConfig",

@@ -2,29 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.watching import judged, tensorboard
+from callbacks.watching import Decodes, datamodule, judged, tensorboard
 from lit_avg.batch import PADDING, Batch
 from lit_avg.sequences import separate_questions
 from lit_avg.stages.base import Stage
 
 
 @runtime_checkable
-class Decodes(Protocol):
-    """A datamodule that turns token ids back into text, and knows how its pictures were normalised."""
+class ShowsPictures(Decodes, Protocol):
+    """A datamodule that knows, too, how its pictures were normalised."""
 
     image_mean: Sequence[float]
     image_std: Sequence[float]
-
-    def decode(self, ids: Tensor) -> str:
-        """Text of token ids (T,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,15 @@ class PictureGallery(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer its questions at every level and show them."""
         found, writer, batch = judged(trainer, pl_module), tensorboard(trainer), self._batch
-        data = cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  set in a connector
+        data = datamodule(trainer)
         self._batch = None
-        if found is None or writer is None or batch is None or not isinstance(data, Decodes) or trainer.world_size > 1:
+        if (
+            found is None
+            or writer is None
+            or batch is None
+            or not isinstance(data, ShowsPictures)
+            or trainer.world_size > 1
+        ):
             return
         answered = answer_everywhere(found[0], batch, data, self.max_new_tokens)
         images = batch.image_of_question.tolist()
@@ -125,7 +127,7 @@ def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens:
     ]
 
 
-def picture(batch: Batch, image: int, data: Decodes) -> Tensor:
+def picture(batch: Batch, image: int, data: ShowsPictures) -> Tensor:
     """One picture as its tiles show it, (height, width, 3) in [0, 1]: the plane of tiles, or the global view alone."""
     begin = sum(batch.tiles[:image])
     (rows, columns), side = batch.tile_grids[image], batch.pixel_values.shape[-1]

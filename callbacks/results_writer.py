@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
-from callbacks.watching import judged, run_folder, write_whole
+from callbacks.watching import datamodule, judged, run_folder, write_whole
 from lit_avg.checkpoints import LAST_CHECKPOINT
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
@@ -96,7 +96,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
     config = cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
     source = Path(__file__).parent
     parent = module.init_from if isinstance(module, Stage) else None
-    data = cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  set in a connector
+    data = datamodule(trainer)
     return {
         "run": folder.name,
         "stage": type(module).__name__,

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_avg.stages.base import Stage
@@ -91,7 +92,8 @@ class RunProgress(ProgressBar):
         metrics = trainer.callback_metrics
         found = [f"{name} {metrics[name]:.3f}" for name in ("val/loss", "val/accuracy") if name in metrics]
         if found and not trainer.sanity_checking:
-            self._print(" · ".join([_title(trainer, pl_module), f"step {trainer.global_step}", *found]))
+            when = f"step {trainer.global_step}" if trainer.state.fn == TrainerFn.FITTING else "validated"
+            self._print(" · ".join([_title(trainer, pl_module), when, *found]))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the line as it is."""

@@ -1,9 +1,11 @@
 """What several callbacks need: the outcomes of an evaluation, TensorBoard, and files that are whole or not there."""
 
 from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from lit_avg.outcomes import Outcomes
@@ -24,6 +26,20 @@ def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
     """TensorBoard's writer, if the run has one."""
     writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     return writers[0] if writers else None
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A datamodule that turns token ids back into text."""
+
+    def decode(self, ids: Tensor) -> str:
+        """Text of token ids (T,), without special tokens."""
+        ...
+
+
+def datamodule(trainer: L.Trainer) -> object:
+    """The run's datamodule, whatever it can do."""
+    return cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it elsewhere
 
 
 def run_folder(trainer: L.Trainer) -> Path:

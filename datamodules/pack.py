@@ -79,8 +79,12 @@ def pack(annotations: Path, images: Path, out: Path, shard_bytes: int = 2**28, v
 
 
 def pack_settings(annotations: Path, shard_bytes: int, val_share: float) -> dict[str, Any]:
-    """What a data set is made with, so that the same need not be made again."""
-    digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
+    """What a data set is made with, so that the same need not be made again.
+
+    Raises:
+        UserError: the annotations are not there.
+    """
+    digest = hashlib.sha256(_read_annotations(annotations)).hexdigest()
     return {"annotations": digest, "shard_bytes": shard_bytes, "val_share": val_share}
 
 
@@ -90,18 +94,23 @@ def read_records(annotations: Path) -> list[Any]:
     Raises:
         UserError: the file is not there, or not JSON.
     """
-    if not annotations.is_file():
-        raise UserError(f"there is no annotations file {annotations}; say with --annotations where it is")
-    text = annotations.read_text(encoding="utf-8-sig")
+    data = _read_annotations(annotations)
     try:
+        text = data.decode("utf-8-sig")
         if annotations.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         records = json.loads(text)
     except ValueError as error:
         raise UserError(f"{annotations} is not JSON: {error}; name it .jsonl if it has a record a line") from error
     if not isinstance(records, list):
         raise UserError(f"{annotations} is not a list of records but a {type(records).__name__}")
     return cast(list[Any], records)
+
+
+def _read_annotations(annotations: Path) -> bytes:
+    if not annotations.is_file():
+        raise UserError(f"there is no annotations file {annotations}; say with --annotations where it is")
+    return annotations.read_bytes()
 
 
 def check_record(record: Any, images: Path) -> Packable:

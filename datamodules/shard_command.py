@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from datamodules.pack import REJECTS, pack, pack_settings, read_records
+from datamodules.pack import REJECTS, pack, pack_settings
 from datamodules.shards import MANIFEST
 from lit_avg.errors import UserError
 
@@ -27,7 +27,6 @@ def main(argv: list[str]) -> int:
     shard_bytes = round(arguments.shard_size_mb * 2**20)
     if not 0 <= arguments.val_share < 1:
         raise UserError(f"--val-share is a share from 0 to below 1, but is {arguments.val_share}")
-    read_records(annotations)
     if _is_done(out, pack_settings(annotations, shard_bytes, arguments.val_share), arguments.overwrite):
         print(f"already done: {out} was packed from these annotations with these settings")
         return 0

@@ -177,6 +177,7 @@ class BatchStream:
             collate_fn=cast(Callable[[list[EncodedSample]], Any], self.collate),
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else the loader draws from the model's random numbers at each start
         )
         for batch in batches:
             self.yielded += 1

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -137,7 +138,10 @@ def main(argv: list[str]) -> int:
     from callbacks import SaveConfig  # here alone the roof reaches over to what the YAML files name
 
     hush()
-    TrainingCLI(argv, SaveConfig)
+    try:
+        TrainingCLI(argv, SaveConfig)
+    except MisconfigurationException as mistake:  # what Lightning has to say of the trainer's options
+        raise UserError(" ".join(str(mistake).split())) from mistake
     return 0
 
 

@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     four_steps = ["fit", "--config", stage3, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
     assert main([*four_steps, "--run_root", str(tmp_path / "whole")]) == 0
-    ctrl_c = {"class_path": "tests.tiny_run.InterruptedAfterValidation", "init_args": {"step": 2}}
+    ctrl_c = {"class_path": "tests.tiny_run.Interrupted", "init_args": {"step": 2}}
     interrupting = write_yaml(tmp_path / "interrupting.yaml", {"trainer": {"callbacks+": [ctrl_c]}})
     capsys.readouterr()
     assert main([*four_steps, "--config", interrupting]) == 130
@@ -139,6 +139,7 @@ def test_a_checkpoint_of_another_stage_or_with_other_hyperparameters_is_refused(
         (["--model.init_args.model.init_args.k", "9"], "k = 9 tokens, but the router was built for 4"),
         (["--model.init_args.init_from", "nowhere"], "there is no checkpoint at nowhere"),
         (["--run_root", "/proc/nowhere"], "/proc/nowhere"),
+        (["--trainer.max_steps", "-1"], "invalid value -1 for val_check_interval"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told_in_a_line_or_two(

@@ -103,13 +103,15 @@ class DataWithABadSample(TinyData):
         return DataLoader(BadSample(), batch_size=None, num_workers=1)
 
 
-class InterruptedAfterValidation(L.Callback):
-    """Somebody presses Ctrl-C when a step's validation is over."""
+class Interrupted(L.Callback):
+    """Somebody presses Ctrl-C after so many steps."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
         if trainer.global_step == self.step:
             raise KeyboardInterrupt
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.conversation import read_template
 from datamodules.jersey.drawing import COLOURS
 from datamodules.jersey.questions import HORIZONTAL, QUESTIONS, VERTICAL
 
 FOLDER = Path(__file__).parents[1] / "tokenizers" / "jersey"
-"""Where the shipped tokenizer lives; its chat template is kept there by hand."""
-
-CHAT_TEMPLATE = "chat_template.jinja"
+"""Where the shipped tokenizer lives."""
 
 
 def words() -> list[str]:
@@ -45,7 +44,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         additional_special_tokens=["<image>"],
-        chat_template=(FOLDER / CHAT_TEMPLATE).read_text(),
+        chat_template=read_template("vicuna"),
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )

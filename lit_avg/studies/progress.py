@@ -47,7 +47,7 @@ class Progress:
 
     def replaced(self, run: PlannedRun, where: Path) -> None:
         """See `Watcher`."""
-        self._say(f"{run.label}: its config has changed, what was there is now in {where}")
+        self._say(f"{run.label}: made anew, what was there no longer fits and is now in {where}")
 
     def started(self, run: PlannedRun, goes_on: bool) -> None:
         """See `Watcher`."""

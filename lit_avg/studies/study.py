@@ -77,11 +77,6 @@ class Study:
     reference: str | None = None
     threads: int = 1
 
-    @property
-    def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
-
 
 def load_study(path: str | Path) -> Study:
     """Read a study file and check all of it before anything is run.

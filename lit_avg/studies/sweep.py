@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lit_avg.studies import execution
 from lit_avg.studies.plan import PlannedRun
-from lit_avg.studies.records import Record, is_finished, read_record, write_record
+from lit_avg.studies.records import Record, is_finished, read_record, unfinished_commands, write_record
 
 REPLACED = "replaced"
 """Folder, inside a study's, of runs whose config has changed since."""
@@ -29,7 +29,7 @@ class Watcher(Protocol):
         ...
 
     def replaced(self, run: PlannedRun, where: Path) -> None:
-        """What lay in a run's folder was made differently, and is now elsewhere."""
+        """What lay in a run's folder was made differently or has lost its result, and is now elsewhere."""
         ...
 
     def started(self, run: PlannedRun, goes_on: bool) -> None:
@@ -86,7 +86,7 @@ class Sweep:
     def _claim(self, run: PlannedRun) -> bool:
         """Make a run's folder its own; True if the folder holds an interrupted attempt at this very run."""
         record = read_record(run.directory)
-        if record is not None and record.identity == run.identity:
+        if record is not None and record.identity == run.identity and unfinished_commands(run):
             return True
         if run.directory.exists():
             self.watcher.replaced(run, _move_aside(run, self.out / REPLACED))

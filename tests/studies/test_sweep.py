@@ -87,6 +87,14 @@ def test_a_changed_config_moves_the_old_run_aside_and_makes_it_anew(write_study:
     assert (tmp_path / "out" / "replaced" / "seed-0-third-1" / "result.json").is_file()
 
 
+def test_a_run_whose_result_is_lost_is_made_anew(write_study: WriteStudy, tmp_path: Path) -> None:
+    study = write_study()
+    assert sweep(study) == 0
+    (tmp_path / "out" / "seed-0" / "third" / "result.json").unlink()
+    assert sweep(study) == 0
+    assert calls(study)["third (seed 0)"] == ["fit"]
+
+
 def test_a_run_that_was_killed_between_fit_and_test_is_only_tested(write_study: WriteStudy) -> None:
     study = write_study()
     assert sweep(study) == 0
@@ -157,7 +165,7 @@ def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
         assert read_record(tmp_path) is None, text
 
 
-def await_(condition: Callable[[], bool], seconds: float = 60) -> None:
+def await_(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never happened"

@@ -1,0 +1,40 @@
+"""`PredictionsWriter`: the answers of `lit-avg predict`, a line of JSON each."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import lightning as L
+
+from callbacks.watching import Decodes, datamodule, run_folder
+from lit_avg.outcomes import Prediction
+
+
+class PredictionsWriter(L.Callback):
+    """Writes `predictions.jsonl`: key, kind, answer, granularity, visual tokens, and the router's probabilities.
+
+    Each process of a distributed run writes a file of its own, `predictions.1.jsonl` and so on.
+    """
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin with an empty file."""
+        rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+        self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
+        self._path.write_text("")
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add the batch's answers."""
+        data = datamodule(trainer)
+        assert isinstance(data, Decodes)
+        with self._path.open("a") as file:
+            for prediction in cast(Sequence[Prediction], outputs):
+                answer = data.decode(prediction.answer).strip()
+                file.write(json.dumps(vars(prediction) | {"answer": answer}, ensure_ascii=False) + "\n")

@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+from datamodules.samples import Turn, parse_sample
+from lit_avg.errors import UserError
+
+ROUND = [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "This."}]
+
+
+def record(**fields: object) -> bytes:
+    return json.dumps({"id": "it", "conversations": ROUND * 2, **fields}).encode()
+
+
+def test_a_system_turn_is_not_part_of_a_round() -> None:
+    system = {"from": "system", "value": "Be brief."}
+    sample = parse_sample("000000001", record(conversations=[system, *ROUND, *ROUND]), None)
+    assert sample.system == (Turn("system", "Be brief."),)
+    assert sample.rounds == [(Turn("human", "Which?"), Turn("gpt", "This."))] * 2
+
+
+def test_every_round_has_a_kind_or_none_has() -> None:
+    assert parse_sample("000000001", record(kinds=["a", "b"]), None).kinds == ("a", "b")
+    assert parse_sample("000000001", record(), None).kinds == ()
+    with pytest.raises(UserError, match="sample 000000001 is not a conversation: it has 1 kinds for 2 rounds"):
+        parse_sample("000000001", record(kinds=["a"]), None)
+
+
+@pytest.mark.parametrize("broken", [b"{", b"[]", b'{"conversations": null}', record(conversations=ROUND[:1])])
+def test_a_record_that_is_no_conversation_is_named(broken: bytes) -> None:
+    with pytest.raises(UserError, match="sample 000000001 is not a conversation"):
+        parse_sample("000000001", broken, None)
+
+
+def test_a_picture_that_the_text_does_not_mark_is_noticed() -> None:
+    with pytest.raises(UserError, match="no <image> in the first question"):
+        parse_sample("000000001", record(), b"picture")
