@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from callbacks.watching import datamodule, judged, run_folder, write_whole
-from lit_avg.checkpoints import LAST_CHECKPOINT
+from lit_avg.checkpoints import checkpoint_path
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
@@ -128,7 +128,7 @@ def _sha256(source: str | None) -> str | None:
     """Of a checkpoint file, or of the newest one in a run's directory; None where there is no such file."""
     if source is None:
         return None
-    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() else Path(source)
+    path = checkpoint_path(source)
     if not path.is_file():
         return None
     with path.open("rb") as file:

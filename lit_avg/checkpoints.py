@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -35,8 +36,12 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
     Raises:
         UserError: nothing is there, it is another stage's, or its weights do not fit.
     """
-    path = checkpoint_file(source)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    path = checkpoint_path(source)
+    if not path.is_file():
+        raise UserError(
+            f"init_from: there is no checkpoint at {path}; run the stage before this one, or name its folder"
+        )
+    checkpoint = read_checkpoint(path)
     stage = checkpoint.get(STAGE_KEY, "another program")
     if stage not in allowed_stages:
         raise UserError(
@@ -50,18 +55,21 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
     _load(model.backbone, weights, source)
 
 
-def checkpoint_file(source: str) -> Path:
-    """The checkpoint that a run directory or a file name means.
+def checkpoint_path(source: str) -> Path:
+    """The checkpoint that a run directory or a file name means, be it there or not."""
+    return Path(source) / LAST_CHECKPOINT if Path(source).is_dir() else Path(source)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU, without running any code in it.
 
     Raises:
-        UserError: there is none.
+        UserError: the file is not a checkpoint.
     """
-    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() else Path(source)
-    if not path.is_file():
-        raise UserError(
-            f"init_from: there is no checkpoint at {path}; run the stage before this one, or name its folder"
-        )
-    return path
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint; it is another kind of file, or cut short") from error
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -86,6 +94,11 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
         raise UserError(
             f"this checkpoint was made with other hyperparameters ({changes}); change them back or start anew"
         )
+
+
+def plain(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that a checkpoint keeps: those that can be read back without running code."""
+    return {name: value for name, value in hyperparameters.items() if is_plain(value)}
 
 
 def is_plain(value: object) -> bool:

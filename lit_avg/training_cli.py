@@ -9,10 +9,8 @@ import signal
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, cast
 
-import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -20,7 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, is_plain
+from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, plain, read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.training_parser import TrainingParser, chain_of
 
@@ -101,7 +99,7 @@ class TrainingCLI(LightningCLI):
         options = self.config_init[str(self.subcommand)]
         checkpoint = options["ckpt_path"] or self._own_checkpoint()
         if checkpoint is not None:
-            check_same_run(_hyperparameters(Path(checkpoint)), _plain(dict(self.model.hparams)))
+            check_same_run(_hyperparameters(Path(checkpoint)), plain(dict(self.model.hparams)))
         options["ckpt_path"] = checkpoint
         options["weights_only"] = True
         options["verbose"] = False  # of hundreds of metrics a person wants the few that `PolicyTable` prints
@@ -172,15 +170,7 @@ def _hyperparameters(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint; it is another kind of file, or cut short") from error
+    checkpoint = read_checkpoint(path)
     if "hyper_parameters" not in checkpoint:
         raise UserError(f"{path} says nothing of its hyperparameters, so it cannot be told whose run it is")
     return cast(dict[str, Any], checkpoint["hyper_parameters"])
-
-
-def _plain(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps of them."""
-    return {name: value for name, value in hyperparameters.items() if is_plain(value)}

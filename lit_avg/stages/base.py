@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lit_avg.batch import Batch
-from lit_avg.checkpoints import STAGE_KEY, initialise_from, is_plain
+from lit_avg.batch import PREFIX, Batch
+from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
 from lit_avg.feedback import lmm_feedback, require_answers
 from lit_avg.granularity import Granularities
@@ -136,7 +136,7 @@ class Stage(L.LightningModule):
         scores = self.model.route(batch, levels).float().log_softmax(dim=1).cpu() if "router" in self.trains else None
         tiles = torch.tensor([*batch.tiles, 0])[batch.image_of_question.cpu()]
         own_text = batch.question[batch.question >= 0].bincount(minlength=len(batch.keys))
-        prefix = (batch.question == -1).sum(dim=1)[batch.row_of_question] - (batch.image_of_question >= 0).long()
+        prefix = (batch.question == PREFIX).sum(dim=1)[batch.row_of_question] - (batch.image_of_question >= 0).long()
         return Outcomes(
             keys=batch.keys,
             kinds=batch.kinds,
@@ -200,8 +200,7 @@ class Stage(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the stage, and keep of the hyperparameters what can be read back without running code."""
         checkpoint[STAGE_KEY] = type(self).__name__
-        hyperparameters: dict[str, Any] = checkpoint.get("hyper_parameters", {})
-        checkpoint["hyper_parameters"] = {name: value for name, value in hyperparameters.items() if is_plain(value)}
+        checkpoint["hyper_parameters"] = plain(checkpoint.get("hyper_parameters", {}))
 
     def own_policy(self, outcomes: Outcomes) -> tuple[str, Policy]:
         """How the stage itself chooses, and the policy's name: by the router if it has one, else the finest level."""

@@ -170,3 +170,6 @@ def test_a_stage_starts_from_the_backbone_of_the_one_before(pictured: Batch, tmp
         RGLF(tiny_model, RATES, init_from=str(tmp_path)).configure_model()
     with pytest.raises(UserError, match=r"there is no checkpoint at .*nowhere"):
         RGLF(tiny_model, RATES, init_from=str(tmp_path / "nowhere")).configure_model()
+    (tmp_path / "notes.txt").write_text("not weights")
+    with pytest.raises(UserError, match=r"notes.txt cannot be read as a checkpoint"):
+        RGLF(tiny_model, RATES, init_from=str(tmp_path / "notes.txt")).configure_model()
