@@ -6,7 +6,11 @@ It takes fit's options. The model is built on torch's meta device, without memor
 parameters is described in seconds.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from lightning.pytorch import Trainer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +28,10 @@ PLANE = (2, 2)
 class DescribingCLI(TrainingCLI):
     """Parses and builds as fit does, and leaves it at that."""
 
+    def instantiate_trainer(self, **_: Any) -> Trainer:
+        """A trainer that needs neither the devices nor the strategy that the run will need."""
+        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+
     def after_instantiate_classes(self) -> None:
         """Look for no checkpoint: what a run trains does not depend on how far it is."""
 
@@ -38,13 +46,17 @@ def main(argv: list[str]) -> int:
         UserError: the config is wrong, or runs something else than a stage with an `AvgLlava`.
     """
     hush()
-    stage = DescribingCLI(["fit", *argv]).model
+    cli = DescribingCLI(["fit", *argv])
+    stage = cli.model
     if not isinstance(stage, Stage):
         raise UserError(f"{type(stage).__name__} trains no AvgLlava; describe knows the stages of lit_avg.stages")
     with torch.device("meta"):
         stage.model = stage.make_model()
     stage.freeze_the_rest()
-    describe(stage, Console())
+    console = Console()
+    describe(stage, console)
+    fit = cli.config["fit"]
+    _say(console, step_size(fit["trainer"], fit["data"]["init_args"].get("batch_size")))
     return 0
 
 
@@ -53,32 +65,30 @@ def describe(stage: Stage, console: Console) -> None:
     settings = stage.optimization
     trained = ", ".join(part.replace("_", " ") for part in stage.trained_parts)
     console.print(f"[bold]{type(stage).__name__}[/bold] trains: {trained}")
-    console.print(f"loss: {stage.objective}", highlight=False, soft_wrap=True)
-    console.print(
-        f"starts from: {stage.init_from or 'the weights the backbone is built with'}", highlight=False, soft_wrap=True
-    )
-    console.print(
+    _say(console, f"loss: {stage.objective}")
+    _say(console, f"starts from: {stage.init_from or 'the weights the backbone is built with'}")
+    _say(
+        console,
         f"AdamW, betas {settings.betas}, weight decay {settings.weight_decay}; "
         f"warm-up over {settings.warmup_ratio:.0%} of the steps, then cosine to {settings.final_lr_ratio:.0%}",
-        highlight=False,
-        soft_wrap=True,
     )
     console.print(parts_table(stage))
     console.print(granularities_table(stage.granularities))
 
 
 def parts_table(stage: Stage) -> Table:
-    """Parameters and learning rate of each part of the model."""
+    """Parameters and learning rate of each part; shares are of LLaVA-NeXT, to which the router comes on top."""
     rates = {group.name: group.lr for group in stage.parameter_groups()}
     counts = {part: sum(p.numel() for p in stage.parameters_of(part)) for part in PARTS}
     total = sum(counts.values())
-    table = _table("part", "parameters", "share", "lr")
+    llava_next = total - counts["router"]
+    table = _table("part", "parameters", "of LLaVA-NeXT", "lr")
     for part, count in counts.items():
         rate = f"{rates[part]:.1e}" if part in rates else "frozen"
-        table.add_row(part.replace("_", " "), f"{count:,}", f"{count / total:.2%}", rate)
+        table.add_row(part.replace("_", " "), f"{count:,}", f"{count / llava_next:.2%}", rate)
     trained = sum(counts[part] for part in stage.trained_parts)
     table.add_section()
-    table.add_row("all", f"{total:,}", "100.00%", f"{trained:,} trained")
+    table.add_row("all", f"{total:,}", f"{total / llava_next:.2%}", f"{trained:,} trained")
     return table
 
 
@@ -90,6 +100,22 @@ def granularities_table(granularities: Granularities) -> Table:
         in_all = count_visual_tokens(PLANE, PLANE, grid, granularities.grids[-1])
         table.add_row(str(tokens), f"{grid[0]}x{grid[1]}", f"{in_all:,}")
     return table
+
+
+def step_size(trainer: Mapping[str, Any], batch_size: int | None) -> str:
+    """How many samples a step of the optimiser sees, and on what it is computed."""
+    nodes, devices, accumulated = trainer["num_nodes"], trainer["devices"], trainer["accumulate_grad_batches"]
+    how = f"precision {trainer['precision'] or '32-true'}, strategy {trainer['strategy']}"
+    if batch_size is None or not str(devices).isdigit():
+        return f"a step sees {batch_size or 'a batch of'} samples per device, {accumulated} times accumulated; {how}"
+    samples = batch_size * nodes * int(devices) * accumulated
+    factors = f"{batch_size} per device x {nodes * int(devices)} devices x {accumulated} accumulated"
+    return f"a step sees {samples} samples ({factors}); {how}"
+
+
+def _say(console: Console, line: str) -> None:
+    """One line, unbroken and in one colour."""
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -18,10 +18,12 @@ def test_parts_rates_loss_and_granularities_are_told(tmp_path: Path, capsys: pyt
     assert "MultiGranularityTuning trains: vision encoder, llm" in lines
     assert "loss: cross-entropy of the answer tokens, averaged over all granularities" in lines
     # connector: Linear(16, 24), Linear(24, 24) with biases and the newline token, 408 + 600 + 24
-    assert "connector 1,032 3.77% frozen" in lines
-    assert "vision encoder 7,872 28.73% 1.0e-03" in lines
-    assert "llm 14,040 51.24% 1.0e-02" in lines
-    assert "all 27,400 100.00% 21,912 trained" in lines
+    # shares are of 7,872 + 1,032 + 14,040 = 22,944 parameters
+    assert "connector 1,032 4.50% frozen" in lines
+    assert "vision encoder 7,872 34.31% 1.0e-03" in lines
+    assert "llm 14,040 61.19% 1.0e-02" in lines
+    assert "router 4,456 19.42% frozen" in lines
+    assert "all 27,400 119.42% 21,912 trained" in lines
     assert "4 2x2 24" in lines  # the global view's 2 x 2, then a plane of 4 x 4 with 4 newlines: 4 + 20
     assert "16 4x4 88" in lines  # 16 + 8 x 9
 
@@ -34,29 +36,35 @@ def test_nothing_is_loaded_or_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_model_of_seven_billion_parameters_is_described_without_being_built(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_papers_recipe_is_described_without_being_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vicuna = {"model_type": "llama", "vocab_size": 32000}  # transformers' default Llama has Vicuna-7B's shape
-    clip = {"model_type": "clip_vision_model", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-    clip |= {"intermediate_size": 4096, "image_size": 336, "patch_size": 14}
-    model = {
-        "class_path": "lit_avg.model.AvgLlava",
-        "init_args": {
-            "backbone": {
-                "class_path": "lit_avg.backbone.Backbone",
-                "init_args": {"vision_encoder": clip, "llm": vicuna},
-            },
-            "granularities": {"tokens": [36, 72, 144, 288, 576]},
-        },
-    }
-    stage4 = write_stage(tmp_path, "RGLF")
-    write_yaml(tmp_path / "model.yaml", model)
-    # 7 D² (attention 4, feed-forward 2, first layer of the MLP 1), D = 4096, and little else: 117 million. That is the
-    # paper's 1.66 % of the 7.06 billion it is added to, so 1.64 % of the whole.
-    router = next(line.split() for line in described(capsys, "--config", stage4) if line.startswith("router"))
+    monkeypatch.chdir(Path(__file__).parents[1])
+    lines = described(capsys, "--config", "experiments/vicuna-7b/stage4.yaml")
+    # 7 D² (attention 4, feed-forward 2, first layer of the MLP 1), D = 4096, and little else: 117 million
+    router = next(line.split() for line in lines if line.startswith("router"))
     assert int(router[1].replace(",", "")) == pytest.approx(7 * 4096**2, rel=1e-3)
-    assert router[2:] == ["1.64%", "1.0e-02"]
+    assert router[2:] == ["1.66%", "1.0e-03"]  # section 3.2: what the router adds to LLaVA-NeXT
+    assert lines[-1].startswith("a step sees 128 samples (4 per device x 8 devices x 4 accumulated)")
+
+
+@pytest.mark.parametrize(
+    ("stage", "lr", "vision_lr", "samples"),
+    [(1, "1.0e-03", "frozen", 256), (2, "2.0e-05", "2.0e-06", 128), (3, "1.0e-05", "2.0e-05", 128)],
+)
+def test_rates_and_batches_are_those_of_table_5(
+    stage: int,
+    lr: str,
+    vision_lr: str,
+    samples: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    lines = described(capsys, "--config", f"experiments/vicuna-7b/stage{stage}.yaml")
+    rates = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("vision", "connector"))}
+    assert rates == {"vision": vision_lr, "connector": lr}
+    assert lines[-1].startswith(f"a step sees {samples} samples")
 
 
 def test_what_is_no_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

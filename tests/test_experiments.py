@@ -28,9 +28,23 @@ FEW = {
     "jersey/stage0-encoder": {"pictures_train": 8, "pictures_val": 4, "batch_size": 4},
     "jersey/stage0-llm": {"scenes_train": 8, "scenes_val": 4, "batch_size": 4},
     "real-smoke": {"batch_size": 4},
+    "vicuna-7b": {"batch_size": 2},
     "jersey": {"pictures_train": 8, "pictures_val": 4, "pictures_test": 4, "batch_size": 4},
 }
 """Settings of a folder's datamodule, or of one stage's own, that make it small."""
+
+ON_ONE_CPU = {
+    "trainer.devices": 1,
+    "trainer.strategy": "auto",
+    "trainer.precision": "32-true",
+    "model.init_args.model": "experiments/real-smoke/model.yaml",
+    "data.init_args.tokenizer": "jersey",
+    "data.init_args.tile_size": 56,
+    "data.init_args.grid_pinpoints": "[[56, 112], [112, 56], [112, 112]]",
+    "data.init_args.val_share": 0.3,
+    "data.init_args.workers": 0,
+}
+"""What a recipe for eight GPUs and downloaded weights is run with here; all the rest of it stays."""
 
 Fit = Callable[[Path], Path]
 
@@ -51,6 +65,10 @@ def short(command: list[str], run_root: Path) -> list[str]:
     stage = str(Path(command[command.index("--config") + 1]).relative_to("experiments").with_suffix(""))
     few = FEW.get(stage, FEW.get(stage.split("/")[0], {}))
     settings = BRIEFLY | {f"data.init_args.{name}": value for name, value in few.items()} | {"run_root": run_root}
+    if stage.startswith("vicuna-7b"):
+        settings |= ON_ONE_CPU
+        if stage.endswith("stage1"):
+            settings["model.init_args.pretrained_parts"] = "null"
     return [*command, *(text for name, value in settings.items() for text in (f"--{name}", str(value)))]
 
 
@@ -92,6 +110,10 @@ def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("LIT_AVG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("LIT_AVG_REAL_SMOKE", str(conversations))
+    data = tmp_path_factory.mktemp("data")
+    for name in ("cc595k", "open-llava-next-1m"):
+        (data / name).symlink_to(conversations)
+    monkeypatch.setenv("LIT_AVG_DATA", str(data))
 
 
 @pytest.mark.parametrize("path", STAGES, ids=relative)
