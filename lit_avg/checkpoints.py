@@ -4,7 +4,7 @@
 (`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -12,8 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_avg.backbone import Backbone
+from lit_avg.backbone import Backbone, BackbonePart
 from lit_avg.errors import UserError
+from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, names_of
 from lit_avg.model import AvgLlava
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -34,25 +35,49 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
         allowed_stages: class names of the stages that may come before.
 
     Raises:
-        UserError: nothing is there, it is another stage's, or its weights do not fit.
+        UserError: nothing is there, it is another stage's, its weights do not fit, or what it leaves out is gone.
     """
-    path = checkpoint_path(source)
-    if not path.is_file():
-        raise UserError(
-            f"init_from: there is no checkpoint at {path}; run the stage before this one, or name its folder"
-        )
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(_existing(source))
     stage = checkpoint.get(STAGE_KEY, "another program")
     if stage not in allowed_stages:
         raise UserError(
             f"init_from: {source} is a checkpoint of {stage}, but this stage starts from {' or '.join(allowed_stages)}"
         )
+    _take_over(model.backbone, checkpoint, source)
+
+
+def _existing(source: str) -> Path:
+    path = checkpoint_path(source)
+    if not path.is_file():
+        raise UserError(
+            f"init_from: there is no checkpoint at {path}; run the stage before this one, or name its folder"
+        )
+    return path
+
+
+def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str) -> None:
+    """First what a checkpoint leaves out, from where it came, then what it holds."""
+    left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
+    for origin in {part["origin"]: part for part in left_out.values() if part["is_run"]}.values():
+        before = _origin_of(origin, source)
+        _take_over(backbone, read_checkpoint(_existing(before)), before)
+    for name, part in left_out.items():
+        if not part["is_run"] and name in ("vision_encoder", "llm"):
+            backbone.load_part(name, part["origin"])
     weights = {
         name.removeprefix(_BACKBONE): tensor
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
         if name.startswith(_BACKBONE)
     }
-    _load(model.backbone, weights, source)
+    _load(backbone, weights, left_out, source)
+    check_left_out(backbone, left_out, source)
+
+
+def _origin_of(part: LeftOut, source: str) -> str:
+    """The run that a left-out part came from: where it lay beside this run, or where it lay at all."""
+    run = checkpoint_path(source).parents[1]
+    beside = run / part["beside"]
+    return str(beside) if beside.exists() else part["origin"]
 
 
 def checkpoint_path(source: str) -> Path:
@@ -110,9 +135,10 @@ def is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
+def _load(backbone: Backbone, weights: dict[str, Tensor], left_out: Iterable[BackbonePart], source: str) -> None:
     own = backbone.state_dict()
-    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    expected = set(own) - {name for part in left_out for name in names_of(backbone, part)}
+    missing, unexpected = sorted(expected - set(weights)), sorted(set(weights) - set(own))
     if missing or unexpected:
         lacks = f" lacks {', '.join(missing[:3])}" if missing else ""
         more = f" has {', '.join(unexpected[:3])} too many" if unexpected else ""
@@ -124,7 +150,7 @@ def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
             raise UserError(
                 f"init_from: {name} is {tuple(tensor.shape)} in {source}, but {tuple(own[name].shape)} in this config"
             )
-    backbone.load_state_dict(weights)
+    backbone.load_state_dict(weights, strict=False)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

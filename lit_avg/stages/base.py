@@ -1,6 +1,8 @@
 """What all stages share: freezing, parameter groups, logging, evaluation. A stage adds what it trains and its loss."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -8,21 +10,25 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lit_avg.batch import PREFIX, Batch
+from lit_avg.backbone import BackbonePart
+from lit_avg.batch import Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
-from lit_avg.feedback import lmm_feedback, require_answers
+from lit_avg.evaluation import try_every_granularity
+from lit_avg.feedback import require_answers
 from lit_avg.granularity import Granularities
+from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
 from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, fixed_policies
-from lit_avg.sequences import visual_token_counts
 
-Part = Literal["vision_encoder", "connector", "llm", "router"]
+Part = BackbonePart | Literal["router"]
 
-PARTS: tuple[Part, ...] = ("vision_encoder", "connector", "llm", "router")
+BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm")
+
+PARTS: tuple[Part, ...] = (*BACKBONE_PARTS, "router")
 """The parts of an `AvgLlava`, in the order of the data's way through them."""
 
 
@@ -52,6 +58,7 @@ class Stage(L.LightningModule):
         if unknown := set(frozen) - set(self.trains):
             raise UserError(f"frozen: {type(self).__name__} does not train {', '.join(unknown)} anyway")
         self.save_hyperparameters()
+        self.strict_loading = False  # checkpoints leave out what lies elsewhere; see `on_load_checkpoint`
         self.make_model = model
         self.optimization = optimization
         self.init_from = init_from
@@ -71,6 +78,15 @@ class Stage(L.LightningModule):
         """Take over the backbone of the stage before."""
         if self.init_from is not None:
             initialise_from(self.model, self.init_from, self.starts_from)
+
+    @cached_property
+    def left_out(self) -> dict[BackbonePart, LeftOut]:
+        """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
+        backbone, run = self.model.backbone, Path(self.trainer.default_root_dir)
+        frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
+        if self.init_from is None:
+            return {}
+        return {part: left_out_of_run(backbone, part, self.init_from, run) for part in frozen}
 
     def freeze_the_rest(self) -> None:
         """Leave gradients, dropout and recomputation to the parts that are trained."""
@@ -131,22 +147,7 @@ class Stage(L.LightningModule):
 
     def evaluate(self, batch: Batch) -> Outcomes:
         """Try every granularity on every question."""
-        levels = self.model.see(batch)
-        feedback = lmm_feedback(self.model, batch, levels)
-        scores = self.model.route(batch, levels).float().log_softmax(dim=1).cpu() if "router" in self.trains else None
-        tiles = torch.tensor([*batch.tiles, 0])[batch.image_of_question.cpu()]
-        own_text = batch.question[batch.question >= 0].bincount(minlength=len(batch.keys))
-        prefix = (batch.question == PREFIX).sum(dim=1)[batch.row_of_question] - (batch.image_of_question >= 0).long()
-        return Outcomes(
-            keys=batch.keys,
-            kinds=batch.kinds,
-            correct=feedback.correct.cpu(),
-            feedback=feedback.log_prob.cpu(),
-            scores=scores,
-            visual_tokens=visual_token_counts(batch, self.granularities),
-            text_tokens=(own_text + prefix).cpu(),
-            tiles=tiles,
-        )
+        return try_every_granularity(self.model, batch, routed="router" in self.trains)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect outcomes; they are judged together when all are there."""
@@ -198,9 +199,33 @@ class Stage(L.LightningModule):
         return -outcomes.feedback[:, -1].mean()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the stage, and keep of the hyperparameters what can be read back without running code."""
+        """Name the stage, leave out what lies elsewhere, keep what can be read back without running code."""
         checkpoint[STAGE_KEY] = type(self).__name__
+        checkpoint[LEFT_OUT_KEY] = dict(self.left_out)
+        for name in self._names_left_out():
+            del checkpoint["state_dict"][name]
         checkpoint["hyper_parameters"] = plain(checkpoint.get("hyper_parameters", {}))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See to it that checkpoint and what it leaves out make this very model again; Lightning no longer does.
+
+        Raises:
+            UserError: tensors are missing or too many, or the base model is another one than it was.
+        """
+        names, expected = set(checkpoint["state_dict"]), set(self.state_dict()) - self._names_left_out()
+        if differing := sorted(names ^ expected):
+            raise UserError(
+                f"the checkpoint and this config's model differ in {', '.join(differing[:3])}; "
+                "go on with the config it was made with"
+            )
+        check_left_out(self.model.backbone, checkpoint.get(LEFT_OUT_KEY, {}), "the checkpoint")
+
+    def _names_left_out(self) -> set[str]:
+        """Of what lies elsewhere, and of a router that nobody has trained yet."""
+        untrained = [] if "router" in self.trains else [f"router.{name}" for name in self.model.router.state_dict()]
+        backbone = self.model.backbone
+        elsewhere = [f"backbone.{name}" for part in self.left_out for name in names_of(backbone, part)]
+        return {f"model.{name}" for name in (*untrained, *elsewhere)}
 
     def own_policy(self, outcomes: Outcomes) -> tuple[str, Policy]:
         """How the stage itself chooses, and the policy's name: by the router if it has one, else the finest level."""

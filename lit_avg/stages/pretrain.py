@@ -1,8 +1,11 @@
 """Stage 1: the connector learns to speak the LLM's language from captions (paper, section 3.3)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar, Literal
 
+from lit_avg.backbone import BackbonePart
+from lit_avg.left_out import LeftOut, left_out_of_pretrained
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.stages.base import Part, Stage
@@ -36,3 +39,10 @@ class Pretrain(Stage):
         """Take the vision encoder and the LLM from where they were pretrained."""
         for part, source in self.pretrained_parts.items():
             self.model.backbone.load_part(part, source)
+
+    @cached_property
+    def left_out(self) -> dict[BackbonePart, LeftOut]:
+        """Encoder and LLM, where they came from pretrained weights."""
+        pretrained: list[tuple[BackbonePart, str]] = [*self.pretrained_parts.items()]
+        backbone = self.model.backbone
+        return {part: left_out_of_pretrained(backbone, part, source) for part, source in pretrained}

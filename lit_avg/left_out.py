@@ -1,0 +1,80 @@
+"""What a checkpoint leaves out: frozen parts that lie elsewhere already, and by which hash they are known again.
+
+A router of 100 million parameters need not be saved with the 7 billion it was trained beside. A part is left out if it
+is frozen and came from an earlier run or from pretrained weights; the checkpoint keeps its origin and the SHA-256 of
+its tensors, and another base model is refused.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from lit_avg.backbone import Backbone, BackbonePart
+from lit_avg.errors import UserError
+
+LEFT_OUT_KEY = "lit_avg_left_out"
+"""Entry of a checkpoint with a `LeftOut` for every part that it leaves out."""
+
+
+class LeftOut(TypedDict):
+    """Where a part's weights are."""
+
+    origin: str  # a run directory or checkpoint, absolute, or a hub id or folder of pretrained weights
+    is_run: bool
+    beside: str  # of a run: its path as seen from the run that leaves the part out, so that both may move together
+    sha256: str
+
+
+def left_out_of_run(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> LeftOut:
+    """A part that was taken over from an earlier run, for the checkpoints of `run`."""
+    path = Path(origin).absolute()
+    return LeftOut(
+        origin=str(path), is_run=True, beside=os.path.relpath(path, run.absolute()), sha256=part_hash(backbone, part)
+    )
+
+
+def left_out_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str) -> LeftOut:
+    """A part that was loaded from pretrained weights."""
+    return LeftOut(origin=origin, is_run=False, beside="", sha256=part_hash(backbone, part))
+
+
+def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:
+    """The names of a part's parameters in the backbone's state dict, tied ones under each of their names."""
+    own = {id(parameter) for parameter in backbone.parameters_of(part)}
+    named = backbone.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if id(parameter) in own}
+
+
+def part_hash(backbone: Backbone, part: BackbonePart) -> str:
+    """SHA-256 of a part's parameters, in the order of their names."""
+    named = dict(backbone.named_parameters(remove_duplicate=False))
+    return tensors_hash(named[name].detach() for name in sorted(names_of(backbone, part)))
+
+
+def tensors_hash(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 over types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_left_out(backbone: Backbone, left_out: Mapping[BackbonePart, LeftOut], source: str) -> None:
+    """Refuse to put what a checkpoint holds on top of another base than it was trained on.
+
+    Raises:
+        UserError: names the part, where it was looked for, and both hashes.
+    """
+    for part, known in left_out.items():
+        found = part_hash(backbone, part)
+        if found != known["sha256"]:
+            raise UserError(
+                f"{source} was trained with another {part.replace('_', ' ')} than {known['origin']} now holds "
+                f"(SHA-256 {known['sha256'][:12]}, found {found[:12]}); bring that one back or train this stage anew"
+            )
