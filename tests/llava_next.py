@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from datamodules.collate import Collate, EncodedSample, Question
 from datamodules.conversation import Rendering
 from datamodules.images import Tiling
-from lit_avg.backbone import Backbone
+from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
 from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
@@ -38,18 +38,22 @@ class Asked:
     questions: Sequence[Sequence[tuple[int, int]]]
 
 
-def backbone(encoder: str, llm: str, layer: int = -2, **llm_changes: Any) -> Backbone:
+def backbone(
+    encoder: str, llm: str, layer: int = -2, selection: FeatureSelection | None = None, **llm_changes: Any
+) -> Backbone:
     size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = size | {"model_type": encoder, "image_size": TILE, "patch_size": PATCH}
     text = size | {"model_type": llm, "num_key_value_heads": 1, "vocab_size": VOCABULARY, "initializer_range": 0.3}
     text |= {"eos_token_id": END, "max_position_embeddings": 512} | llm_changes
-    return Backbone(vision_encoder=vision, llm=text, vision_feature_layer=layer)
+    return Backbone(
+        vision_encoder=vision, llm=text, vision_feature_layer=layer, vision_feature_select_strategy=selection
+    )
 
 
 def model(encoder: str, llm: str, layer: int = -2, seed: int = 0, **llm_changes: Any) -> AvgLlava:
     torch.manual_seed(seed)
     router = partial(GranularityRouter, instruction_tokens=4, heads=2, dropout=0.0)
-    made = AvgLlava(partial(backbone, encoder, llm, layer, **llm_changes), Granularities(LEVELS), router, k=4)
+    made = AvgLlava(partial(backbone, encoder, llm, layer, None, **llm_changes), Granularities(LEVELS), router, k=4)
     return made.eval()
 
 

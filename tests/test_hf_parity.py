@@ -1,6 +1,7 @@
 """At the finest granularity the model *is* LLaVA-NeXT: transformers' own forward pass, on its own inputs, agrees."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
+from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.model import AvgLlava
-from tests.llava_next import ENCODERS, LLMS, Asked, Theirs, model, ours_and_theirs, twin
+from tests.llava_next import ENCODERS, LLMS, TILE, Asked, Theirs, backbone, model, ours_and_theirs, twin
 
 TOLERANCE = 1e-5
 
@@ -98,3 +100,23 @@ def test_logits_loss_and_every_gradient_equal_those_of_transformers(
     assert any(value.abs().max() > 0.01 for value in gradient.values()), "a comparison of zeros says nothing"
     for name in gradient:
         differ("gradient", gradient[name], their_gradient[name])
+
+
+@pytest.mark.parametrize(("encoder", "selection"), [("clip_vision_model", "default"), ("siglip_vision_model", "full")])
+def test_a_whole_llava_next_is_taken_over_as_it_was_saved(encoder: str, selection: str, tmp_path: Path) -> None:
+    made = model(encoder, "qwen2")
+    twin(made).save_pretrained(tmp_path)
+    loaded = Backbone(pretrained=str(tmp_path))
+    batch, _ = ours_and_theirs([Asked((40, 20), [[(3, 2)]])], twin(made))
+    assert torch.equal(loaded.encode(batch.pixel_values), made.backbone.encode(batch.pixel_values))
+    assert loaded.hf.config.vision_feature_select_strategy == selection
+
+
+def test_the_selection_of_features_can_be_said_outright() -> None:
+    def encoded(selection: FeatureSelection) -> Tensor:
+        torch.manual_seed(0)
+        return backbone("clip_vision_model", "llama", selection=selection).encode(torch.ones(1, 3, TILE, TILE))
+
+    without_cls, whole = encoded("default"), encoded("full")
+    assert (without_cls.shape[1], whole.shape[1]) == (16, 17)
+    torch.testing.assert_close(whole[:, 1:], without_cls)
