@@ -120,7 +120,7 @@ def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens:
         Answered(
             question=data.decode(batch.input_ids[row][batch.instruction[row] & (batch.question[row] != PADDING)]),
             truth=batch.answers[row],
-            answers=[_until_end(data, ids[row], stage.model.backbone.end_token) for ids in generated],
+            answers=[_until_end(data, ids[row], stage.model.backbone.end_tokens) for ids in generated],
             chosen=chosen[row],
         )
         for row in range(rows)
@@ -172,9 +172,9 @@ def picture_figure(pixels: Tensor, told: list[Answered], tokens: Sequence[int]) 
     return figure
 
 
-def _until_end(data: Decodes, ids: Tensor, end_token: int) -> str:
-    """Text of generated tokens up to the end token."""
-    ends = (ids == end_token).nonzero()
+def _until_end(data: Decodes, ids: Tensor, end_tokens: Sequence[int]) -> str:
+    """Text of generated tokens up to the first end token."""
+    ends = torch.isin(ids, torch.tensor(end_tokens, dtype=ids.dtype)).nonzero()
     return data.decode(ids[: int(ends[0])] if len(ends) else ids).strip()
 
 

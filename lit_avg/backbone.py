@@ -4,6 +4,7 @@ It encodes tiles, embeds text, scores answers and generates. Which granularity t
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -11,11 +12,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from lit_avg.errors import UserError
 from lit_avg.sequences import LlmInput
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
+
+FeatureSelection = Literal["default", "full"]
+"""transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
+
+ENCODERS_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
+"""Model types of encoders whose tokens are all patches."""
 
 
 @dataclass
@@ -27,6 +37,19 @@ class AnswerTokens:
     question: Tensor  # (A,) the question it answers
 
 
+@dataclass(frozen=True)
+class Generation:
+    """How prompts are continued, in transformers' own terms.
+
+    Logits processors, stopping criteria and streamers are shown the new tokens only, since a prompt with an image has
+    no token ids of its own: a repetition penalty, for one, does not count the words of the question.
+    """
+
+    config: GenerationConfig | None = None  # what it leaves open is the model's own; None: greedy, and the model's own
+    stopping_criteria: StoppingCriteriaList | None = None  # end a row, beside the end tokens
+    streamer: BaseStreamer | None = None  # is handed each token at once; transformers' text streamers take one row
+
+
 class Backbone(nn.Module):
     """LLaVA-NeXT: vision encoder, connector and LLM.
 
@@ -36,6 +59,8 @@ class Backbone(nn.Module):
         llm: the same for the LLM.
         pretrained: hub id or folder of a whole LLaVA-NeXT, weights included, instead of the two.
         vision_feature_layer: which hidden state of the encoder is read; -2 is the second to last layer.
+        vision_feature_select_strategy: whether its first token, CLS, is left out (`default`) or there is none (`full`);
+            None takes what `pretrained` says, or else `full` for an encoder of `ENCODERS_WITHOUT_CLS`.
         attention: transformers' `attn_implementation`.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
 
@@ -51,6 +76,7 @@ class Backbone(nn.Module):
         vision_feature_layer: int = -2,
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
+        vision_feature_select_strategy: FeatureSelection | None = None,
     ) -> None:
         super().__init__()
         if pretrained is not None and vision_encoder is None and llm is None:
@@ -60,6 +86,8 @@ class Backbone(nn.Module):
             self.hf = _composed(_config(vision_encoder), _config(llm), vision_feature_layer, attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
+        if vision_feature_select_strategy is not None:
+            self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -69,9 +97,10 @@ class Backbone(nn.Module):
         return cast(PreTrainedConfig, self.hf.config.text_config).hidden_size
 
     @property
-    def end_token(self) -> int:
-        """The token that ends an answer, by the LLM's config."""
-        return cast(PreTrainedConfig, self.hf.config.text_config).eos_token_id
+    def end_tokens(self) -> list[int]:
+        """The tokens that end an answer, by the model's generation config; a composed model has its LLM's."""
+        ends = cast(int | list[int] | None, self.hf.generation_config.eos_token_id)
+        return [ends] if isinstance(ends, int) else ends or []
 
     @property
     def image_newline(self) -> Tensor:
@@ -143,22 +172,32 @@ class Backbone(nn.Module):
         return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Tensor], max_new_tokens: int) -> Tensor:
-        """Greedy continuation of each prompt (its embeddings, (S, D)): (B, at most max_new_tokens) token ids.
+    def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
+        """Continue each prompt, given by its embeddings (S, D).
 
-        A row that ends early, at the end token of the LLM's config, is filled up with it.
+        Args:
+            prompts: B of them.
+            max_new_tokens: length of a continuation, at most; whatever the generation config says.
+            generation: sampling, end tokens, streaming; by default greedy up to an end token.
+
+        Returns:
+            (B, at most max_new_tokens) token ids. A row that ends early keeps its end token and is filled up with the
+            generation config's pad token, or else its first end token.
+
+        Raises:
+            UserError: the generation config asks for more than one continuation of a prompt.
         """
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
         generate = cast(Callable[..., Tensor], self.hf.generate)  # pyright: ignore[reportAttributeAccessIssue]  transformers' mixin
+        generation = generation or Generation()
         return generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=self.end_token,
-            pad_token_id=self.end_token,
+            generation_config=_generation_config(generation.config, max_new_tokens),
+            stopping_criteria=generation.stopping_criteria,
+            streamer=generation.streamer,
         )
 
 
@@ -171,6 +210,7 @@ def _composed(
             vision_config=vision_config,
             text_config=text_config,
             vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy="full" if vision_config.model_type in ENCODERS_WITHOUT_CLS else "default",
             image_token_index=text_config.vocab_size,
             tie_word_embeddings=text_config.tie_word_embeddings,
         ),
@@ -186,3 +226,15 @@ def _config(settings: dict[str, Any]) -> PreTrainedConfig:
     if "model_type" not in settings:
         raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
     return AutoConfig.for_model(**settings)
+
+
+def _generation_config(asked: GenerationConfig | None, max_new_tokens: int) -> GenerationConfig:
+    """What transformers' `generate` is told; it fills in from the model's own config what is left open."""
+    config = GenerationConfig(do_sample=False) if asked is None else deepcopy(asked)
+    if config.num_return_sequences not in (None, 1):
+        raise UserError(
+            f"num_return_sequences is {config.num_return_sequences}, but a question gets one answer; leave it out"
+        )
+    config.max_new_tokens = max_new_tokens
+    config.return_dict_in_generate = False
+    return config

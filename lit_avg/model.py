@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_avg.backbone import AnswerTokens, Backbone
+from lit_avg.backbone import AnswerTokens, Backbone, Generation
 from lit_avg.batch import PADDING, Batch
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
@@ -93,20 +93,34 @@ class AvgLlava(nn.Module):
         return table[rows.source]
 
     @torch.no_grad()
-    def generate(self, batch: Batch, level_of_question: Sequence[int], max_new_tokens: int) -> Tensor:
-        """Answer every question greedily, each at a granularity of its own.
+    def generate(
+        self,
+        batch: Batch,
+        level_of_question: Sequence[int],
+        max_new_tokens: int,
+        generation: Generation | None = None,
+        levels: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Answer every question, each at a granularity of its own.
+
+        Args:
+            batch: the questions. A dialogue is continued where its last answer stood; one without labels is a prompt
+                as it stands.
+            level_of_question: Q levels.
+            max_new_tokens: length of an answer, at most.
+            generation: sampling, end tokens, streaming; by default greedy.
+            levels: what `see` gave for this batch, where it was called already; spares the encoder a second time.
 
         Returns:
-            (Q, at most max_new_tokens) token ids, filled up with the end token. A dialogue is continued where its
-            last answer stood.
+            (Q, at most max_new_tokens) token ids, filled up as `Backbone.generate` does.
         """
         prompts = without_last_answers(separate_questions(batch))
-        levels = self.see(prompts)
+        levels = self.see(prompts) if levels is None else levels
         rows = llm_input(prompts, level_of_question, self.granularities)
         embeddings = self.embeddings(prompts, levels, level_of_question, rows)
         lengths = (rows.question != PADDING).sum(dim=1).tolist()
         texts = [row[:length] for row, length in zip(embeddings, lengths, strict=True)]
-        return self.backbone.generate(texts, max_new_tokens)
+        return self.backbone.generate(texts, max_new_tokens, generation)
 
     def _instructions(self, batch: Batch, questions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Embeddings (Q', T, D) of the instruction tokens of some questions, and which of them are there (Q', T)."""

@@ -16,7 +16,7 @@ class Prediction:
 
     key: str
     kind: str
-    answer: Tensor  # token ids, filled up with end tokens
+    answer: Tensor  # token ids, filled up as `Backbone.generate` does
     granularity: int  # tokens per tile
     visual_tokens: int  # tokens of the image in the LLM's sequence
     probabilities: list[float] | None  # of the router, coarse to fine; None without one

@@ -115,7 +115,10 @@ def separate_questions(batch: Batch) -> Batch:
 
 
 def without_last_answers(batch: Batch) -> Batch:
-    """Rows of one question each, cut before their last answer: the prompts to generate from."""
+    """Rows of one question each, cut before their last answer: the prompts to generate from.
+
+    A row without any label has no answer to cut and is a prompt already.
+    """
     answered = batch.labels != IGNORED_LABEL
     begins = answered & ~torch.cat([torch.zeros_like(answered[:, :1]), answered[:, :-1]], dim=1)
     columns = torch.arange(answered.shape[1], device=answered.device)

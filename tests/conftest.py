@@ -25,3 +25,14 @@ def batch() -> Batch:
 @pytest.fixture
 def make() -> Callable[..., Batch]:
     return make_batch
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell the largest difference that tests recorded under each name when they were taken down."""
+    largest = dict[str, float]()
+    for report in terminalreporter.getreports(""):  # set-up and take-down
+        for name, value in report.user_properties:
+            assert isinstance(value, float)
+            largest[name] = max(largest.get(name, 0.0), value)
+    for name, value in largest.items():
+        terminalreporter.write_line(f"largest difference, {name}: {value:.1e}")

@@ -40,7 +40,7 @@ def test_each_question_is_answered_at_every_level_and_the_routers_choice_is_told
     assert scores is not None
     assert [one.chosen for one in answered] == scores[:3].argmax(dim=1).tolist()
     ids = stage.model.generate(kept, [4] * 3, max_new_tokens=3)[0]
-    assert answered[0].answers[4] == TinyData().decode(ids[ids != stage.model.backbone.end_token])
+    assert answered[0].answers[4] == TinyData().decode(ids[ids != stage.model.backbone.end_tokens[0]])
     assert [len(one.question.split()) for one in answered] == [4, 3, 6]  # instruction tokens, as made
 
 

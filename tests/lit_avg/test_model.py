@@ -109,12 +109,3 @@ def test_an_answer_counts_as_correct_exactly_when_greedy_decoding_gives_it(model
             separate.labels[question, answer] = answered
             correct = lmm_feedback(model, separate, model.see(separate)).correct
             assert bool(correct[question, level]) == torch.equal(answered, tokens)
-
-
-def test_a_batch_generates_what_its_questions_generate_alone(model: AvgLlava, batch: Batch) -> None:
-    together = model.generate(batch, [3, 1, 4, 0, 2], max_new_tokens=4)
-    for question, level in enumerate([3, 1, 4, 0, 2]):
-        levels = [0] * 5
-        levels[question] = level
-        alone = model.generate(batch, levels, max_new_tokens=4)
-        assert torch.equal(together[question], alone[question])

@@ -1,13 +1,23 @@
 from collections.abc import Callable
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
 from lit_avg.feedback import lmm_feedback
+from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.sequences import llm_input, separate_questions, visual_token_counts, without_last_answers
+from tests.tiny import TILE, make_batch
 
 Make = Callable[..., Batch]
+
+GRIDS = [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1)]
+SIDE = 8  # tokens a tile is wide and high: 4, 8, 16, 32 and 64 at the five levels, with the tests' tiles of 32 pixels
+COUNTED = Granularities((4, 8, 16, 32, 64))
 
 
 def test_packed_questions_are_scored_as_one_by_one(model: AvgLlava, batch: Batch) -> None:
@@ -58,6 +68,50 @@ def test_counts_are_what_the_sequences_really_hold(model: AvgLlava, batch: Batch
     for level in range(5):
         rows = llm_input(separate, [level] * 5, model.granularities)
         assert rows.visual.sum(dim=1).tolist() == counts[:, level].tolist()
+
+
+sizes = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+
+
+@settings(deadline=None, max_examples=60)
+@given(pictures=st.lists(st.tuples(st.sampled_from([(0, 0), *GRIDS]), sizes), min_size=1, max_size=3))
+def test_the_one_count_is_what_every_row_really_holds_at_every_level(
+    pictures: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    rows = [([(2, 1)], image) for image in range(len(pictures))]
+    batch = make_batch([*rows, ([(3, 2)], -1)], pictures)
+    counts = visual_token_counts(batch, COUNTED)
+    texts = (batch.question != PADDING).sum(dim=1) - (batch.image_of_row >= 0).long()
+    for level in range(len(COUNTED)):
+        built = llm_input(batch, [level] * len(batch.input_ids), COUNTED)
+        assert built.visual.sum(dim=1).tolist() == counts[:, level].tolist()
+        assert (built.question != PADDING).sum(dim=1).tolist() == (texts + counts[:, level]).tolist()
+        tokens = built.source.max() - batch.input_ids.numel()  # the newline is number 0, then come the texts
+        assert tokens <= sum(batch.tiles) * COUNTED.tokens[level]
+
+
+def transformers_that_count() -> LlavaNextForConditionalGeneration:
+    """A model as small as can be: only how it packs features is of interest."""
+    size = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = size | {"model_type": "clip_vision_model", "image_size": TILE, "patch_size": TILE // SIDE}
+    llm = size | {"model_type": "llama", "vocab_size": 8}
+    pinpoints = [[TILE * rows, TILE * columns] for rows, columns in GRIDS]
+    config = LlavaNextConfig(vision_config=vision, text_config=llm, image_grid_pinpoints=pinpoints)
+    return LlavaNextForConditionalGeneration(config)
+
+
+COUNTING = transformers_that_count()
+
+
+@settings(deadline=None, max_examples=100)
+@given(size=sizes)
+def test_the_one_count_is_that_of_transformers_at_the_finest_level(size: tuple[int, int]) -> None:
+    grid = get_anyres_image_grid_shape(size, COUNTING.config.image_grid_pinpoints, TILE)
+    features = [torch.zeros(1 + grid[0] * grid[1], SIDE * SIDE, 2)]
+    newline = COUNTING.model.image_newline
+    _, lengths = COUNTING.pack_image_features(features, torch.tensor([size]), "default", newline)
+    batch = make_batch([([(2, 1)], 0)], [(grid, size)])
+    assert visual_token_counts(batch, COUNTED)[0, -1] == lengths[0]
 
 
 def test_each_row_may_have_a_level_of_its_own(model: AvgLlava, batch: Batch) -> None:
