@@ -73,7 +73,12 @@ class Stage(L.LightningModule):
             initialise_from(self.model, self.init_from, self.starts_from)
 
     def freeze_the_rest(self) -> None:
-        """Leave gradients, dropout and recomputation to the parts that are trained."""
+        """Leave gradients, dropout and recomputation to the parts that are trained.
+
+        The release's semantics have no stage train the vision encoder.
+        """
+        if self.model.semantics.vision_encoder == "frozen":
+            self.trained_parts = tuple(part for part in self.trained_parts if part != "vision_encoder")
         self.model.requires_grad_(False).eval()
         for part in self.trained_parts:
             for module in [self.model.router] if part == "router" else self.model.backbone.modules_of(part):
@@ -143,7 +148,7 @@ class Stage(L.LightningModule):
             correct=feedback.correct.cpu(),
             feedback=feedback.log_prob.cpu(),
             scores=scores,
-            visual_tokens=visual_token_counts(batch, self.granularities),
+            visual_tokens=visual_token_counts(batch, self.model.layout),
             text_tokens=(own_text + prefix).cpu(),
             tiles=tiles,
         )
