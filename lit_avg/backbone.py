@@ -5,6 +5,7 @@ It encodes tiles, embeds text, scores answers and generates. Which granularity t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any, Literal, cast
 
 import torch
@@ -14,6 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.errors import UserError
 from lit_avg.sequences import LlmInput
+from lit_avg.weight_files import named_differences
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
@@ -40,7 +42,7 @@ class Backbone(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
 
     Raises:
-        UserError: neither or both of a whole model and its two halves are given.
+        UserError: neither or both of a whole model and its two halves are given, or the whole one is not whole.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if pretrained is not None and vision_encoder is None and llm is None:
-            self.hf = LlavaNextForConditionalGeneration.from_pretrained(pretrained, attn_implementation=attention)
+            self.hf = _whole(pretrained, attention)
             self.hf.config.vision_feature_layer = vision_feature_layer
         elif pretrained is None and vision_encoder is not None and llm is not None:
             self.hf = _composed(_config(vision_encoder), _config(llm), vision_feature_layer, attention)
@@ -160,6 +162,23 @@ class Backbone(nn.Module):
             eos_token_id=self.end_token,
             pad_token_id=self.end_token,
         )
+
+
+def _whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
+    """Every tensor from `source`; transformers by itself would only warn that some are random."""
+    try:
+        hf, report = LlavaNextForConditionalGeneration.from_pretrained(
+            source, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing or unexpected:
+        raise UserError(f"{source}{named_differences(missing, unexpected)}; it is not what its config.json describes")
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise UserError(f"{source}: {name} is {tuple(found)}, but {tuple(expected)} by its config.json")
+    return hf
 
 
 def _composed(

@@ -54,9 +54,7 @@ class InstructionFilter(nn.Module):
             valid: (Q, T) bool, True for instruction tokens.
             global_view: finest visual tokens of the global view of each question's image, (Q, V, D).
         """
-        similarity = self.similarity(instruction, global_view).masked_fill(~valid, -torch.inf)
-        # Not a stable sort, nor topk: which excluded tokens come first, and so fill slots, is as in the release.
-        chosen = similarity.sort(dim=1, descending=True).indices[:, : self.k]  # (Q, k)
+        chosen = self.choose(instruction, valid, global_view)
         missing = self.k - chosen.shape[1]
         valid = F.pad(valid.gather(1, chosen), (0, missing))
         embeddings = instruction.gather(1, chosen.unsqueeze(2).expand(-1, -1, instruction.shape[2]))
@@ -64,6 +62,12 @@ class InstructionFilter(nn.Module):
         if self.empty_slots == "filled":
             return InstructionTokens(embeddings, torch.ones_like(valid))
         return InstructionTokens(embeddings.masked_fill(~valid.unsqueeze(2), 0.0), valid)
+
+    def choose(self, instruction: Tensor, valid: Tensor, global_view: Tensor) -> Tensor:
+        """Places of the chosen tokens, (Q, min(k, T)); arguments as in `forward`. Valid ones go first."""
+        similarity = self.similarity(instruction, global_view).masked_fill(~valid, -torch.inf)
+        # Not a stable sort, nor topk: which excluded tokens come first, and so fill slots, is as in the release.
+        return similarity.sort(dim=1, descending=True).indices[:, : self.k]
 
     @staticmethod
     def similarity(instruction: Tensor, global_view: Tensor) -> Tensor:
