@@ -167,8 +167,11 @@ class Backbone(nn.Module):
 def _whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     """Every tensor from `source`; transformers by itself would only warn that some are random."""
     try:
-        hf, report = LlavaNextForConditionalGeneration.from_pretrained(
-            source, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+        hf, report = cast(
+            tuple[LlavaNextForConditionalGeneration, dict[str, Any]],
+            LlavaNextForConditionalGeneration.from_pretrained(
+                source, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+            ),
         )
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error

@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_avg.backbone import Backbone
 from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
+from lit_avg.weight_files import check_fit
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""
@@ -52,7 +52,8 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
         if name.startswith(_BACKBONE)
     }
-    _load(model.backbone, weights, source)
+    check_fit(model.backbone, weights, f"init_from: {source}", "this config describes")
+    model.backbone.load_state_dict(weights)
 
 
 def checkpoint_path(source: str) -> Path:
@@ -108,23 +109,6 @@ def is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(is_plain(item) for item in cast(Sequence[object], value))
     return value is None or isinstance(value, str | int | float | bool)
-
-
-def _load(backbone: Backbone, weights: dict[str, Tensor], source: str) -> None:
-    own = backbone.state_dict()
-    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    if missing or unexpected:
-        lacks = f" lacks {', '.join(missing[:3])}" if missing else ""
-        more = f" has {', '.join(unexpected[:3])} too many" if unexpected else ""
-        raise UserError(
-            f"init_from: {source}{lacks}{more}; it was made with another backbone than this config describes"
-        )
-    for name, tensor in weights.items():
-        if own[name].shape != tensor.shape:
-            raise UserError(
-                f"init_from: {name} is {tuple(tensor.shape)} in {source}, but {tuple(own[name].shape)} in this config"
-            )
-    backbone.load_state_dict(weights)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -56,6 +56,12 @@ def main(argv: list[str]) -> int:
 def imported(source: str) -> AvgLlava:
     """The model of a checkpoint folder or hub id; errors as in `main`."""
     folder = local_folder(source, CONFIGS + WEIGHTS)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of a fresh router
+        return _imported(folder)
+
+
+def _imported(folder: Path) -> AvgLlava:
     config = cast(dict[str, Any], read_json(folder / "config.json"))
     if config.get("model_type") == "llava_next":
         return _from_transformers(folder, config)
@@ -63,7 +69,9 @@ def imported(source: str) -> AvgLlava:
     weights = from_release(read_weights(folder))
     vision = _vision_config(folder, settings.vision_tower)
     model = _built(settings, vision, has_router=any(name.startswith("router.") for name in weights))
-    load_exactly(model, weights | _filled_in(model, weights, settings.vision_tower), source, "its config.json")
+    load_exactly(
+        model, weights | _filled_in(model, weights, settings.vision_tower), str(folder), "its config.json describes"
+    )
     return model.eval()
 
 
@@ -116,5 +124,4 @@ def _vision_config(folder: Path, vision_tower: str) -> dict[str, Any]:
 def _from_transformers(folder: Path, config: Mapping[str, Any]) -> AvgLlava:
     """A LLaVA-NeXT in transformers' layout, and a fresh router."""
     backbone = partial(Backbone, pretrained=str(folder), vision_feature_layer=config.get("vision_feature_layer", -2))
-    torch.manual_seed(0)
     return AvgLlava(backbone, Granularities()).eval()

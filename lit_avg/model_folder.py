@@ -75,5 +75,5 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / ROUTER_SETTINGS} is incomplete: {error}; write the folder anew") from error
     path = folder / ROUTER_WEIGHTS
-    load_exactly(model.router, read_file(path), str(path), ROUTER_SETTINGS)
+    load_exactly(model.router, read_file(path), str(path), f"{ROUTER_SETTINGS} describes")
     return model.eval()

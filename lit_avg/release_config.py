@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
@@ -18,14 +18,35 @@ EXPECTED = {
 """What makes a LLaVA a LLaVA-NeXT; another value would silently be computed as this one."""
 
 LLM_SETTINGS = frozenset(
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-    "hidden_act max_position_embeddings initializer_range rms_norm_eps rope_theta rope_scaling sliding_window "
-    "use_sliding_window max_window_layers attention_bias attention_dropout mlp_bias tie_word_embeddings "
-    "bos_token_id eos_token_id pad_token_id".split()
+    (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_act",
+        "max_position_embeddings",
+        "initializer_range",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_scaling",
+        "sliding_window",
+        "use_sliding_window",
+        "max_window_layers",
+        "attention_bias",
+        "attention_dropout",
+        "mlp_bias",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    )
 )
 """What of a config is the LLM's own; the rest is LLaVA's, AVG-LLaVA's, or concerns generation."""
 
-FEATURES = {"patch": "default", "cls_patch": "full"}
+FEATURES: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
 """Which of the encoder's tokens are kept: LLaVA's word and transformers'."""
 
 
@@ -36,7 +57,7 @@ class ReleaseConfig:
     llm: dict[str, Any]  # settings of the LLM with its `model_type`
     vision_tower: str  # hub id or folder of the vision encoder
     vision_feature_layer: int
-    vision_features: str  # `vision_feature_select_strategy` of transformers
+    vision_features: Literal["default", "full"]  # `vision_feature_select_strategy` of transformers
     grid_pinpoints: list[list[int]]  # (height, width) of each plane; LLaVA writes width first
     granularities: Granularities | None  # None in a plain LLaVA-NeXT
     k: int

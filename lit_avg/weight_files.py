@@ -74,7 +74,7 @@ def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, 
         module: takes the weights.
         weights: by the module's names.
         source: where they are from, for the message.
-        maker: what the module was built by, for the message.
+        maker: what says how the module is built, for the message: `its config.json describes`.
 
     Raises:
         UserError: a tensor is missing, is one too many, or has another shape.
@@ -93,7 +93,7 @@ def check_fit(module: nn.Module, weights: Mapping[str, Tensor], source: str, mak
         )
     for name, tensor in weights.items():
         if own[name].shape != tensor.shape:
-            raise UserError(f"{name} is {tuple(tensor.shape)} in {source}, but {tuple(own[name].shape)} by {maker}")
+            raise UserError(f"{source}: {name} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in what {maker}")
 
 
 def named_differences(missing: list[str], unexpected: list[str]) -> str:

@@ -54,7 +54,7 @@ def test_every_stored_result_of_the_authors_is_reproduced(golden_case: Path, tmp
     for name, value in differences.items():
         largest[kind(name)] = max(value, largest.get(kind(name), 0.0))
     print(
-        f"\n{golden_case.name}: largest differences by kind (absolute; of losses and of what comes before a norm, relative)"
+        f"\n{golden_case.name}: largest differences by kind (of losses and of what comes before a norm relative ones)"
     )
     for name, value in largest.items():
         print(f"  {value * ABSOLUTE:.1e}  {name}")
