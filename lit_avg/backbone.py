@@ -10,22 +10,20 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.configuration_utils import GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from lit_avg.errors import UserError
+from lit_avg.llava_next import composed, config_of, whole
 from lit_avg.sequences import LlmInput
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
-
-ENCODERS_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
-"""Model types of encoders whose tokens are all patches."""
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Backbone(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
 
     Raises:
-        UserError: neither or both of a whole model and its two halves are given.
+        UserError: neither or both of a whole model and its two halves are given, or the whole one is not whole.
     """
 
     def __init__(
@@ -80,10 +78,10 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if pretrained is not None and vision_encoder is None and llm is None:
-            self.hf = LlavaNextForConditionalGeneration.from_pretrained(pretrained, attn_implementation=attention)
+            self.hf = whole(pretrained, attention)
             self.hf.config.vision_feature_layer = vision_feature_layer
         elif pretrained is None and vision_encoder is not None and llm is not None:
-            self.hf = _composed(_config(vision_encoder), _config(llm), vision_feature_layer, attention)
+            self.hf = composed(config_of(vision_encoder), config_of(llm), vision_feature_layer, attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
         if vision_feature_select_strategy is not None:
@@ -199,33 +197,6 @@ class Backbone(nn.Module):
             stopping_criteria=generation.stopping_criteria,
             streamer=generation.streamer,
         )
-
-
-def _composed(
-    vision_config: PreTrainedConfig, text_config: PreTrainedConfig, vision_feature_layer: int, attention: str
-) -> LlavaNextForConditionalGeneration:
-    """Random weights; the connector is initialised as torch does, which is how LLaVA does it."""
-    hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
-        LlavaNextConfig(
-            vision_config=vision_config,
-            text_config=text_config,
-            vision_feature_layer=vision_feature_layer,
-            vision_feature_select_strategy="full" if vision_config.model_type in ENCODERS_WITHOUT_CLS else "default",
-            image_token_index=text_config.vocab_size,
-            tie_word_embeddings=text_config.tie_word_embeddings,
-        ),
-        attn_implementation=attention,
-    )
-    hf.model.multi_modal_projector.linear_1.reset_parameters()
-    hf.model.multi_modal_projector.linear_2.reset_parameters()
-    return hf
-
-
-def _config(settings: dict[str, Any]) -> PreTrainedConfig:
-    """A transformers config from its `model_type` and values."""
-    if "model_type" not in settings:
-        raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
-    return AutoConfig.for_model(**settings)
 
 
 def _generation_config(asked: GenerationConfig | None, max_new_tokens: int) -> GenerationConfig:

@@ -4,7 +4,7 @@
 (`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -16,6 +16,7 @@ from lit_avg.backbone import Backbone, BackbonePart
 from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, names_of
 from lit_avg.model import AvgLlava
+from lit_avg.weight_files import check_fit
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""
@@ -69,7 +70,9 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str) -
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
         if name.startswith(_BACKBONE)
     }
-    _load(backbone, weights, left_out, source)
+    kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
+    check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
+    backbone.load_state_dict(weights, strict=False)
     check_left_out(backbone, left_out, source)
 
 
@@ -133,24 +136,6 @@ def is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(is_plain(item) for item in cast(Sequence[object], value))
     return value is None or isinstance(value, str | int | float | bool)
-
-
-def _load(backbone: Backbone, weights: dict[str, Tensor], left_out: Iterable[BackbonePart], source: str) -> None:
-    own = backbone.state_dict()
-    expected = set(own) - {name for part in left_out for name in names_of(backbone, part)}
-    missing, unexpected = sorted(expected - set(weights)), sorted(set(weights) - set(own))
-    if missing or unexpected:
-        lacks = f" lacks {', '.join(missing[:3])}" if missing else ""
-        more = f" has {', '.join(unexpected[:3])} too many" if unexpected else ""
-        raise UserError(
-            f"init_from: {source}{lacks}{more}; it was made with another backbone than this config describes"
-        )
-    for name, tensor in weights.items():
-        if own[name].shape != tensor.shape:
-            raise UserError(
-                f"init_from: {name} is {tuple(tensor.shape)} in {source}, but {tuple(own[name].shape)} in this config"
-            )
-    backbone.load_state_dict(weights, strict=False)
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

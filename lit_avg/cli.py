@@ -28,6 +28,9 @@ VERBS = {
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
     "shard": Verb("pack conversations and images into shards", "datamodules.shard_command"),
+    "import-release": Verb(
+        "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"
+    ),
     "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.studies.sweep_command"),
     "table": Verb("make a study's table from the results that are there", "lit_avg.studies.table_command"),
 }
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def help_text() -> str:
     """All verbs, one line each."""
-    lines = [f"  {name:<9} {verb.summary}" for name, verb in VERBS.items()]
+    lines = [f"  {name:<14} {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join(
         ["usage: lit-avg VERB [options]", "", *lines, "", "`lit-avg VERB --help` lists the options of a verb."]
     )

@@ -15,9 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lit_avg.anyres import count_visual_tokens
+from lit_avg.anyres import VisualLayout
 from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
 from lit_avg.stages.base import PARTS, Stage
 from lit_avg.training_cli import TrainingCLI, hush
 
@@ -73,7 +72,7 @@ def describe(stage: Stage, console: Console) -> None:
         f"warm-up over {settings.warmup_ratio:.0%} of the steps, then cosine to {settings.final_lr_ratio:.0%}",
     )
     console.print(parts_table(stage))
-    console.print(granularities_table(stage.granularities))
+    console.print(granularities_table(stage.model.layout))
 
 
 def parts_table(stage: Stage) -> Table:
@@ -92,13 +91,13 @@ def parts_table(stage: Stage) -> Table:
     return table
 
 
-def granularities_table(granularities: Granularities) -> Table:
+def granularities_table(layout: VisualLayout) -> Table:
     """Grid and tokens of each level, for a tile and for a square image of `PLANE` tiles and its global view."""
     rows, columns = PLANE
     table = _table("granularity", "grid of a tile", f"tokens of {rows}x{columns} tiles and the global view")
-    for tokens, grid in zip(granularities.tokens, granularities.grids, strict=True):
-        in_all = count_visual_tokens(PLANE, PLANE, grid, granularities.grids[-1])
-        table.add_row(str(tokens), f"{grid[0]}x{grid[1]}", f"{in_all:,}")
+    granularities = layout.granularities
+    for level, (tokens, grid) in enumerate(zip(granularities.tokens, granularities.grids, strict=True)):
+        table.add_row(str(tokens), f"{grid[0]}x{grid[1]}", f"{layout.count(PLANE, PLANE, level):,}")
     return table
 
 

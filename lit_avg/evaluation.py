@@ -23,7 +23,7 @@ def try_every_granularity(model: AvgLlava, batch: Batch, routed: bool) -> Outcom
         correct=feedback.correct.cpu(),
         feedback=feedback.log_prob.cpu(),
         scores=scores,
-        visual_tokens=visual_token_counts(batch, model.granularities),
+        visual_tokens=visual_token_counts(batch, model.layout),
         text_tokens=(own_text + prefix).cpu(),
         tiles=tiles,
     )

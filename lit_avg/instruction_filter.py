@@ -3,6 +3,8 @@
 Source: paper, section 3.2 (k = 32). An instruction token scores its mean cosine similarity with the visual tokens of
 the global view at the finest granularity. The mean of cosines is the cosine's dot product with the mean of the
 normalised visual tokens, at a fraction of the work.
+
+The release lets tokens that are no instruction fill the slots that are left over.
 """
 
 from dataclasses import dataclass
@@ -12,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_avg.errors import UserError
+from lit_avg.semantics import EmptySlots
 
 
 @dataclass
 class InstructionTokens:
     """The chosen tokens of each question.
 
-    An empty slot holds zeros and is marked invalid: it is never attended to and never votes.
+    An empty slot holds zeros and is marked invalid: it is never attended to and never votes. Where slots are filled
+    there is no empty one.
     """
 
     embeddings: Tensor  # (Q, k, D)
@@ -30,32 +34,40 @@ class InstructionFilter(nn.Module):
 
     Args:
         k: slots for instruction tokens; 0 makes a router without instruction.
+        empty_slots: slots that no instruction token claims are `masked`, or `filled` with whatever else there is.
     """
 
-    def __init__(self, k: int = 32) -> None:
+    def __init__(self, k: int = 32, empty_slots: EmptySlots = "masked") -> None:
         super().__init__()
         if k < 0:
             raise UserError(
                 f"the instruction filter cannot keep k = {k} tokens; use 0 for a router without instruction"
             )
         self.k = k
+        self.empty_slots: EmptySlots = empty_slots
 
     def forward(self, instruction: Tensor, valid: Tensor, global_view: Tensor) -> InstructionTokens:
-        """Choose among each question's instruction tokens.
+        """Choose among each question's tokens.
 
         Args:
             instruction: token embeddings, (Q, T, D).
-            valid: (Q, T) bool, False for filling.
+            valid: (Q, T) bool, True for instruction tokens.
             global_view: finest visual tokens of the global view of each question's image, (Q, V, D).
         """
-        missing = max(0, self.k - instruction.shape[1])
-        instruction = F.pad(instruction, (0, 0, 0, missing))
-        valid = F.pad(valid, (0, missing))
-        similarity = self.similarity(instruction, global_view).masked_fill(~valid, -torch.inf)
-        chosen = similarity.topk(self.k, dim=1).indices  # (Q, k)
-        valid = valid.gather(1, chosen)
+        chosen = self.choose(instruction, valid, global_view)
+        missing = self.k - chosen.shape[1]
+        valid = F.pad(valid.gather(1, chosen), (0, missing))
         embeddings = instruction.gather(1, chosen.unsqueeze(2).expand(-1, -1, instruction.shape[2]))
+        embeddings = F.pad(embeddings, (0, 0, 0, missing))
+        if self.empty_slots == "filled":
+            return InstructionTokens(embeddings, torch.ones_like(valid))
         return InstructionTokens(embeddings.masked_fill(~valid.unsqueeze(2), 0.0), valid)
+
+    def choose(self, instruction: Tensor, valid: Tensor, global_view: Tensor) -> Tensor:
+        """Places of the chosen tokens, (Q, min(k, T)); arguments as in `forward`. Valid ones go first."""
+        similarity = self.similarity(instruction, global_view).masked_fill(~valid, -torch.inf)
+        # Not a stable sort, nor topk: which excluded tokens come first, and so fill slots, is as in the release.
+        return similarity.sort(dim=1, descending=True).indices[:, : self.k]
 
     @staticmethod
     def similarity(instruction: Tensor, global_view: Tensor) -> Tensor:

@@ -4,15 +4,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
+from lit_avg.anyres import VisualLayout
 from lit_avg.backbone import AnswerTokens, Backbone, Generation
 from lit_avg.batch import PADDING, Batch
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
+from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.router import GranularityRouter
 from lit_avg.scaler import GranularityScaler, Pooling
+from lit_avg.semantics import Attention, Preset, Semantics, choices_of
 from lit_avg.sequences import LlmInput, llm_input, separate_questions, used_levels, without_last_answers
 
 
@@ -22,9 +24,11 @@ class AvgLlava(nn.Module):
     Args:
         backbone: makes the backbone; called here, so that a sharded strategy can build it in place.
         granularities: the levels of detail, coarse to fine.
-        router: makes the router, given the granularities and the width of the LLM's embeddings.
+        router: makes the router, given the granularities, the width of the LLM's embeddings, and by the semantics
+            along which axis it attends and whether it normalises its logits.
         pooling: how the scaler pools.
         k: instruction tokens the router hears; 0 for a router without instruction.
+        semantics: `paper`, `release`, or a preset and the points in which to leave it.
 
     Raises:
         UserError: k is larger than the router was built for.
@@ -34,16 +38,19 @@ class AvgLlava(nn.Module):
         self,
         backbone: Callable[[], Backbone],
         granularities: Granularities,
-        router: Callable[[Granularities, int], GranularityRouter] = GranularityRouter,
+        router: Callable[[Granularities, int, Attention, bool], GranularityRouter] = GranularityRouter,
         pooling: Pooling = "average",
         k: int = 32,
+        semantics: Semantics | Preset = "paper",
     ) -> None:
         super().__init__()
+        self.semantics = choices = choices_of(semantics)
         self.granularities = granularities
+        self.layout = VisualLayout(granularities, choices.unpad)
         self.backbone = backbone()
         self.scaler = GranularityScaler(granularities, pooling)
-        self.instruction_filter = InstructionFilter(k)
-        self.router = router(granularities, self.backbone.width)
+        self.instruction_filter = InstructionFilter(k, choices.empty_slots)
+        self.router = router(granularities, self.backbone.width, choices.attention, choices.logit_norm)
         self.router.check_slots(k)
 
     def see(self, batch: Batch) -> list[Tensor]:
@@ -71,14 +78,13 @@ class AvgLlava(nn.Module):
         begins = [sum(batch.tiles[:image]) for image in images]
         counts = [batch.tiles[image] for image in images]
         tiles = torch.cat([torch.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
-        tokens, valid = self._instructions(batch, routed)
-        instruction = self.instruction_filter(tokens, valid, levels[-1][begins])
         places = torch.tensor(routed, device=logits.device)
+        instruction = self.instruction_filter(*self._candidates(batch, places), levels[-1][begins])
         return logits.index_copy(0, places, self.router([level[tiles] for level in levels], instruction, counts))
 
     def answer_tokens(self, batch: Batch, levels: Sequence[Tensor], level_of_row: Sequence[int]) -> AnswerTokens:
         """Let the LLM score the answers, each row seeing its image at the granularity chosen for it."""
-        rows = llm_input(batch, level_of_row, self.granularities)
+        rows = llm_input(batch, level_of_row, self.layout)
         return self.backbone.answer_tokens(self.embeddings(batch, levels, level_of_row, rows), rows)
 
     def answer_tokens_at(self, batch: Batch, levels: Sequence[Tensor], level: int) -> AnswerTokens:
@@ -116,16 +122,15 @@ class AvgLlava(nn.Module):
         """
         prompts = without_last_answers(separate_questions(batch))
         levels = self.see(prompts) if levels is None else levels
-        rows = llm_input(prompts, level_of_question, self.granularities)
+        rows = llm_input(prompts, level_of_question, self.layout)
         embeddings = self.embeddings(prompts, levels, level_of_question, rows)
         lengths = (rows.question != PADDING).sum(dim=1).tolist()
         texts = [row[:length] for row, length in zip(embeddings, lengths, strict=True)]
         return self.backbone.generate(texts, max_new_tokens, generation)
 
-    def _instructions(self, batch: Batch, questions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Embeddings (Q', T, D) of the instruction tokens of some questions, and which of them are there (Q', T)."""
-        chosen = [batch.input_ids[batch.instruction & (batch.question == question)] for question in questions]
-        ids = pad_sequence(chosen, batch_first=True)
-        lengths = torch.tensor([len(tokens) for tokens in chosen], device=ids.device)
-        valid = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
-        return self.backbone.embed(ids), valid
+    def _candidates(self, batch: Batch, questions: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (Q', T, D) of what the filter chooses from for some questions (Q',), and which may be heard."""
+        candidates = instruction_candidates(batch, self.semantics.instruction, self.router.training)
+        embeddings = self.backbone.embed(candidates.input_ids[questions])
+        empty = candidates.empty[questions].unsqueeze(2)
+        return embeddings.masked_fill(empty, 0.0), candidates.heard[questions]

@@ -4,7 +4,8 @@ Source: paper, section 3.2, Figure 2. The tokens of all granularities of a tile 
 through one Transformer encoder layer, an MLP gives each token N logits, and the voter, a learned weight over the
 tokens, adds them up. The logits of an image are the mean over its tiles. Where the paper is silent the layer is as in
 the authors' release: post-norm, ReLU, feed-forward as wide as the model, no positional or level embedding. It attends
-across the tokens of a tile, as the paper says.
+across the tokens of a tile, as the paper says; the release attends across the tiles of an image, at each token's place
+by itself, and normalises the logits.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionTokens
+from lit_avg.semantics import Attention
 
 VoterInit = Literal["normal", "mean"]
 
@@ -27,6 +29,8 @@ class GranularityRouter(nn.Module):
     Args:
         granularities: the levels, coarse to fine.
         width: D, that of the LLM's embeddings.
+        attention: across the `tokens` of a tile, or across the `tiles` of an image.
+        logit_norm: normalise each image's logits, with a learned scale and offset.
         instruction_tokens: slots for instruction tokens; fewer may be filled, more may not.
         heads: attention heads.
         dropout: in the Transformer layer.
@@ -37,6 +41,8 @@ class GranularityRouter(nn.Module):
         self,
         granularities: Granularities,
         width: int,
+        attention: Attention = "tokens",
+        logit_norm: bool = False,
         instruction_tokens: int = 32,
         heads: int = 8,
         dropout: float = 0.1,
@@ -45,12 +51,14 @@ class GranularityRouter(nn.Module):
         super().__init__()
         levels, slots = len(granularities), granularities.router_slots + instruction_tokens
         self.instruction_tokens = instruction_tokens
+        self.attention: Attention = attention
         self.fusion = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=dropout, batch_first=True)
         hidden, ballot = nn.Linear(width, width), nn.Linear(width, levels)
         nn.init.kaiming_normal_(hidden.weight)
         nn.init.kaiming_normal_(ballot.weight)
         self.mlp = nn.Sequential(hidden, nn.GELU(), ballot)
         self.voter = nn.Parameter(torch.randn(slots) if voter_init == "normal" else torch.full((slots,), 1 / slots))
+        self.norm = nn.LayerNorm(levels) if logit_norm else nn.Identity()
 
     def forward(self, levels: Sequence[Tensor], instruction: InstructionTokens, tiles: Sequence[int]) -> Tensor:
         """Logits of each question, averaged over the tiles of its image.
@@ -74,13 +82,20 @@ class GranularityRouter(nn.Module):
         tokens = torch.cat([*levels, heard[question]], dim=1)  # (tiles, slots, D)
         seen = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         seen[:, tokens.shape[1] - self.instruction_tokens :] = valid[question]
-        votes = self.votes(tokens, seen)  # (tiles, N)
+        votes = self.votes(self.fuse(tokens, seen, tiles), seen)  # (tiles, N)
         totals = votes.new_zeros(len(tiles), votes.shape[1]).index_add(0, question, votes)
-        return totals / torch.tensor(tiles, device=totals.device).unsqueeze(1)
+        return self.norm(totals / torch.tensor(tiles, device=totals.device).unsqueeze(1))
 
-    def votes(self, tokens: Tensor, seen: Tensor) -> Tensor:
-        """One tile's tokens (tiles, slots, D), those marked in `seen` (tiles, slots), to its logits (tiles, N)."""
-        fused = self.fusion(tokens, src_key_padding_mask=None if bool(seen.all()) else ~seen)
+    def fuse(self, tokens: Tensor, seen: Tensor, tiles: Sequence[int]) -> Tensor:
+        """The Transformer layer on tokens (tiles, slots, D); those not `seen` (tiles, slots) are not attended to."""
+        if self.attention == "tokens":
+            return self.fusion(tokens, src_key_padding_mask=None if bool(seen.all()) else ~seen)
+        # Each slot attends to itself in the image's other tiles: an empty one only to empty ones, so there is no mask.
+        images = tokens.split(list(tiles))
+        return torch.cat([self.fusion(image.transpose(0, 1)).transpose(0, 1) for image in images])
+
+    def votes(self, fused: Tensor, seen: Tensor) -> Tensor:
+        """Fused tokens (tiles, slots, D), those marked in `seen` (tiles, slots), to each tile's logits (tiles, N)."""
         ballots = self.mlp(fused)  # (tiles, slots, N)
         return torch.einsum("lsn,ls->ln", ballots, self.voter * seen)
 

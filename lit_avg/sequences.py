@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_avg.anyres import NEWLINE, count_visual_tokens, visual_sequence
+from lit_avg.anyres import NEWLINE, VisualLayout
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
-from lit_avg.granularity import Granularities
 
 
 @dataclass
@@ -47,14 +46,14 @@ class LlmInput:
         return LlmInput(*(tensor.to(device) for tensor in vars(self).values()))
 
 
-def llm_input(batch: Batch, level_of_row: Sequence[int], granularities: Granularities) -> LlmInput:
+def llm_input(batch: Batch, level_of_row: Sequence[int], layout: VisualLayout) -> LlmInput:
     """Put each row's image in place of its placeholder, at the granularity chosen for the row.
 
     The embedding table it indexes holds the newline token, the batch's text tokens row by row, and the visual tokens
     of every tile at each level that occurs in `level_of_row`, coarse to fine.
     """
     input_ids, question, labels = batch.input_ids.cpu(), batch.question.cpu(), batch.labels.cpu()
-    first_visual = _first_visual_tokens(batch, level_of_row, granularities)
+    first_visual = _first_visual_tokens(batch, level_of_row, layout)
     images = batch.image_of_row.tolist()
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for row, level in enumerate(level_of_row):
@@ -63,7 +62,7 @@ def llm_input(batch: Batch, level_of_row: Sequence[int], granularities: Granular
         if images[row] < 0:
             rows.append((text, question[row, :length], labels[row, :length]))
             continue
-        visual = _visual_source(batch, images[row], level, first_visual[level], granularities)
+        visual = _visual_source(batch, images[row], level, first_visual[level], layout)
         at = int((input_ids[row] == IMAGE_PLACEHOLDER).nonzero()[0])
         around = slice(None, at), slice(at + 1, length)
         rows.append(
@@ -81,13 +80,14 @@ def used_levels(level_of_row: Sequence[int]) -> list[int]:
     return sorted(set(level_of_row))
 
 
-def visual_token_counts(batch: Batch, granularities: Granularities) -> Tensor:
+def visual_token_counts(batch: Batch, layout: VisualLayout) -> Tensor:
     """(Q, N) tokens of each question's image in the LLM's sequence at each level, 0 without an image."""
+    levels = range(len(layout.granularities))
     counts = [
-        [count_visual_tokens(grid, (height, width), level, granularities.grids[-1]) for level in granularities.grids]
+        [layout.count(grid, (height, width), level) for level in levels]
         for grid, (height, width) in zip(batch.tile_grids, batch.image_sizes.tolist(), strict=True)
     ]
-    of_image = torch.tensor([*counts, [0] * len(granularities)])  # the last row stands for "no image", index -1
+    of_image = torch.tensor([*counts, [0] * len(levels)])  # the last row stands for "no image", index -1
     return of_image[batch.image_of_question.cpu()]
 
 
@@ -131,21 +131,20 @@ def without_last_answers(batch: Batch) -> Batch:
     )
 
 
-def _first_visual_tokens(batch: Batch, level_of_row: Sequence[int], granularities: Granularities) -> dict[int, int]:
+def _first_visual_tokens(batch: Batch, level_of_row: Sequence[int], layout: VisualLayout) -> dict[int, int]:
     """Row of the embedding table at which each used level's visual tokens begin."""
     begin, first = 1 + batch.input_ids.numel(), dict[int, int]()
     for level in used_levels(level_of_row):
         first[level] = begin
-        begin += sum(batch.tiles) * granularities.tokens[level]
+        begin += sum(batch.tiles) * layout.granularities.tokens[level]
     return first
 
 
-def _visual_source(batch: Batch, image: int, level: int, first_visual: int, granularities: Granularities) -> Tensor:
+def _visual_source(batch: Batch, image: int, level: int, first_visual: int, layout: VisualLayout) -> Tensor:
     """Rows of the embedding table for one image's visual sequence."""
     height, width = batch.image_sizes[image].tolist()
-    grids = granularities.grids
-    tokens = visual_sequence(batch.tile_grids[image], (height, width), grids[level], grids[-1])
-    begin = first_visual + sum(batch.tiles[:image]) * granularities.tokens[level]
+    tokens = layout.sequence(batch.tile_grids[image], (height, width), level)
+    begin = first_visual + sum(batch.tiles[:image]) * layout.granularities.tokens[level]
     return torch.where(tokens == NEWLINE, 0, tokens + begin)
 
 

@@ -1,12 +1,32 @@
-"""Tiny random models and batches that every test may ask for."""
+"""Tiny random models and batches that every test may ask for, and the golden cases."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from lit_avg.batch import Batch
 from lit_avg.model import AvgLlava
 from tests.tiny import make_batch, tiny_model
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+MARKS = {"golden_case": "io.safetensors", "golden_losses": "rank_loss.safetensors"}
+"""Which file makes a folder a case for the tests that ask for this argument."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", type=Path, help="folder of one golden case, instead of those under tests/data/golden")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given: Path | None = metafunc.config.getoption("--golden")
+    folders = sorted(GOLDEN.iterdir()) if given is None else [given.absolute()]
+    if not any((folder / mark).is_file() for folder in folders for mark in MARKS.values()):
+        raise pytest.UsageError(f"--golden: {given} has neither {' nor '.join(MARKS.values())}")
+    for argument, mark in MARKS.items():
+        if argument in metafunc.fixturenames:
+            cases = [folder for folder in folders if (folder / mark).is_file()]
+            metafunc.parametrize(argument, cases, ids=[case.name for case in cases], scope="module")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
 
 KNOWS_TRANSFORMERS = {
     "lit_avg.backbone",
+    "lit_avg.llava_next",
     "lit_avg.optim",
     "lit_avg.stages.stand_ins",
     "datamodules.base",

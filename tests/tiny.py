@@ -9,6 +9,7 @@ from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Bat
 from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.router import GranularityRouter
+from lit_avg.semantics import Preset, Semantics
 
 TILE, VOCABULARY = 32, 50
 LEVELS = (1, 2, 4, 8, 16)
@@ -29,9 +30,11 @@ def tiny_backbone(**changes: object) -> Backbone:
     return Backbone(vision_encoder=vision, llm=llm, **changes)
 
 
-def tiny_model(k: int = 4, levels: tuple[int, ...] = LEVELS) -> AvgLlava:
-    router = partial(GranularityRouter, instruction_tokens=4, heads=2, dropout=0.0)
-    return AvgLlava(tiny_backbone, Granularities(levels), router, k=k).eval()
+def tiny_model(
+    k: int = 4, levels: tuple[int, ...] = LEVELS, semantics: Semantics | Preset = "paper", slots: int = 4
+) -> AvgLlava:
+    router = partial(GranularityRouter, instruction_tokens=slots, heads=2, dropout=0.0)
+    return AvgLlava(tiny_backbone, Granularities(levels), router, k=k, semantics=semantics).eval()
 
 
 def row(questions: list[tuple[int, int]], image: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

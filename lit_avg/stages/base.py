@@ -89,7 +89,12 @@ class Stage(L.LightningModule):
         return {part: left_out_of_run(backbone, part, self.init_from, run) for part in frozen}
 
     def freeze_the_rest(self) -> None:
-        """Leave gradients, dropout and recomputation to the parts that are trained."""
+        """Leave gradients, dropout and recomputation to the parts that are trained.
+
+        The release's semantics have no stage train the vision encoder.
+        """
+        if self.model.semantics.vision_encoder == "frozen":
+            self.trained_parts = tuple(part for part in self.trained_parts if part != "vision_encoder")
         self.model.requires_grad_(False).eval()
         for part in self.trained_parts:
             for module in [self.model.router] if part == "router" else self.model.backbone.modules_of(part):

@@ -46,7 +46,7 @@ class GumbelRouterTuning(RouterStage):
         logits = self.model.route(batch, levels).float()
         drawn = F.gumbel_softmax(logits, self.temperature, hard=True)  # (Q, N) one-hot, soft in the backward pass
         level_of_row = drawn.argmax(dim=1).tolist()
-        rows = llm_input(batch, level_of_row, self.granularities)
+        rows = llm_input(batch, level_of_row, self.model.layout)
         embeddings = self.model.embeddings(batch, levels, level_of_row, rows)
         # The weight is 1; multiplying by it is what lets the LLM's gradient reach the router.
         weight = drawn.amax(dim=1).to(embeddings.dtype).view(-1, 1, 1)

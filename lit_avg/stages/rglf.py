@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.feedback import lmm_feedback
-from lit_avg.losses import best_granularity_loss, ranking_loss
+from lit_avg.losses import best_granularity_loss, ranking_loss, release_ranking_loss
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.outcomes import Outcomes
@@ -17,6 +17,8 @@ from lit_avg.stages.router_stage import RouterStage
 
 class RGLF(RouterStage):
     """The router learns the frozen LMM's own preferences: loss = ranking_weight * rank + alpha * ce.
+
+    The model's semantics say which ranking loss that is, and its margin.
 
     Args:
         model: as in `Stage`.
@@ -56,7 +58,9 @@ class RGLF(RouterStage):
         if not len(scores):
             nothing = scores.sum()  # 0, and still part of the graph, so that every rank has a backward pass
             return {"loss": nothing, "ranking_loss": nothing, "ce_loss": nothing}
-        rank, ce = ranking_loss(scores, feedback), best_granularity_loss(scores, feedback)
+        ranking = ranking_loss if self.model.semantics.ranking == "pair sum" else release_ranking_loss
+        rank = ranking(scores, feedback, self.model.semantics.margin)
+        ce = best_granularity_loss(scores, feedback)
         return {"loss": self.ranking_weight * rank + self.alpha * ce, "ranking_loss": rank, "ce_loss": ce}
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from lit_avg.anyres import VisualLayout
 from lit_avg.granularity import Granularities
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.scaler import GranularityScaler
@@ -192,7 +193,7 @@ class LanguageModelStandIn(L.LightningModule):
     def answers(self, batch: SymbolBatch, level: int) -> tuple[Tensor, Tensor]:
         """Log-prob of every answer token, and whether it is the most probable one, (A,) each."""
         granularities = self.scaler.granularities
-        rows = llm_input(batch.text, [level] * len(batch.text.input_ids), granularities)
+        rows = llm_input(batch.text, [level] * len(batch.text.input_ids), VisualLayout(granularities))
         hidden = self.llm.model(
             inputs_embeds=self.embeddings(batch, level)[rows.source],
             attention_mask=rows.attention_mask(),

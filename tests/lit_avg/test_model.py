@@ -39,7 +39,7 @@ def hf_loss(hf: LlavaNextForConditionalGeneration, batch: Batch, row: int, visua
 def test_the_finest_level_loses_what_transformers_llava_next_loses(model: AvgLlava, batch: Batch) -> None:
     separate = separate_questions(batch)
     feedback = lmm_feedback(model, separate, model.see(separate)).log_prob[:, -1]
-    counts = visual_token_counts(separate, model.granularities)[:, -1].tolist()
+    counts = visual_token_counts(separate, model.layout)[:, -1].tolist()
     for row in range(4):  # the fifth has no image
         expected = hf_loss(model.backbone.hf, separate, row, counts[row])
         torch.testing.assert_close(-feedback[row], expected.detach(), rtol=0, atol=1e-5)

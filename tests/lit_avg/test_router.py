@@ -54,9 +54,9 @@ def test_tokens_of_one_tile_attend_to_each_other_and_not_to_other_tiles() -> Non
     router, instruction = make_router(), heard(1, [True] * 3)
     tokens = torch.cat([*levels(2), instruction.embeddings.expand(2, -1, -1)], dim=1)
     seen = torch.ones(2, 10, dtype=torch.bool)
-    before = router.votes(tokens, seen)
+    before = router.votes(router.fuse(tokens, seen, [2]), seen)
     tokens[1, -1] += 1.0
-    after = router.votes(tokens, seen)
+    after = router.votes(router.fuse(tokens, seen, [2]), seen)
     assert torch.equal(after[0], before[0])
     fused_before = router.fusion(tokens)[1, 0]
     tokens[1, -1] += 1.0

@@ -39,7 +39,7 @@ def test_packed_questions_give_the_gradient_of_one_by_one(model: AvgLlava, batch
 
 
 def test_a_question_sees_the_prefix_and_itself_only(model: AvgLlava, batch: Batch) -> None:
-    rows = llm_input(batch, [0] * 3, model.granularities)
+    rows = llm_input(batch, [0] * 3, model.layout)
     mask = rows.attention_mask()
     assert mask is not None
     first, second = (rows.question[0] == 0).nonzero().flatten(), (rows.question[0] == 1).nonzero().flatten()
@@ -51,7 +51,7 @@ def test_a_question_sees_the_prefix_and_itself_only(model: AvgLlava, batch: Batc
 
 
 def test_positions_of_each_question_go_on_from_the_prefix(model: AvgLlava, batch: Batch) -> None:
-    rows = llm_input(batch, [0] * 3, model.granularities)
+    rows = llm_input(batch, [0] * 3, model.layout)
     prefix = int((rows.question[0] == PREFIX).sum())
     for question, length in [(0, 6), (1, 4), (2, 9)]:
         positions = rows.position_ids[0][rows.question[0] == question]
@@ -59,14 +59,14 @@ def test_positions_of_each_question_go_on_from_the_prefix(model: AvgLlava, batch
 
 
 def test_rows_of_one_question_need_no_mask(model: AvgLlava, batch: Batch) -> None:
-    assert llm_input(separate_questions(batch), [0] * 5, model.granularities).attention_mask() is None
+    assert llm_input(separate_questions(batch), [0] * 5, model.layout).attention_mask() is None
 
 
 def test_counts_are_what_the_sequences_really_hold(model: AvgLlava, batch: Batch) -> None:
-    counts = visual_token_counts(batch, model.granularities)
+    counts = visual_token_counts(batch, model.layout)
     separate = separate_questions(batch)
     for level in range(5):
-        rows = llm_input(separate, [level] * 5, model.granularities)
+        rows = llm_input(separate, [level] * 5, model.layout)
         assert rows.visual.sum(dim=1).tolist() == counts[:, level].tolist()
 
 

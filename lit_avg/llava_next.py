@@ -1,0 +1,68 @@
+"""transformers' LLaVA-NeXT, made whole from a checkpoint or composed of two configs."""
+
+from pickle import UnpicklingError
+from typing import Any, cast
+
+from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers.configuration_utils import PreTrainedConfig
+
+from lit_avg.errors import UserError
+from lit_avg.weight_files import named_differences
+
+ENCODERS_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
+"""Model types of encoders whose tokens are all patches."""
+
+
+def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
+    """Every tensor from `source`; transformers by itself would only warn that some are random.
+
+    Raises:
+        UserError: it cannot be loaded, or is not what its config says.
+    """
+    try:
+        hf, report = cast(
+            tuple[LlavaNextForConditionalGeneration, dict[str, Any]],
+            LlavaNextForConditionalGeneration.from_pretrained(
+                source, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+            ),
+        )
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing or unexpected:
+        raise UserError(f"{source}{named_differences(missing, unexpected)}; it is not what its config.json describes")
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise UserError(f"{source}: {name} is {tuple(found)}, but {tuple(expected)} by its config.json")
+    return hf
+
+
+def composed(
+    vision_config: PreTrainedConfig, text_config: PreTrainedConfig, vision_feature_layer: int, attention: str
+) -> LlavaNextForConditionalGeneration:
+    """Random weights; the connector is initialised as torch does, which is how LLaVA does it."""
+    hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
+        LlavaNextConfig(
+            vision_config=vision_config,
+            text_config=text_config,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy="full" if vision_config.model_type in ENCODERS_WITHOUT_CLS else "default",
+            image_token_index=text_config.vocab_size,
+            tie_word_embeddings=text_config.tie_word_embeddings,
+        ),
+        attn_implementation=attention,
+    )
+    hf.model.multi_modal_projector.linear_1.reset_parameters()
+    hf.model.multi_modal_projector.linear_2.reset_parameters()
+    return hf
+
+
+def config_of(settings: dict[str, Any]) -> PreTrainedConfig:
+    """A transformers config from its `model_type` and values.
+
+    Raises:
+        UserError: there is no `model_type`.
+    """
+    if "model_type" not in settings:
+        raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
+    return AutoConfig.for_model(**settings)

@@ -1,0 +1,79 @@
+"""An `AvgLlava` as a folder: a plain LLaVA-NeXT of transformers, and the router beside it.
+
+config.json, model*.safetensors   the backbone, as `save_pretrained` writes it
+router.safetensors                the router's tensors
+router.json                       what it takes to build the rest of the model
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.torch import save_file
+
+from lit_avg.backbone import Backbone
+from lit_avg.errors import UserError
+from lit_avg.granularity import Granularities
+from lit_avg.model import AvgLlava
+from lit_avg.router import GranularityRouter
+from lit_avg.semantics import Semantics
+from lit_avg.weight_files import load_exactly, read_file, read_json
+
+ROUTER_WEIGHTS, ROUTER_SETTINGS = "router.safetensors", "router.json"
+
+
+def save_model(model: AvgLlava, folder: Path) -> None:
+    """Write a model to a folder, which is made if it is not there."""
+    model.backbone.hf.save_pretrained(folder)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.router.state_dict().items()}, folder / ROUTER_WEIGHTS
+    )
+    settings = {
+        "granularities": {"tokens": list(model.granularities.tokens), "step": model.granularities.step},
+        "pooling": model.scaler.pooling,
+        "k": model.instruction_filter.k,
+        "router": {
+            "instruction_tokens": model.router.instruction_tokens,
+            "heads": model.router.fusion.self_attn.num_heads,
+            "dropout": model.router.fusion.dropout.p,
+        },
+        "semantics": asdict(model.semantics),
+        "vision_feature_layer": model.backbone.hf.config.vision_feature_layer,
+    }
+    (folder / ROUTER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
+    """The model that `save_model` wrote, bit for bit.
+
+    Args:
+        folder: where it is.
+        attention: transformers' `attn_implementation`.
+
+    Raises:
+        UserError: a file is missing, or a tensor is missing, one too many, or of another shape than the settings say.
+    """
+    settings = cast(dict[str, Any], read_json(folder / ROUTER_SETTINGS))
+    try:
+        tokens = cast(Sequence[int], settings["granularities"]["tokens"])
+        model = AvgLlava(
+            partial(
+                Backbone,
+                pretrained=str(folder),
+                vision_feature_layer=settings["vision_feature_layer"],
+                attention=attention,
+            ),
+            Granularities(tokens, settings["granularities"]["step"]),
+            partial(GranularityRouter, **settings["router"]),
+            settings["pooling"],
+            settings["k"],
+            Semantics(**settings["semantics"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / ROUTER_SETTINGS} is incomplete: {error}; write the folder anew") from error
+    path = folder / ROUTER_WEIGHTS
+    load_exactly(model.router, read_file(path), str(path), f"{ROUTER_SETTINGS} describes")
+    return model.eval()

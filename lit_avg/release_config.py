@@ -1,0 +1,92 @@
+"""A LLaVA or AVG-LLaVA `config.json`, as the authors' code writes it, in our words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from lit_avg.errors import UserError
+from lit_avg.granularity import Granularities
+
+LLMS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
+"""The LLM under each of LLaVA's model types, as transformers calls it."""
+
+EXPECTED = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_patch_merge_type": "spatial_unpad",
+    "image_aspect_ratio": "anyres",
+}
+"""What makes a LLaVA a LLaVA-NeXT; another value would silently be computed as this one."""
+
+LLM_SETTINGS = frozenset(
+    (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_act",
+        "max_position_embeddings",
+        "initializer_range",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_scaling",
+        "sliding_window",
+        "use_sliding_window",
+        "max_window_layers",
+        "attention_bias",
+        "attention_dropout",
+        "mlp_bias",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    )
+)
+"""What of a config is the LLM's own; the rest is LLaVA's, AVG-LLaVA's, or concerns generation."""
+
+FEATURES: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
+"""Which of the encoder's tokens are kept: LLaVA's word and transformers'."""
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """What a checkpoint of the authors says about itself."""
+
+    llm: dict[str, Any]  # settings of the LLM with its `model_type`
+    vision_tower: str  # hub id or folder of the vision encoder
+    vision_feature_layer: int
+    vision_features: Literal["default", "full"]  # `vision_feature_select_strategy` of transformers
+    grid_pinpoints: list[list[int]]  # (height, width) of each plane; LLaVA writes width first
+    granularities: Granularities | None  # None in a plain LLaVA-NeXT
+    k: int
+    margin: float
+
+
+def release_config(config: Mapping[str, Any]) -> ReleaseConfig:
+    """Read a `config.json`.
+
+    Raises:
+        UserError: it is not a LLaVA-NeXT, or something it must say is missing.
+    """
+    kind = config.get("model_type")
+    if kind not in LLMS:
+        raise UserError(f"config.json: model_type is {kind}, but this import knows {', '.join(LLMS)} and llava_next")
+    for name, value in EXPECTED.items():
+        if config.get(name) != value:
+            raise UserError(f"config.json: {name} is {config.get(name)}, but only {value} is LLaVA-NeXT's")
+    try:
+        tokens = cast(Sequence[int] | None, config.get("vis_token_granularity"))
+        return ReleaseConfig(
+            llm={"model_type": LLMS[kind]} | {name: config[name] for name in config if name in LLM_SETTINGS},
+            vision_tower=config["mm_vision_tower"],
+            vision_feature_layer=config["mm_vision_select_layer"],
+            vision_features=FEATURES[config.get("mm_vision_select_feature", "patch")],
+            grid_pinpoints=[[height, width] for width, height in config["image_grid_pinpoints"]],
+            granularities=None if tokens is None else Granularities(tokens, tokens[1] // tokens[0]),
+            k=config.get("filtered_text_num", 32),
+            margin=float(config.get("margin", 1.0)),
+        )
+    except KeyError as missing:
+        raise UserError(f"config.json does not say {missing.args[0]}, which every LLaVA-NeXT's does") from missing

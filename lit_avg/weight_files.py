@@ -1,0 +1,117 @@
+"""Weights on disk: read without running code, and loaded only where every name and every shape fits."""
+
+import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lit_avg.errors import UserError
+
+FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
+"""Stem and suffix of the weight files of a transformers checkpoint, in the order they are looked for."""
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder by name: sharded or single, safetensors or `*.bin`.
+
+    Raises:
+        UserError: there are no weights, a shard is missing, or a file is none that can be read without running code.
+    """
+    for stem, suffix in FORMATS:
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            names = sorted(set(cast(dict[str, str], read_json(index)["weight_map"]).values()))
+            return _merged([folder / name for name in names])
+        if (folder / f"{stem}.{suffix}").is_file():
+            return _merged([folder / f"{stem}.{suffix}"])
+    raise UserError(f"{folder} has no weights; there should be model.safetensors or pytorch_model.bin, or an index")
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file.
+
+    Raises:
+        UserError: it is missing, cut short, no weight file, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing; fetch the checkpoint again")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))
+    except UnpicklingError as error:
+        raise UserError(
+            f"{path} is refused: it holds more than tensors, and reading it could run code; use safetensors instead"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as weights; it is another kind of file, or cut short") from error
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: there is no such file, or no JSON in it.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path.name} in {path.parent}; name a folder that holds a checkpoint")
+    try:
+        return cast(dict[str, object], json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, maker: str) -> None:
+    """Put weights in place of a module's own, keeping their dtype.
+
+    Args:
+        module: takes the weights.
+        weights: by the module's names.
+        source: where they are from, for the message.
+        maker: what says how the module is built, for the message: `its config.json describes`.
+
+    Raises:
+        UserError: a tensor is missing, is one too many, or has another shape.
+    """
+    check_fit(module, weights, source, maker)
+    module.load_state_dict(weights, assign=True)
+
+
+def check_fit(
+    module: nn.Module, weights: Mapping[str, Tensor], source: str, maker: str, elsewhere: Set[str] = frozenset()
+) -> None:
+    """Refuse weights that are not exactly those of a module, but for names that are known to be `elsewhere`.
+
+    Other arguments and errors as in `load_exactly`.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(set(own) - set(weights) - elsewhere), sorted(set(weights) - set(own))
+    if missing or unexpected:
+        raise UserError(
+            f"{source}{named_differences(missing, unexpected)}; it was made with another model than {maker}"
+        )
+    for name, tensor in weights.items():
+        if own[name].shape != tensor.shape:
+            raise UserError(f"{source}: {name} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in what {maker}")
+
+
+def named_differences(missing: list[str], unexpected: list[str]) -> str:
+    """` lacks a, b and 3 more; has c too many`, for a message."""
+    lacks = f" lacks {_some(missing)}" if missing else ""
+    more = f" has {_some(unexpected)} too many" if unexpected else ""
+    return " and".join(part for part in (lacks, more) if part)
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
+
+
+def _merged(paths: list[Path]) -> dict[str, Tensor]:
+    return {name: tensor for path in paths for name, tensor in read_file(path).items()}

@@ -1,0 +1,202 @@
+"""Checkpoints of the authors' come in whole or not at all, and a folder of ours gives back what was written."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lit_avg import cli
+from lit_avg.batch import Batch
+from lit_avg.import_release import imported
+from lit_avg.model import AvgLlava
+from lit_avg.model_folder import load_model, save_model
+from lit_avg.release_config import release_config
+from lit_avg.release_weights import PREFIXES, VOTER, from_release, to_release
+
+CASE = Path(__file__).parent / "data" / "golden" / "case_a"
+Change = Callable[[dict[str, Tensor]], object]
+
+
+class Evil:
+    """A pickle of this makes a folder when it is read by a careless program."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def weights() -> dict[str, Tensor]:
+    return load_file(CASE / "weights.safetensors")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of the authors', but for its weights."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("config.json", "vision_config.json"):
+        shutil.copy(CASE / name, folder / name)
+    return folder
+
+
+def said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `lit-avg import-release` says of a checkpoint that it refuses."""
+    assert cli.main(["import-release", str(checkpoint), "--out", str(checkpoint.parent / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert not (checkpoint.parent / "out").exists()
+    return message.splitlines()[-1]
+
+
+def same(ours: AvgLlava, other: AvgLlava) -> bool:
+    one, two = ours.state_dict(), other.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def widen(weights: dict[str, Tensor]) -> None:
+    weights["model.mm_projector.2.weight"] = torch.zeros(50, 48)
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "a missing tensor": (lambda w: w.pop("model.norm.weight"), "lacks backbone.hf.model.language_model.norm.weight"),
+    "a missing router tensor": (lambda w: w.pop("model.router.voter"), "lacks router.voter"),
+    "an extra tensor": (lambda w: w.update({"model.stray": torch.zeros(1)}), "language_model.stray too many"),
+    "another width": (widen, "linear_2.weight is (50, 48), but (48, 48)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_checkpoint_that_does_not_fit_its_config_is_refused_in_a_line(
+    name: str, weights: dict[str, Tensor], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, expected = REFUSED[name]
+    change(weights)
+    save_file(weights, checkpoint / "model.safetensors")
+    assert expected in said(checkpoint, capsys)
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made by the pickle"
+    torch.save({"model.norm.weight": Evil(made)}, checkpoint / "pytorch_model.bin")
+    assert "reading it could run code" in said(checkpoint, capsys)
+    assert not made.exists()
+
+
+def test_weights_cut_short_a_lost_shard_and_no_weights_are_told_apart(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "has no weights" in said(checkpoint, capsys)
+    (checkpoint / "model.safetensors").write_bytes((CASE / "weights.safetensors").read_bytes()[:9999])
+    assert "cut short" in said(checkpoint, capsys)
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00001-of-00001.safetensors is missing" in said(checkpoint, capsys)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("mm_projector_type", "linear"), ("model_type", "llama")])
+def test_what_is_no_llava_next_is_refused(
+    setting: str, value: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {setting: value}))
+    assert f"{setting} is {value}" in said(checkpoint, capsys)
+
+
+def test_sharded_and_pickled_weights_give_the_same_model_as_one_file(
+    checkpoint: Path, weights: dict[str, Tensor]
+) -> None:
+    save_file(weights, checkpoint / "model.safetensors")
+    one = imported(str(checkpoint))
+    (checkpoint / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, members in shards.items():
+        save_file({name: weights[name] for name in members}, checkpoint / shard)
+    index = checkpoint / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: shard for shard, held in shards.items() for name in held}}))
+    assert same(imported(str(checkpoint)), one)
+    index.unlink()
+    torch.save(weights, checkpoint / "pytorch_model.bin")
+    assert same(imported(str(checkpoint)), one)
+
+
+def test_the_verb_writes_a_folder_that_loads_bit_for_bit(checkpoint: Path, weights: dict[str, Tensor]) -> None:
+    save_file(weights, checkpoint / "model.safetensors")
+    out = checkpoint.parent / "out"
+    assert cli.main(["import-release", str(checkpoint), "--out", str(out)]) == 0
+    model, loaded = imported(str(checkpoint)), load_model(out)
+    assert same(loaded, model)
+    assert loaded.semantics == model.semantics
+    assert loaded.backbone.hf.config.image_grid_pinpoints == [[192, 96], [96, 192], [192, 192], [96, 288], [288, 96]]
+    back = to_release(loaded.state_dict())
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
+
+
+def test_a_llava_next_without_a_router_gets_a_fresh_one(checkpoint: Path, weights: dict[str, Tensor]) -> None:
+    plain = {name: tensor for name, tensor in weights.items() if not name.startswith("model.router")}
+    save_file(plain, checkpoint / "model.safetensors")
+    model = imported(str(checkpoint))
+    assert model.semantics.attention == "tokens"
+    folder = checkpoint.parent / "transformers"
+    model.backbone.hf.save_pretrained(folder)
+    assert same(imported(str(folder)), imported(str(folder)))
+    assert torch.equal(imported(str(folder)).backbone.hf.lm_head.weight, weights["lm_head.weight"])
+
+
+def test_a_folder_of_ours_gives_back_the_model_and_its_logits(model: AvgLlava, batch: Batch, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "ours")
+    loaded = load_model(tmp_path / "ours")
+    assert same(loaded, model)
+    assert torch.equal(loaded.route(batch, loaded.see(batch)), model.route(batch, model.see(batch)))
+
+
+def test_a_folder_of_ours_that_was_tampered_with_is_refused(model: AvgLlava, tmp_path: Path) -> None:
+    folder = tmp_path / "ours"
+    for file, name, expected in [
+        ("router.safetensors", "voter", "lacks voter"),
+        ("model.safetensors", "model.language_model.norm.weight", "lacks"),
+    ]:
+        save_model(model, folder)
+        tensors = load_file(folder / file)
+        stray = next(held for held in tensors if held.endswith(name.rpartition("language_model.")[2]))
+        save_file({held: tensor for held, tensor in tensors.items() if held != stray}, folder / file, {"format": "pt"})
+        with pytest.raises(ValueError, match=expected):
+            load_model(folder)
+        save_file(tensors | {"stray": torch.zeros(1)}, folder / file, {"format": "pt"})
+        with pytest.raises(ValueError, match="stray too many"):
+            load_model(folder)
+        save_file(tensors | {stray: torch.zeros(3)}, folder / file, {"format": "pt"})
+        with pytest.raises(ValueError, match=r"is \(3,\)"):
+            load_model(folder)
+
+
+@given(st.sampled_from([ours for _, ours in PREFIXES]), st.text("abc.", max_size=9))
+def test_our_names_come_back_from_the_release_s(prefix: str, rest: str) -> None:
+    name = prefix + rest
+    assert list(from_release(to_release({name: torch.zeros(2)}))) == [name]
+
+
+def test_the_voter_is_a_column_there_and_a_row_here() -> None:
+    assert to_release({VOTER: torch.zeros(7)})["model.router.voter"].shape == (7, 1)
+    assert from_release({"model.router.voter": torch.zeros(7, 1)})[VOTER].shape == (7,)
+
+
+def test_three_granularities_are_read_with_their_step() -> None:
+    config = json.loads((CASE / "config.json").read_text())
+    granularities = release_config(config | {"vis_token_granularity": [36, 144, 576]}).granularities
+    assert granularities is not None
+    assert granularities.step == 4

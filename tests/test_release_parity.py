@@ -1,0 +1,84 @@
+"""With `semantics: release` our code gives what the authors' code gave, down to gradients.
+
+pytest tests/test_release_parity.py -s --golden DIR        another case than those under tests/data/golden
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lit_avg.losses import release_ranking_loss
+from tests.golden import GoldenCase, stage3
+
+ABSOLUTE = 1e-5
+"""Of everything but losses."""
+
+RELATIVE = 1e-5
+"""Of losses, and of the logits before their norm: sums of a thousand votes, up to 30 and more, that float32 rounds by
+more than 1e-5 (the authors' own are 1.1e-5 away from the same sum in float64)."""
+
+
+def kind(name: str) -> str:
+    """`out.packed_36_image_0.values` to `packed_N_image_N.values`; gradients of one stage are one kind."""
+    return re.sub(r"(grad)\..*", r"\1", re.sub(r"\d+", "N", name.removeprefix("out.")))
+
+
+def difference(name: str, ours: Tensor, theirs: Tensor) -> float:
+    """The largest, in units of what is allowed; infinite where shapes, integers or infinities differ."""
+    if ours.shape != theirs.shape:
+        return torch.inf
+    if not theirs.is_floating_point():
+        return 0.0 if torch.equal(ours.long(), theirs.long()) else torch.inf
+    finite = theirs.isfinite()
+    if not torch.equal(ours[~finite], theirs[~finite]):
+        return torch.inf
+    far = (ours[finite].double() - theirs[finite].double()).abs()
+    if "prenorm" in name:
+        return (far.max() / (RELATIVE * theirs.abs().max())).item()
+    return (far / (RELATIVE * theirs[finite].abs() if "loss" in name else ABSOLUTE)).max().item()
+
+
+@pytest.mark.slow
+def test_every_stored_result_of_the_authors_is_reproduced(golden_case: Path, tmp_path: Path) -> None:
+    case = GoldenCase(golden_case, tmp_path / "checkpoint")
+    stored = {name: tensor for name, tensor in case.stored.items() if name.startswith("out.")}
+    ours = case.results()
+    assert sorted(set(stored) - set(ours)) == [], "stored results that nobody checks"
+    assert stored, "the case stores no results"
+    differences = {name: difference(name, ours[name].detach(), theirs) for name, theirs in stored.items()}
+    largest = dict[str, float]()
+    for name, value in differences.items():
+        largest[kind(name)] = max(value, largest.get(kind(name), 0.0))
+    print(
+        f"\n{golden_case.name}: largest differences by kind (of losses and of what comes before a norm relative ones)"
+    )
+    for name, value in largest.items():
+        print(f"  {value * ABSOLUTE:.1e}  {name}")
+    assert {name: value for name, value in differences.items() if value > 1} == {}
+
+
+def test_the_release_never_trains_the_vision_encoder(golden_case: Path, tmp_path: Path) -> None:
+    case = GoldenCase(golden_case, tmp_path / "checkpoint")
+    with_gradient = [name for name in stage3(case) if name.startswith("out.stage3.grad.model.vision_tower")]
+    assert len(with_gradient) == case.about["vision_calls"]["vision_params_with_grad_in_stage3"] == 0
+
+
+def test_the_ranking_loss_of_the_release_and_its_gradient_are_reproduced(golden_losses: Path) -> None:
+    stored = load_file(golden_losses / "rank_loss.safetensors")
+    cases = sorted({name.split(".")[0] for name in stored})
+    assert {name.split(".")[1] for name in stored} == {"logits", "sorted_loss", "margin", "loss", "grad_logits"}
+    largest = 0.0
+    for case in cases:
+        logits = stored[f"{case}.logits"].clone().requires_grad_()
+        margin = stored[f"{case}.margin"].item()
+        loss = release_ranking_loss(logits.log_softmax(dim=1), -stored[f"{case}.sorted_loss"], margin)
+        loss.backward()
+        assert logits.grad is not None
+        torch.testing.assert_close(loss, stored[f"{case}.loss"], rtol=RELATIVE, atol=0.0)
+        torch.testing.assert_close(logits.grad, stored[f"{case}.grad_logits"], rtol=0.0, atol=ABSOLUTE)
+        largest = max(largest, (logits.grad - stored[f"{case}.grad_logits"]).abs().max().item())
+    print(f"\n{golden_losses.name}: {len(cases)} losses, gradients differ by at most {largest:.1e}")
