@@ -21,8 +21,8 @@ class PatchBatch:
     tens: Tensor  # (V, P) int64: tens digit, or NO_DIGIT
     units: Tensor  # (V, P) int64: units digit, or NO_DIGIT
     jersey: Tensor  # (V, P) int64: 1 on a jersey, 0 beside it
-    colour: Tensor  # (V, P) int64: colour of jersey or crowd, UNLABELLED in the padding
-    brightness: Tensor  # (V, P) float32: of the crowd; NaN where there is none
+    colour: Tensor  # (V, P) int64: colour of jersey or crowd, UNLABELLED on boards and in the padding
+    brightness: Tensor  # (V, P) float32: of the crowd, medium on what stands in it; NaN in the padding
     global_view: Tensor  # (V,) int64: 1 for a global view, 0 for a tile
 
 

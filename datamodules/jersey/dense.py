@@ -25,8 +25,10 @@ from datamodules.jersey.drawing import (
     Player,
     Scene,
     draw,
+    random_board,
     random_crowd,
     random_player,
+    without_overlap,
 )
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE, Cells, cells_of, patches_of
 from lit_avg.stand_in_batch import PatchBatch
@@ -34,25 +36,22 @@ from lit_avg.stand_in_batch import PatchBatch
 TRAIN_STREAM, VAL_STREAM = 10, 11
 """Numbers of the random streams, apart from those of Jersey's splits."""
 
-_ATTEMPTS = 40  # at placing a player
+_ATTEMPTS = 40  # at placing a player or a board
+_WORN = 0.6  # share of the numbers that are on jerseys
 
 DensePicture = tuple[Image.Image, Cells]
 """A picture, and what the patches of its views show."""
 
 
 def dense_scene(generator: Generator) -> Scene:
-    """A crowd with as many players as find room in a few attempts."""
+    """A crowd with as many players and boards as find room in a few attempts."""
     shape = SHAPES[generator.choice(len(SHAPES), p=SHAPE_SHARES)]
-    taken = np.zeros(shape, dtype=bool)
     players: list[Player] = []
     for size in generator.choice(PLAYER_SIZES, _ATTEMPTS, p=PLAYER_SIZE_SHARES).tolist():
-        row = int(generator.integers(shape[0] - size))
-        column = int(generator.integers(shape[1] - 2 * size + 1))
-        place = slice(row, row + size + 1), slice(column, column + 2 * size)
-        if not taken[place].any():
-            taken[place] = True
-            players.append(random_player(row, column, size, generator))
-    return random_crowd(shape, tuple(players), generator)
+        board = random_board(shape, size, generator)
+        worn = generator.random() < _WORN
+        players.append(random_player(board.row, board.column, size, generator) if worn else board)
+    return random_crowd(shape, without_overlap(players, shape), generator)
 
 
 class JerseyPatches(L.LightningDataModule):

@@ -1,10 +1,12 @@
-"""Jersey's pictures: one player in a crowd, drawn by a seeded generator.
+"""Jersey's pictures: one player in a crowd that holds up boards, drawn by a seeded generator.
 
-The idea is the paper's Figure 1: the colour of a jersey takes a glance, the number on it a close look. A picture is
+The idea is the paper's Figure 1: the colour of a jersey takes a glance, the number on it a close look. Boards have
+numbers, too, which nobody asks for: where many cells are pooled into one token, they get mixed up. A picture is
 made of square cells of `CELL` pixels, the patches of the small vision encoder. A `Scene` says what is in it, cell by
 cell; `draw` makes pixels of that. Pictures and their contents come from the generator they are given, nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +36,15 @@ PLAYER_SIZES = (1, 2, 3)
 
 PLAYER_SIZE_SHARES = (0.4, 0.3, 0.3)
 
+BOARD = -1
+"""In place of a jersey's colour: a number that nobody wears."""
+
 _DOMINANCE = 0.3  # share of crowd cells that have the dominant colour for sure
-_BRIGHTNESS, _SPREAD, _HIGHLIGHT = 0.55, 0.3, 0.2
+_BRIGHTNESS, _SPREAD, _HIGHLIGHT = 0.55, 0.3, 0.25
 _NOISE = 0.06
 _SHADES = 32  # per channel: coarse shades keep the noise from filling the disk
-_JERSEY_BRIGHTNESS, _OUTLINE = 0.6, 0.05
+_JERSEY_BRIGHTNESS, _OUTLINE = 0.6, 0.05  # a board is all outline
+_BOARDS, _BOARD_SIZES = 4, (1, 2)  # how many are tried to be placed
 
 _FONT = (
     ".###.|#...#|#..##|#.#.#|##..#|#...#|.###.  ..#..|.##..|..#..|..#..|..#..|..#..|.###.  "
@@ -53,13 +59,18 @@ _PALETTE = np.array(list(COLOURS.values()), dtype=np.float32)
 
 @dataclass(frozen=True)
 class Player:
-    """A jersey with a number of two digits on it; its top left cell, in cells."""
+    """A jersey with a number of two digits on it, or a board; its top left cell, in cells."""
 
     row: int
     column: int
     size: int  # cells of a digit's side
     number: int  # 10 to 99
-    colour: int  # index into COLOURS
+    colour: int  # index into COLOURS, or BOARD
+
+    @property
+    def worn(self) -> bool:
+        """Whether it is a jersey."""
+        return self.colour != BOARD
 
     @property
     def rows(self) -> int:
@@ -70,6 +81,11 @@ class Player:
     def columns(self) -> int:
         """Width in cells: two digits."""
         return 2 * self.size
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Its rows and columns in an array of cells."""
+        return slice(self.row, self.row + self.rows), slice(self.column, self.column + self.columns)
 
 
 @dataclass(frozen=True)
@@ -82,14 +98,39 @@ class Scene:
     dominant: int  # the crowd's most frequent colour
     brightest: tuple[int, int]  # the brightest quarter: 0 for top or 1 for bottom, 0 for left or 1 for right
 
+    @property
+    def player(self) -> Player:
+        """The only one who wears a jersey."""
+        (player,) = (player for player in self.players if player.worn)
+        return player
+
 
 def random_scene(generator: Generator) -> Scene:
-    """A crowd with one player."""
+    """A crowd with one player and a few boards."""
     shape = SHAPES[generator.choice(len(SHAPES), p=SHAPE_SHARES)]
     size = PLAYER_SIZES[generator.choice(len(PLAYER_SIZES), p=PLAYER_SIZE_SHARES)]
     row = generator.choice(_clear_of_the_middle(shape[0], size + 1))
     column = generator.choice(_clear_of_the_middle(shape[1], 2 * size))
-    return random_crowd(shape, (random_player(int(row), int(column), size, generator),), generator)
+    player = random_player(int(row), int(column), size, generator)
+    boards = [random_board(shape, size, generator) for size in generator.choice(_BOARD_SIZES, _BOARDS).tolist()]
+    return random_crowd(shape, without_overlap([player, *boards], shape), generator)
+
+
+def random_board(shape: tuple[int, int], size: int, generator: Generator) -> Player:
+    """A board anywhere in the picture."""
+    row, column, number = generator.integers((0, 0, 10), (shape[0] - size, shape[1] - 2 * size + 1, 100))
+    return Player(int(row), int(column), size, int(number), BOARD)
+
+
+def without_overlap(players: Sequence[Player], shape: tuple[int, int]) -> tuple[Player, ...]:
+    """Those that do not stand where one before them stands."""
+    taken = np.zeros(shape, dtype=bool)
+    alone: list[Player] = []
+    for player in players:
+        if not taken[player.place].any():
+            taken[player.place] = True
+            alone.append(player)
+    return tuple(alone)
 
 
 def random_player(row: int, column: int, size: int, generator: Generator) -> Player:
@@ -115,8 +156,8 @@ def draw(scene: Scene, generator: Generator) -> NDArray[np.uint8]:
     cells = _PALETTE[scene.crowd] * scene.brightness[..., None]
     picture = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
     for player in scene.players:
-        top, left = player.row * CELL, player.column * CELL
-        picture[top : top + player.rows * CELL, left : left + player.columns * CELL] = _draw_player(player)
+        rows, columns = (slice(cells.start * CELL, cells.stop * CELL) for cells in player.place)
+        picture[rows, columns] = _draw_player(player)
     picture += _NOISE * generator.standard_normal(picture.shape, dtype=np.float32)
     shade = 256 // _SHADES
     return (picture.clip(0, 1) * 255 / shade).astype(np.uint8) * shade
@@ -127,7 +168,8 @@ def _draw_player(player: Player) -> NDArray[np.float32]:
     size = player.size
     jersey = np.empty((player.rows * CELL, player.columns * CELL, 3), dtype=np.float32)
     jersey[:] = _OUTLINE
-    jersey[size:-size, size:-size] = _PALETTE[player.colour] * _JERSEY_BRIGHTNESS
+    if player.worn:
+        jersey[size:-size, size:-size] = _PALETTE[player.colour] * _JERSEY_BRIGHTNESS
     tens, units = (_DIGITS[digit].repeat(size, axis=0).repeat(size, axis=1) for digit in divmod(player.number, 10))
     height, width = tens.shape  # 7 and 5 times the size: as large as fits into size x size cells beside the outline
     jersey[size : size + height, 2 * size : 2 * size + width][tens] = 1

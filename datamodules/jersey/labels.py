@@ -21,6 +21,9 @@ GRID_PINPOINTS = ((SIDE * CELL, 2 * SIDE * CELL), (2 * SIDE * CELL, SIDE * CELL)
 
 Number = TypeVar("Number", np.int64, np.float32)
 
+MEAN_BRIGHTNESS = 0.6
+"""What a jersey or a board counts as when a quarter's brightness is judged, so that it does not tip the scale."""
+
 _SHOWN = 0.45  # share of a patch that a digit or jersey must fill to count: half, with room for rounding
 
 
@@ -46,11 +49,11 @@ def cells_of(scene: Scene) -> Cells:
     tens, units = np.full(shape, NO_DIGIT), np.full(shape, NO_DIGIT)
     jersey, colour, brightness = np.zeros(shape, dtype=np.int64), scene.crowd.copy(), scene.brightness.copy()
     for player in scene.players:
-        middle, end = player.column + player.size, player.column + player.columns
-        digits, whole = slice(player.row, player.row + player.size), slice(player.row, player.row + player.rows)
-        tens[digits, player.column : middle], units[digits, middle:end] = divmod(player.number, 10)
-        jersey[whole, player.column : end], colour[whole, player.column : end] = 1, player.colour
-        brightness[whole, player.column : end] = np.nan
+        rows, columns = player.place
+        middle, digits = player.column + player.size, slice(player.row, player.row + player.size)
+        tens[digits, player.column : middle], units[digits, middle : columns.stop] = divmod(player.number, 10)
+        jersey[rows, columns], colour[rows, columns] = player.worn, player.colour if player.worn else UNLABELLED
+        brightness[rows, columns] = MEAN_BRIGHTNESS
     return Cells(tens, units, jersey, colour, brightness)
 
 
@@ -88,22 +91,18 @@ def _global_view(cells: Cells) -> Cells:
     """The picture stretched to one tile: (SIDE, SIDE); a patch shows what most of it shows."""
     down, across = (_coverage(cells_along) for cells_along in cells.jersey.shape)
 
-    def share(selected: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return down @ selected @ across.T
+    def share(values: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[np.float64]:
+        return down @ values @ across.T
 
     def digit(values: NDArray[np.int64]) -> NDArray[np.int64]:
         shares = np.stack([share(values == number) for number in range(NO_DIGIT)])
         return np.where(shares.max(axis=0) > _SHOWN, shares.argmax(axis=0), NO_DIGIT)
 
-    crowd = ~np.isnan(cells.brightness)
-    crowd_share = share(crowd)
-    total = share(np.where(crowd, cells.brightness, 0))
-    brightness = np.where(crowd_share > _SHOWN, total / np.maximum(crowd_share, _SHOWN), np.nan).astype(np.float32)
     jersey = (share(cells.jersey == 1) > _SHOWN).astype(np.int64)
     colours = np.stack([share(cells.colour == colour) for colour in range(len(COLOURS))])
     on_jersey = np.stack([share((cells.colour == colour) & (cells.jersey == 1)) for colour in range(len(COLOURS))])
     colour = np.where(jersey == 1, on_jersey.argmax(axis=0), colours.argmax(axis=0))
-    return Cells(digit(cells.tens), digit(cells.units), jersey, colour, brightness)
+    return Cells(digit(cells.tens), digit(cells.units), jersey, colour, share(cells.brightness).astype(np.float32))
 
 
 def _coverage(cells: int) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ VERTICAL, HORIZONTAL = ("top", "bottom"), ("left", "right")
 def answers(scene: Scene) -> dict[str, str]:
     """The answer to the question of each kind, about the scene's only player."""
     names = list(COLOURS)
-    (player,) = scene.players
+    player = scene.player
     rows, columns = scene.crowd.shape
     below = 2 * player.row + player.rows > rows
     to_the_right = 2 * player.column + player.columns > columns

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.jersey.drawing import COLOURS, Scene
-from datamodules.jersey.labels import SIDE, Cells, cells_of, patches_of
+from datamodules.jersey.labels import MEAN_BRIGHTNESS, SIDE, Cells, cells_of, patches_of
 from datamodules.jersey.questions import HORIZONTAL, VERTICAL
 from lit_avg.stand_in_batch import NO_DIGIT
 
-_MEAN_BRIGHTNESS, _BRIGHTNESS_WEIGHT = 0.6, 3.0
+_BRIGHTNESS_WEIGHT = 3.0
 _DIGIT_WEIGHT = 3.0  # at 1 the LLM needs many more steps before it finds the one patch with the digit
 _JERSEY_COLOUR_WEIGHT = 1.5
 
@@ -52,10 +52,10 @@ class Speller:
         return torch.from_numpy(words).flatten(1, 2), torch.from_numpy(weights.astype(np.float32)).flatten(1, 2)
 
     def _what(self, patches: Cells) -> list[Spelled]:
-        """Jersey or crowd, its colour, and how bright the crowd is; nothing in the padding."""
+        """Jersey or crowd, its colour, and how bright the crowd is; nothing in the padding and on boards."""
         there, on_jersey = (patches.colour >= 0).astype(np.float64), patches.jersey == 1
         colour = patches.colour.clip(min=0)
-        brighter = np.nan_to_num(patches.brightness - _MEAN_BRIGHTNESS).astype(np.float64)
+        brighter = np.nan_to_num(patches.brightness - MEAN_BRIGHTNESS).astype(np.float64)
         names = np.where(on_jersey, self.jersey_colours[colour], self.crowd_colours[colour])
         return [
             (np.where(on_jersey, self.jersey, self.crowd), there),

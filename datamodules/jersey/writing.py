@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 
 SAMPLES_PER_SHARD = 500
 
-VERSION = 1
+VERSION = 2
 """Goes up when the pictures or the questions change, so that no old cache is taken for the new data."""
 
 

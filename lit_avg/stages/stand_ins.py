@@ -103,9 +103,15 @@ class EncoderStandIn(L.LightningModule):
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _head_loss(self, name: str, logits: Tensor, batch: PatchBatch) -> Tensor:
-        """Mean cross-entropy over patches; the few that show a digit count most, and more in a tile."""
+        """Mean cross-entropy over patches; the few that show a digit count most, and more in a tile.
+
+        Those that show a jersey count more than those beside it, or boards are taken for jerseys in the global view.
+        """
         truth = self.truth(batch, name)
         loss = F.cross_entropy(logits.transpose(1, 2), truth, ignore_index=UNLABELLED, reduction="none")  # (V, P)
+        if name == "jersey":
+            weight = 1.0 + truth
+            return 3 * (weight * loss).sum() / weight.sum()
         if name not in DIGIT_HEADS:
             return loss.mean()
         weight = torch.where(truth == NO_DIGIT, 0.1, 1.0) * torch.where(batch.global_view == 1, 0.2, 1.0).unsqueeze(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.jersey.dense import dense_scene
-from datamodules.jersey.drawing import CELL, COLOURS, SHAPES, Player, Scene, draw, random_scene
+from datamodules.jersey.drawing import BOARD, CELL, COLOURS, SHAPES, Player, Scene, draw, random_scene
 from datamodules.jersey.questions import QUESTIONS, answers, conversation
 
 
@@ -24,12 +24,12 @@ def test_the_same_stream_draws_the_same_picture_and_another_one_another() -> Non
 def test_pictures_have_every_shape_and_players_every_size() -> None:
     drawn = scenes(300)
     assert {scene.crowd.shape for scene in drawn} == set(SHAPES)
-    assert {scene.players[0].size for scene in drawn} == {1, 2, 3}
+    assert {scene.player.size for scene in drawn} == {1, 2, 3}
 
 
 def test_a_player_stands_inside_the_picture_and_clearly_in_one_quarter() -> None:
     for scene in scenes(300):
-        (player,) = scene.players
+        player = scene.player
         rows, columns = scene.crowd.shape
         assert 0 <= player.row <= rows - player.rows
         assert 0 <= player.column <= columns - player.columns
@@ -73,14 +73,38 @@ def test_the_crowd_shows_what_is_asked_about(property_of: str) -> None:
     assert right >= 95
 
 
-def test_a_dense_picture_has_many_players_and_none_covers_another() -> None:
-    for number in range(20):
-        scene = dense_scene(np.random.default_rng(number))
-        covered = np.zeros(scene.crowd.shape, dtype=int)
-        for player in scene.players:
-            covered[player.row : player.row + player.rows, player.column : player.column + player.columns] += 1
-        assert covered.max() == 1
-        assert len(scene.players) >= 2
+def times_covered(scene: Scene) -> int:
+    covered = np.zeros(scene.crowd.shape, dtype=int)
+    for player in scene.players:
+        covered[player.place] += 1
+    return int(covered.max())
+
+
+def test_a_dense_picture_has_many_players_and_boards_and_none_covers_another() -> None:
+    drawn = [dense_scene(np.random.default_rng(number)) for number in range(20)]
+    assert {times_covered(scene) for scene in drawn} == {1}
+    assert all(len(scene.players) >= 2 for scene in drawn)
+    assert {player.worn for scene in drawn for player in scene.players} == {True, False}
+
+
+def test_a_picture_has_one_player_and_boards_beside_him() -> None:
+    drawn = scenes(100)
+    assert {times_covered(scene) for scene in drawn} == {1}
+    boards = [[player for player in scene.players if not player.worn] for scene in drawn]
+    assert {len(scene.players) - len(beside) for scene, beside in zip(drawn, boards, strict=True)} == {1}
+    assert all(scene.player.worn for scene in drawn)
+    assert {board.size for beside in boards for board in beside} == {1, 2}
+    assert {len(beside) for beside in boards} <= {0, 1, 2, 3, 4}
+    assert 2 < np.mean([len(beside) for beside in boards]) < 4  # of four, some find no room
+
+
+def test_a_board_is_black_with_white_digits() -> None:
+    grey = np.full((8, 16), 0.5, np.float32)
+    scene = Scene(np.zeros((8, 16), np.int64), grey, (Player(2, 3, 1, 88, BOARD),), 0, (0, 0))
+    board = draw(scene, np.random.default_rng(0))[2 * CELL : 4 * CELL, 3 * CELL : 5 * CELL]
+    white = board.min(axis=2) > 180
+    assert 2 * 13 <= white.sum() <= 2 * 17
+    assert board[~white].max() < 100
 
 
 def test_a_conversation_has_a_round_and_a_kind_for_every_question_and_shows_its_picture_once() -> None:

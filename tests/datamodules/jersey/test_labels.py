@@ -1,7 +1,7 @@
 import numpy as np
 
-from datamodules.jersey.drawing import Player, Scene
-from datamodules.jersey.labels import cells_of, patches_of
+from datamodules.jersey.drawing import BOARD, Player, Scene
+from datamodules.jersey.labels import MEAN_BRIGHTNESS, cells_of, patches_of
 from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED
 
 
@@ -17,7 +17,16 @@ def test_a_digit_is_labelled_in_its_own_cells_of_its_own_tile() -> None:
     assert (patches.tens[1] == NO_DIGIT).all()
     assert patches.jersey[2].sum() == 3 * 4
     assert (patches.colour[2][1:4, 1:5] == 3).all()
-    assert np.isnan(patches.brightness[2]).sum() == 3 * 4
+    assert (patches.brightness[2] == np.float32(MEAN_BRIGHTNESS)).sum() == 3 * 4
+
+
+def test_of_a_board_the_digits_are_labelled_and_neither_jersey_nor_colour() -> None:
+    patches = patches_of(cells_of(scene_with(Player(row=1, column=9, size=1, number=47, colour=BOARD), (8, 16))))
+    assert np.argwhere(patches.tens[2] == 4).tolist() == [[1, 1]]
+    assert np.argwhere(patches.units[2] == 7).tolist() == [[1, 2]]
+    assert patches.jersey.sum() == 0
+    assert (patches.colour[2][1:3, 1:3] == UNLABELLED).all()
+    assert (patches.colour[2] == UNLABELLED).sum() == 2 * 2
 
 
 def test_the_padding_of_a_narrow_picture_is_not_labelled() -> None:
