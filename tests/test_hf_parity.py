@@ -80,7 +80,7 @@ def their_results(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("llm", LLMS)
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=20)
 @given(
     asked=st.lists(samples, min_size=1, max_size=3),
     layer=st.sampled_from([-2, -1]),
