@@ -4,7 +4,6 @@ It encodes tiles, embeds text, scores answers and generates. Which granularity t
 """
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -12,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.generation.configuration_utils import GenerationConfig
-from transformers.generation.stopping_criteria import StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from lit_avg.errors import UserError
+from lit_avg.generation import Generation
 from lit_avg.llava_next import composed, config_of, whole
 from lit_avg.sequences import LlmInput
 
@@ -33,19 +30,6 @@ class AnswerTokens:
     log_prob: Tensor  # (A,) float32
     correct: Tensor  # (A,) bool: the token is the most probable one
     question: Tensor  # (A,) the question it answers
-
-
-@dataclass(frozen=True)
-class Generation:
-    """How prompts are continued, in transformers' own terms.
-
-    Logits processors, stopping criteria and streamers are shown the new tokens only, since a prompt with an image has
-    no token ids of its own: a repetition penalty, for one, does not count the words of the question.
-    """
-
-    config: GenerationConfig | None = None  # what it leaves open is the model's own; None: greedy, and the model's own
-    stopping_criteria: StoppingCriteriaList | None = None  # end a row, beside the end tokens
-    streamer: BaseStreamer | None = None  # is handed each token at once; transformers' text streamers take one row
 
 
 class Backbone(nn.Module):
@@ -158,16 +142,32 @@ class Backbone(nn.Module):
         return self.hf.model.language_model.get_input_embeddings()(input_ids.clamp(min=0))
 
     def answer_tokens(self, embeddings: Tensor, rows: LlmInput) -> AnswerTokens:
-        """Score the answer tokens of rows (B, S, D); the LM head sees only the positions that predict one."""
+        """Score the answer tokens of rows (B, S, D); the LM head sees only the positions that predict one.
+
+        Raises:
+            UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
+        """
+        mask = rows.attention_mask()
+        if mask is not None:
+            self._check_window(rows)
         hidden = self.hf.model.language_model(
             inputs_embeds=embeddings,
-            attention_mask=rows.attention_mask(),
+            attention_mask=mask,
             position_ids=rows.position_ids,
             use_cache=False,
         ).last_hidden_state
         logits = self.hf.lm_head(hidden[rows.answer_row, rows.answer_from]).float()  # (A, V)
         log_prob = -nn.functional.cross_entropy(logits, rows.answer_token, reduction="none")
         return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
+
+    def _check_window(self, rows: LlmInput) -> None:
+        """Where transformers is given a mask, it leaves the window to the mask, and ours has none."""
+        window = cast(PreTrainedConfig, self.hf.config.text_config).to_dict().get("sliding_window")
+        if window is not None and (longest := int(rows.position_ids.max()) + 1) > window:
+            raise UserError(
+                f"a question packed with others sees {longest} tokens, but the LLM's sliding window is {window}; "
+                "set pack_questions: false"
+            )
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
@@ -193,19 +193,7 @@ class Backbone(nn.Module):
         return generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),
-            generation_config=_generation_config(generation.config, max_new_tokens),
+            generation_config=generation.settings(max_new_tokens),
             stopping_criteria=generation.stopping_criteria,
             streamer=generation.streamer,
         )
-
-
-def _generation_config(asked: GenerationConfig | None, max_new_tokens: int) -> GenerationConfig:
-    """What transformers' `generate` is told; it fills in from the model's own config what is left open."""
-    config = GenerationConfig(do_sample=False) if asked is None else deepcopy(asked)
-    if config.num_return_sequences not in (None, 1):
-        raise UserError(
-            f"num_return_sequences is {config.num_return_sequences}, but a question gets one answer; leave it out"
-        )
-    config.max_new_tokens = max_new_tokens
-    config.return_dict_in_generate = False
-    return config

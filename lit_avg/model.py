@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_avg.anyres import VisualLayout
-from lit_avg.backbone import AnswerTokens, Backbone, Generation
+from lit_avg.backbone import AnswerTokens, Backbone
 from lit_avg.batch import PADDING, Batch
 from lit_avg.errors import UserError
+from lit_avg.generation import Generation
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter

@@ -19,6 +19,7 @@ ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
 
 KNOWS_TRANSFORMERS = {
     "lit_avg.backbone",
+    "lit_avg.generation",
     "lit_avg.llava_next",
     "lit_avg.optim",
     "lit_avg.stages.stand_ins",
@@ -31,7 +32,17 @@ KNOWS_TRANSFORMERS = {
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 
 WITHOUT_TORCH = ("lit_avg.granularity", "lit_avg.errors", "lit_avg.cli")
-WITHOUT_LIGHTNING = ("model", "backbone", "scaler", "router", "instruction_filter", "anyres", "losses", "policies")
+WITHOUT_LIGHTNING = (
+    "model",
+    "backbone",
+    "generation",
+    "scaler",
+    "router",
+    "instruction_filter",
+    "anyres",
+    "losses",
+    "policies",
+)
 
 
 @dataclass(frozen=True)

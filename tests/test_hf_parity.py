@@ -12,7 +12,9 @@ from transformers import LlavaNextForConditionalGeneration
 
 from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, Batch
+from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
+from lit_avg.sequences import separate_questions, visual_token_counts
 from tests.llava_next import ENCODERS, LLMS, TILE, Asked, Theirs, backbone, model, ours_and_theirs, twin
 
 TOLERANCE = 1e-5
@@ -78,7 +80,7 @@ def their_results(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("llm", LLMS)
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=20)
 @given(
     asked=st.lists(samples, min_size=1, max_size=3),
     layer=st.sampled_from([-2, -1]),
@@ -120,3 +122,15 @@ def test_the_selection_of_features_can_be_said_outright() -> None:
     without_cls, whole = encoded("default"), encoded("full")
     assert (without_cls.shape[1], whole.shape[1]) == (16, 17)
     torch.testing.assert_close(whole[:, 1:], without_cls)
+
+
+def test_a_sliding_window_is_kept_to_and_packed_questions_beyond_it_are_refused() -> None:
+    ours = model("clip_vision_model", "mistral", sliding_window=8)
+    hf = twin(ours)
+    batch, theirs = ours_and_theirs([Asked((40, 20), [[(3, 2)], [(4, 1)]])], hf)
+    _, loss, _ = our_results(ours, separate_questions(batch))
+    _, expected, _ = their_results(hf, theirs, "right")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=TOLERANCE)
+    seen = 2 + int(visual_token_counts(batch, ours.granularities)[0, -1]) + 5  # before the image, image, after it
+    with pytest.raises(UserError, match=f"sees {seen} tokens, but the LLM's sliding window is 8; set pack_questions"):
+        our_results(ours, batch)

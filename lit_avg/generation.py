@@ -1,0 +1,38 @@
+"""`Generation`: how answers are generated, in transformers' own terms."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from lit_avg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How prompts are continued: by default greedily, up to an end token of the model.
+
+    Logits processors, stopping criteria and streamers are shown the new tokens only, since a prompt with an image has
+    no token ids of its own: a repetition penalty, for one, does not count the words of the question.
+    """
+
+    config: GenerationConfig | None = None  # what it leaves open is the model's own; None: greedy, and the model's own
+    stopping_criteria: StoppingCriteriaList | None = None  # end a row, beside the end tokens
+    streamer: BaseStreamer | None = None  # is handed each token at once; transformers' text streamers take one row
+
+    def settings(self, max_new_tokens: int) -> GenerationConfig:
+        """What transformers' `generate` is told, so that it returns token ids, a row each prompt.
+
+        Raises:
+            UserError: more than one continuation of a prompt is asked for.
+        """
+        config = GenerationConfig(do_sample=False) if self.config is None else deepcopy(self.config)
+        if config.num_return_sequences not in (None, 1):
+            raise UserError(
+                f"num_return_sequences is {config.num_return_sequences}, but a question gets one answer; leave it out"
+            )
+        config.max_new_tokens = max_new_tokens
+        config.return_dict_in_generate = False
+        return config
