@@ -9,13 +9,12 @@ from lit_avg.describe import DescribingCLI
 from lit_avg.semantics import Choices, Semantics
 from lit_avg.stages import MultiGranularityTuning
 from lit_avg.stages.base import Stage
-from tests.tiny_run import MODEL, write_stage, write_yaml
+from tests.tiny_run import write_stage, write_yaml
 
 
 def stage_with(tmp_path: Path, semantics: object) -> str:
-    settings = {**MODEL["init_args"], "semantics": semantics}
-    write_yaml(tmp_path / "overlay.yaml", {"model": {"init_args": {"model": {"init_args": settings}}}})
-    return str(tmp_path / "overlay.yaml")
+    settings = {"model": {"init_args": {"semantics": semantics}}}
+    return write_yaml(tmp_path / "overlay.yaml", {"model": {"init_args": settings}})
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,8 @@ def test_a_word_that_no_preset_knows_is_refused_in_a_line(tmp_path: Path, capsys
     capsys.readouterr()
     assert cli.main(["fit", "--config", config, "--config", overlay]) == 2
     message = capsys.readouterr().err
-    assert "by eye" in message
+    assert "semantics: unpad: Expected" in message
+    assert "'true share', 'token grid'" in message
     assert len(message.splitlines()) <= 2
 
 
