@@ -9,7 +9,7 @@ from lit_avg.errors import UserError
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.losses import ranking_loss, release_ranking_loss
-from lit_avg.semantics import PRESETS, Choices, Semantics, choices_of
+from lit_avg.semantics import PRESETS, Choices, EmptySlots, Semantics, choices_of
 from tests.tiny import tiny_model
 
 ROW = [([(4, 2)], 0)]
@@ -97,7 +97,8 @@ def test_in_evaluation_the_last_answer_is_not_there_to_be_heard_and_earlier_ones
 
 
 def test_filled_slots_hear_the_answer_and_masked_ones_do_not(make: Callable[..., Batch]) -> None:
-    for empty_slots, leaks in [("filled", True), ("masked", False)]:
+    choices: list[tuple[EmptySlots, bool]] = [("filled", True), ("masked", False)]
+    for empty_slots, leaks in choices:
         batch, changed = make(ROW, PICTURE), make(ROW, PICTURE)
         answer = changed.labels != IGNORED_LABEL
         changed.input_ids[answer] = changed.labels[answer] = 3
