@@ -113,9 +113,9 @@ def first_pictures(batch: Batch, pictures: int, questions: int) -> Batch | None:
 def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens: int) -> list[Answered]:
     """Generate the answer to each question (a row each) at every level."""
     levels, rows = range(len(stage.granularities)), len(batch.keys)
-    generated = [stage.model.generate(batch, [level] * rows, max_new_tokens).cpu() for level in levels]
+    generated = [stage.model.generate_ids(batch, [level] * rows, max_new_tokens).cpu() for level in levels]
     outcomes = stage.evaluate(batch)
-    chosen = stage.own_policy(outcomes)[1].choose(outcomes).tolist()
+    chosen = stage.own_policy[1].choose(outcomes).tolist()
     return [
         Answered(
             question=data.decode(batch.input_ids[row][batch.instruction[row] & (batch.question[row] != PADDING)]),

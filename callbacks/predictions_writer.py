@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import lightning as L
+from torch import Tensor
 
 from callbacks.watching import Decodes, datamodule, run_folder
 from lit_avg.outcomes import Prediction
 
 
 class PredictionsWriter(L.Callback):
-    """Writes `predictions.jsonl`: key, kind, answer, granularity, visual tokens, and the router's probabilities.
+    """Writes `predictions.jsonl`: key, kind, prompt, answer, granularity, visual tokens, probabilities and seconds.
 
     Each process of a distributed run writes a file of its own, `predictions.1.jsonl` and so on.
     """
@@ -36,5 +37,9 @@ class PredictionsWriter(L.Callback):
         assert isinstance(data, Decodes)
         with self._path.open("a") as file:
             for prediction in cast(Sequence[Prediction], outputs):
-                answer = data.decode(prediction.answer).strip()
-                file.write(json.dumps(vars(prediction) | {"answer": answer}, ensure_ascii=False) + "\n")
+                said = {name: data.decode(ids).strip() for name, ids in _texts(prediction).items()}
+                file.write(json.dumps(vars(prediction) | said, ensure_ascii=False) + "\n")
+
+
+def _texts(prediction: Prediction) -> dict[str, Tensor]:
+    return {"prompt": prediction.prompt, "answer": prediction.answer}

@@ -29,7 +29,7 @@ class TokenSavings(L.Callback):
         if found is None or writer is None:
             return
         stage, outcomes = found
-        chosen = stage.own_policy(outcomes)[1].choose(outcomes)
+        chosen = stage.own_policy[1].choose(outcomes)
         for name, share in cost_shares(stage, outcomes, chosen).items():
             writer.add_scalar(f"savings/{name}", share, trainer.global_step)
 

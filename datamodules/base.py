@@ -8,11 +8,12 @@ from typing import Literal, cast
 
 import lightning as L
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
 
 from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
 from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.processor import llava_next_processor
 from datamodules.shards import ShardedSamples, read_manifest
 from datamodules.stream import BatchStream, EncodedSamples, EpochOrder
 from lit_avg.errors import UserError
@@ -70,7 +71,7 @@ class ShardsDataModule(L.LightningDataModule):
         self.independent_turns = independent_turns
         self.workers = workers
         self.seed = seed
-        self.image_mean, self.image_std = image_mean, image_std
+        self.tile_size, self.grid_pinpoints = tile_size, grid_pinpoints
         self.image_mean, self.image_std = image_mean, image_std
         self.tiling = Tiling(tile_size, grid_pinpoints, image_mean, image_std)
         self.collate = Collate(tile_size, pack_questions)
@@ -103,6 +104,26 @@ class ShardsDataModule(L.LightningDataModule):
         """Makes tokens and pixels of a sample."""
         renderer = ConversationRenderer(self.tokenizer_object, self.template, self.system_prompt, self.max_length)
         return SampleEncoder(renderer, self.tiling, self.independent_turns)
+
+    def processor(self, patch_size: int, feature_selection: str) -> LlavaNextProcessor:
+        """transformers' processor for models trained on this data; arguments as in `llava_next_processor`.
+
+        Raises:
+            UserError: pictures are a single view, which LLaVA-NeXT's processor does not know.
+        """
+        if self.grid_pinpoints is None:
+            raise UserError("a LLaVA-NeXT processor tiles its pictures, but this data has grid_pinpoints: null")
+        return llava_next_processor(
+            self.encoder.renderer.tokenizer,
+            self.encoder.renderer.template,
+            self.system_prompt,
+            self.tile_size,
+            self.grid_pinpoints,
+            self.image_mean,
+            self.image_std,
+            patch_size,
+            feature_selection,
+        )
 
     def decode(self, ids: Tensor) -> str:
         """Token ids (T,) to text, without special tokens; negative ids, which are none, are left out."""

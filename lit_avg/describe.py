@@ -10,32 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from lit_avg.anyres import VisualLayout
-from lit_avg.errors import UserError
+from lit_avg.build import BuildingCLI
 from lit_avg.stages.base import PARTS, Stage
-from lit_avg.training_cli import TrainingCLI, hush
+from lit_avg.training_cli import hush
 
 PLANE = (2, 2)
 """Rows and columns of tiles in the example that the tokens of a whole image are told for."""
-
-
-class DescribingCLI(TrainingCLI):
-    """Parses and builds as fit does, and leaves it at that."""
-
-    def instantiate_trainer(self, **_: Any) -> Trainer:
-        """A trainer that needs neither the devices nor the strategy that the run will need."""
-        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-
-    def after_instantiate_classes(self) -> None:
-        """Look for no checkpoint: what a run trains does not depend on how far it is."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
 
 
 def main(argv: list[str]) -> int:
@@ -45,10 +30,8 @@ def main(argv: list[str]) -> int:
         UserError: the config is wrong, or runs something else than a stage with an `AvgLlava`.
     """
     hush()
-    cli = DescribingCLI(["fit", *argv])
-    stage = cli.model
-    if not isinstance(stage, Stage):
-        raise UserError(f"{type(stage).__name__} trains no AvgLlava; describe knows the stages of lit_avg.stages")
+    cli = BuildingCLI(["fit", *argv])
+    stage = cli.stage
     with torch.device("meta"):
         stage.model = stage.make_model()
     stage.freeze_the_rest()

@@ -1,19 +1,26 @@
-"""What validation and test look at: every question at every granularity, in one pass of the vision encoder."""
+"""What validation and test look at, every question at every granularity, and what a prediction is made of."""
+
+import time
 
 import torch
+from torch import Tensor
 
 from lit_avg.batch import PREFIX, Batch
 from lit_avg.feedback import lmm_feedback
 from lit_avg.model import AvgLlava
-from lit_avg.outcomes import Outcomes
+from lit_avg.outcomes import Outcomes, Prediction
+from lit_avg.policies import Policy, Unanswered
 from lit_avg.sequences import visual_token_counts
 
 
 def try_every_granularity(model: AvgLlava, batch: Batch, routed: bool) -> Outcomes:
-    """Score and judge the answers at each level; ask the router for its scores if there is a trained one."""
+    """Score and judge the answers at each level; ask the router for its scores if there is a trained one.
+
+    The vision encoder runs once.
+    """
     levels = model.see(batch)
     feedback = lmm_feedback(model, batch, levels)
-    scores = model.route(batch, levels).float().log_softmax(dim=1).cpu() if routed else None
+    scores = _scores(model, batch, levels) if routed else None
     tiles = torch.tensor([*batch.tiles, 0])[batch.image_of_question.cpu()]
     own_text = batch.question[batch.question >= 0].bincount(minlength=len(batch.keys))
     prefix = (batch.question == PREFIX).sum(dim=1)[batch.row_of_question] - (batch.image_of_question >= 0).long()
@@ -27,3 +34,36 @@ def try_every_granularity(model: AvgLlava, batch: Batch, routed: bool) -> Outcom
         text_tokens=(own_text + prefix).cpu(),
         tiles=tiles,
     )
+
+
+@torch.no_grad()
+def answer_questions(
+    model: AvgLlava, batch: Batch, policy: Policy, routed: bool, max_new_tokens: int = 128
+) -> list[Prediction]:
+    """Answer every question at the granularity that a policy chooses, greedily; known answers are not looked at."""
+    begin = time.perf_counter()
+    levels = model.see(batch)
+    scores = _scores(model, batch, levels) if routed else None
+    chosen = policy.choose(Unanswered(batch.keys, scores)).tolist()
+    answers = model.generate_ids(batch, chosen, max_new_tokens, levels=levels).cpu()
+    seconds = (time.perf_counter() - begin) / len(chosen)
+    visual_tokens = visual_token_counts(batch, model.layout)
+    asked = batch.instruction & (batch.question >= 0)
+    return [
+        Prediction(
+            key=batch.keys[question],
+            kind=batch.kinds[question],
+            prompt=batch.input_ids[asked & (batch.question == question)].cpu(),
+            answer=answers[question],
+            granularity=model.granularities.tokens[level],
+            visual_tokens=int(visual_tokens[question, level]),
+            probabilities=None if scores is None else scores[question].exp().tolist(),
+            seconds=seconds,
+        )
+        for question, level in enumerate(chosen)
+    ]
+
+
+def _scores(model: AvgLlava, batch: Batch, levels: list[Tensor]) -> Tensor:
+    """Router log-probabilities (Q, N), on the CPU."""
+    return model.route(batch, levels).float().log_softmax(dim=1).cpu()

@@ -1,8 +1,11 @@
 """`AvgLlava`: LLaVA-NeXT with a scaler, an instruction filter and a router. A plain torch module."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from lit_avg.anyres import VisualLayout
@@ -13,10 +16,29 @@ from lit_avg.generation import Generation
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
+from lit_avg.policies import Policy, Routed, Unanswered
+from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.scaler import GranularityScaler, Pooling
 from lit_avg.semantics import Attention, Preset, Semantics, choices_of
-from lit_avg.sequences import LlmInput, llm_input, separate_questions, used_levels, without_last_answers
+from lit_avg.sequences import (
+    LlmInput,
+    llm_input,
+    separate_questions,
+    used_levels,
+    visual_token_counts,
+    without_last_answers,
+)
+
+
+@dataclass
+class Answers:
+    """What `AvgLlava.generate` has to say to Q prompts."""
+
+    texts: list[str]
+    granularities: list[int]  # tokens per tile that each answer was given at
+    probabilities: Tensor  # (Q, N) of the router, coarse to fine
+    visual_tokens: list[int]  # tokens of the image in the LLM's sequence, 0 without image
 
 
 class AvgLlava(nn.Module):
@@ -53,6 +75,7 @@ class AvgLlava(nn.Module):
         self.instruction_filter = InstructionFilter(k, choices.empty_slots)
         self.router = router(granularities, self.backbone.width, choices.attention, choices.logit_norm)
         self.router.check_slots(k)
+        self.prompt_encoder: PromptEncoder | None = None
 
     def see(self, batch: Batch) -> list[Tensor]:
         """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine.
@@ -101,6 +124,55 @@ class AvgLlava(nn.Module):
 
     @torch.no_grad()
     def generate(
+        self,
+        images: Sequence[Image | None],
+        prompts: Sequence[str],
+        policy: Policy | None = None,
+        max_new_tokens: int = 128,
+        generation: Generation | None = None,
+    ) -> Answers:
+        """Answer prompts about images, each at the granularity that suits it.
+
+        Args:
+            images: one for each prompt, None for a prompt without image.
+            prompts: what the user says.
+            policy: how granularities are chosen: by the router, if not given.
+            max_new_tokens: length of an answer, at most.
+            generation: sampling, end tokens, streaming; by default greedy.
+
+        Raises:
+            UserError: the model was not loaded from a folder with a processor, or an image or a prompt is no good.
+        """
+        if self.prompt_encoder is None:
+            raise UserError("this model has no processor; load one that `lit-avg export` wrote, with from_pretrained")
+        batch = self.prompt_encoder(images, prompts).to(self.backbone.image_newline.device)
+        levels = self.see(batch)
+        scores = self.route(batch, levels).float().log_softmax(dim=1).cpu()
+        chosen = (policy or Routed()).choose(Unanswered(batch.keys, scores)).tolist()
+        ids = self.generate_ids(batch, chosen, max_new_tokens, generation, levels)
+        counts = visual_token_counts(batch, self.layout)
+        return Answers(
+            texts=[self.prompt_encoder.decode(answer) for answer in ids],
+            granularities=[self.granularities.tokens[level] for level in chosen],
+            probabilities=scores.exp(),
+            visual_tokens=[int(counts[question, level]) for question, level in enumerate(chosen)],
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "AvgLlava":
+        """The model in a folder that `save_pretrained`, `lit-avg export` or `lit-avg import-release` wrote."""
+        from lit_avg.model_folder import load_model  # it builds models, so it comes after this module
+
+        return load_model(Path(folder))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, and its processor if it has one, so that `from_pretrained` gives it back bit for bit."""
+        from lit_avg.model_folder import save_model
+
+        save_model(self, Path(folder))
+
+    @torch.no_grad()
+    def generate_ids(
         self,
         batch: Batch,
         level_of_question: Sequence[int],

@@ -3,6 +3,7 @@
 config.json, model*.safetensors   the backbone, as `save_pretrained` writes it
 router.safetensors                the router's tensors
 router.json                       what it takes to build the rest of the model
+processor_config.json, tokenizer* transformers' processor, where the model came with one
 """
 
 import json
@@ -13,16 +14,21 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors.torch import save_file
+from transformers import LlavaNextProcessor
 
 from lit_avg.backbone import Backbone
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
+from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.weight_files import load_exactly, read_file, read_json
 
 ROUTER_WEIGHTS, ROUTER_SETTINGS = "router.safetensors", "router.json"
+
+PROCESSOR = "processor_config.json"
+"""What transformers calls the settings of a processor."""
 
 
 def save_model(model: AvgLlava, folder: Path) -> None:
@@ -44,6 +50,8 @@ def save_model(model: AvgLlava, folder: Path) -> None:
         "vision_feature_layer": model.backbone.hf.config.vision_feature_layer,
     }
     (folder / ROUTER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    if model.prompt_encoder is not None:
+        model.prompt_encoder.processor.save_pretrained(folder)
 
 
 def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
@@ -76,4 +84,6 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
         raise UserError(f"{folder / ROUTER_SETTINGS} is incomplete: {error}; write the folder anew") from error
     path = folder / ROUTER_WEIGHTS
     load_exactly(model.router, read_file(path), str(path), f"{ROUTER_SETTINGS} describes")
+    if (folder / PROCESSOR).is_file():
+        model.prompt_encoder = PromptEncoder(LlavaNextProcessor.from_pretrained(folder))
     return model.eval()

@@ -16,10 +16,12 @@ class Prediction:
 
     key: str
     kind: str
+    prompt: Tensor  # token ids of what the user said
     answer: Tensor  # token ids, filled up as `Backbone.generate` does
     granularity: int  # tokens per tile
     visual_tokens: int  # tokens of the image in the LLM's sequence
     probabilities: list[float] | None  # of the router, coarse to fine; None without one
+    seconds: float  # from pixels to answer, the batch's time shared among its questions
 
 
 @dataclass

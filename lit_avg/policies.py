@@ -30,6 +30,23 @@ class Evidence(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """Evidence at inference, when nobody knows the answer."""
+
+    keys: list[str]
+    scores: Tensor | None
+
+    @property
+    def feedback(self) -> Tensor:
+        """There is none.
+
+        Raises:
+            UserError: a policy asks for it.
+        """
+        raise UserError("the oracle looks at the answers, and at inference there are none; choose another policy")
+
+
 class Policy(Protocol):
     """Chooses a level for each question."""
 

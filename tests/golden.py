@@ -174,7 +174,7 @@ def answered(case: GoldenCase) -> dict[str, Tensor]:
 
     def generated(level: int) -> Tensor:
         # The authors' transformers puts a begin token before what is generated.
-        return torch.cat([torch.tensor([[BEGIN]]), model.generate(batch, [level], max_new_tokens=new)], dim=1)
+        return torch.cat([torch.tensor([[BEGIN]]), model.generate_ids(batch, [level], max_new_tokens=new)], dim=1)
 
     found = {f"out.eval_one.generated_ids_{n}": generated(i) for i, n in enumerate(model.granularities.tokens)}
     return found | {

@@ -19,8 +19,11 @@ ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
 
 KNOWS_TRANSFORMERS = {
     "lit_avg.backbone",
+    "lit_avg.export",
     "lit_avg.generation",
     "lit_avg.llava_next",
+    "lit_avg.model_folder",
+    "lit_avg.prompts",
     "lit_avg.optim",
     "lit_avg.stages.stand_ins",
     "datamodules.base",
@@ -28,6 +31,7 @@ KNOWS_TRANSFORMERS = {
     "datamodules.jersey.make_tokenizer",
     "datamodules.jersey.spelling",
     "datamodules.jersey.symbols",
+    "datamodules.processor",
 }
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 

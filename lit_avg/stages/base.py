@@ -14,7 +14,7 @@ from lit_avg.backbone import BackbonePart
 from lit_avg.batch import Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
-from lit_avg.evaluation import try_every_granularity
+from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
 from lit_avg.granularity import Granularities
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
@@ -164,21 +164,7 @@ class Stage(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Answer every question at the granularity that the stage's own policy chooses."""
-        outcomes = self.evaluate(batch)
-        chosen = self.own_policy(outcomes)[1].choose(outcomes).tolist()
-        answers = self.model.generate(batch, chosen, max_new_tokens=128).cpu()
-        scores = [None] * len(chosen) if outcomes.scores is None else outcomes.scores.exp().tolist()
-        return [
-            Prediction(
-                key=batch.keys[question],
-                kind=batch.kinds[question],
-                answer=answers[question],
-                granularity=self.granularities.tokens[level],
-                visual_tokens=int(outcomes.visual_tokens[question, level]),
-                probabilities=scores[question],
-            )
-            for question, level in enumerate(chosen)
-        ]
+        return answer_questions(self.model, batch, self.own_policy[1], routed="router" in self.trains)
 
     def on_validation_epoch_end(self) -> None:
         """Log the stage's own choice of granularity and the accuracy at each level."""
@@ -187,7 +173,7 @@ class Stage(L.LightningModule):
         for tokens, policy in zip(self.granularities.tokens, fixed_policies(self.granularities).values(), strict=True):
             metrics = policy_metrics(outcomes, policy.choose(outcomes), self.granularities)
             self.log(f"val/accuracy@{tokens}", metrics["accuracy"])
-        name, policy = self.own_policy(outcomes)
+        name, policy = self.own_policy
         for metric, value in policy_metrics(outcomes, policy.choose(outcomes), self.granularities).items():
             selection = metric.startswith("selected/")
             self.log(f"{name}/{metric}" if selection else f"val/{metric}", value)
@@ -232,9 +218,10 @@ class Stage(L.LightningModule):
         elsewhere = [f"backbone.{name}" for part in self.left_out for name in names_of(backbone, part)]
         return {f"model.{name}" for name in (*untrained, *elsewhere)}
 
-    def own_policy(self, outcomes: Outcomes) -> tuple[str, Policy]:
+    @property
+    def own_policy(self) -> tuple[str, Policy]:
         """How the stage itself chooses, and the policy's name: by the router if it has one, else the finest level."""
-        if outcomes.scores is not None:
+        if "router" in self.trains:
             return "router", self.policies["router"]
         return list(fixed_policies(self.granularities).items())[-1]
 

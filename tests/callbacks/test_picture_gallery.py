@@ -18,8 +18,8 @@ def test_the_first_questions_on_the_first_pictures_are_kept_as_they_are(batch: B
     assert kept.keys == ["000", "001", "003"]  # two of the three on the first picture, one on the second
     assert kept.image_of_row.tolist() == [0, 0, 1]
     model = tiny_model()
-    whole = model.generate(batch, [2] * 5, max_new_tokens=3)
-    assert torch.equal(model.generate(kept, [2] * 3, max_new_tokens=3), whole[[0, 1, 3]])
+    whole = model.generate_ids(batch, [2] * 5, max_new_tokens=3)
+    assert torch.equal(model.generate_ids(kept, [2] * 3, max_new_tokens=3), whole[[0, 1, 3]])
     asked = [kept.input_ids[row][kept.instruction[row]] for row in range(3)]
     expected = [batch.input_ids[batch.instruction & (batch.question == question)] for question in (0, 1, 3)]
     assert all(torch.equal(one, other) for one, other in zip(asked, expected, strict=True))
@@ -39,7 +39,7 @@ def test_each_question_is_answered_at_every_level_and_the_routers_choice_is_told
     scores = stage.evaluate(batch).scores
     assert scores is not None
     assert [one.chosen for one in answered] == scores[:3].argmax(dim=1).tolist()
-    ids = stage.model.generate(kept, [4] * 3, max_new_tokens=3)[0]
+    ids = stage.model.generate_ids(kept, [4] * 3, max_new_tokens=3)[0]
     assert answered[0].answers[4] == TinyData().decode(ids[ids != stage.model.backbone.end_tokens[0]])
     assert [len(one.question.split()) for one in answered] == [4, 3, 6]  # instruction tokens, as made
 

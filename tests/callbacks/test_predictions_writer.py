@@ -19,4 +19,6 @@ def test_every_question_gets_an_answer_at_the_granularity_chosen_for_it(tmp_path
         assert sum(probabilities) == pytest.approx(1)
         assert predictions[key]["granularity"] == (1, 2, 4, 8, 16)[probabilities.index(max(probabilities))]
         assert all(word.startswith("w") for word in predictions[key]["answer"].split())
+        assert len(predictions[key]["prompt"].split()) == {"000": 4, "001": 3, "002": 6, "003": 5}[key]
+        assert predictions[key]["seconds"] > 0
     assert predictions["004"]["visual_tokens"] == 0

@@ -84,22 +84,26 @@ def test_greedy_answers_at_the_finest_level_are_those_of_transformers(encoder: s
     expected = theirs_generated(hf, theirs, max_new_tokens=12, do_sample=False)
     assert expected.shape == (QUESTIONS, 12)
     assert len(expected.unique()) > 5, "a model that repeats one token proves nothing"
-    assert torch.equal(ours.generate(batch, finest(QUESTIONS), max_new_tokens=12), expected)
+    assert torch.equal(ours.generate_ids(batch, finest(QUESTIONS), max_new_tokens=12), expected)
 
 
 @pytest.mark.parametrize("levels", [*([level] * QUESTIONS for level in range(5)), MIXED], ids=str)
 def test_a_batch_answers_as_its_questions_do_one_by_one_whichever_their_levels(levels: list[int]) -> None:
     ours = model("clip_vision_model", "llama", eos_token_id=None)
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
-    together, separate = ours.generate(batch, levels, max_new_tokens=6), separate_questions(batch)
+    together, separate = ours.generate_ids(batch, levels, max_new_tokens=6), separate_questions(batch)
     for question, level in enumerate(levels):
-        assert torch.equal(ours.generate(alone(separate, question), [level], max_new_tokens=6)[0], together[question])
+        assert torch.equal(
+            ours.generate_ids(alone(separate, question), [level], max_new_tokens=6)[0], together[question]
+        )
 
 
 def test_the_level_of_a_question_changes_its_own_answer_alone() -> None:
     ours = model("clip_vision_model", "llama", eos_token_id=None)
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
-    fine, mixed = (ours.generate(batch, levels, max_new_tokens=12) for levels in (finest(QUESTIONS), [4, 4, 0, 4, 4]))
+    fine, mixed = (
+        ours.generate_ids(batch, levels, max_new_tokens=12) for levels in (finest(QUESTIONS), [4, 4, 0, 4, 4])
+    )
     assert (fine != mixed).any(dim=1).tolist() == [False, False, True, False, False]
 
 
@@ -120,21 +124,23 @@ def test_sampling_gives_what_transformers_gives_from_the_same_seed(config: Gener
     torch.manual_seed(7)
     expected = theirs_generated(hf, theirs, generation_config=config, max_new_tokens=10)
     torch.manual_seed(7)
-    sampled = ours.generate(batch, finest(QUESTIONS), 10, Generation(config))
+    sampled = ours.generate_ids(batch, finest(QUESTIONS), 10, Generation(config))
     assert torch.equal(sampled, expected)
-    assert not torch.equal(sampled, ours.generate(batch, finest(QUESTIONS), 10))
+    assert not torch.equal(sampled, ours.generate_ids(batch, finest(QUESTIONS), 10))
 
 
 def test_the_settings_that_were_handed_in_stay_as_they_were() -> None:
     ours, config = model("clip_vision_model", "llama"), GenerationConfig(do_sample=True)
     before = config.to_dict()
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
-    ours.generate(batch, finest(QUESTIONS), 2, Generation(config))
+    ours.generate_ids(batch, finest(QUESTIONS), 2, Generation(config))
     assert config.to_dict() == before
 
 
 def greedy_without_end(batch: Batch) -> Tensor:
-    return model("clip_vision_model", "llama", eos_token_id=None).generate(batch, finest(QUESTIONS), max_new_tokens=8)
+    return model("clip_vision_model", "llama", eos_token_id=None).generate_ids(
+        batch, finest(QUESTIONS), max_new_tokens=8
+    )
 
 
 def ended(free: Tensor, ends: list[int], filling: int) -> Tensor:
@@ -153,12 +159,12 @@ def test_each_of_several_end_tokens_ends_its_row_and_the_first_fills_it_up(from_
     if from_llm_config:
         ours = model("clip_vision_model", "llama", eos_token_id=ends)
         assert ours.backbone.end_tokens == ends
-        generated = ours.generate(batch, finest(QUESTIONS), max_new_tokens=8)
+        generated = ours.generate_ids(batch, finest(QUESTIONS), max_new_tokens=8)
     else:
         ours = model("clip_vision_model", "llama")
         assert ours.backbone.end_tokens == [END]
         generation = Generation(GenerationConfig(do_sample=False, eos_token_id=ends))
-        generated = ours.generate(batch, finest(QUESTIONS), 8, generation)
+        generated = ours.generate_ids(batch, finest(QUESTIONS), 8, generation)
     expected = ended(free, ends, filling=ends[0])
     assert (expected != free[:, : expected.shape[1]]).any()
     assert torch.equal(generated, expected)
@@ -169,7 +175,7 @@ def test_the_models_generation_config_says_what_ends_an_answer() -> None:
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
     free = greedy_without_end(batch)
     ours.backbone.hf.generation_config.eos_token_id = end = int(free[0, 2])  # as a generation_config.json would
-    assert torch.equal(ours.generate(batch, finest(QUESTIONS), 8), ended(free, [end], filling=end))
+    assert torch.equal(ours.generate_ids(batch, finest(QUESTIONS), 8), ended(free, [end], filling=end))
 
 
 def test_a_model_without_an_end_token_has_none() -> None:
@@ -180,14 +186,14 @@ def test_stopping_criteria_are_asked() -> None:
     ours = model("clip_vision_model", "llama", eos_token_id=None)
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
     generation = Generation(stopping_criteria=StoppingCriteriaList([MaxLengthCriteria(max_length=3)]))
-    stopped = ours.generate(batch, finest(QUESTIONS), 8, generation)
+    stopped = ours.generate_ids(batch, finest(QUESTIONS), 8, generation)
     assert torch.equal(stopped, greedy_without_end(batch)[:, :3])
 
 
 def test_a_streamer_is_handed_every_token_as_it_comes() -> None:
     ours, listener = model("clip_vision_model", "llama", eos_token_id=None), Listener()
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
-    generated = ours.generate(batch, MIXED, 5, Generation(streamer=listener))
+    generated = ours.generate_ids(batch, MIXED, 5, Generation(streamer=listener))
     prompt, *tokens = listener.heard
     assert prompt.numel() == 0
     assert torch.equal(torch.stack(tokens, dim=1), generated)
@@ -199,7 +205,7 @@ def test_several_answers_to_one_question_are_refused() -> None:
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
     generation = Generation(GenerationConfig(do_sample=True, num_return_sequences=2))
     with pytest.raises(UserError, match="num_return_sequences is 2, but a question gets one answer"):
-        ours.generate(batch, finest(QUESTIONS), 3, generation)
+        ours.generate_ids(batch, finest(QUESTIONS), 3, generation)
 
 
 def test_prompts_without_labels_are_answered_as_the_same_questions_with_answers_are() -> None:
@@ -208,7 +214,7 @@ def test_prompts_without_labels_are_answered_as_the_same_questions_with_answers_
     cut = without_last_answers(separate_questions(batch))
     prompts = replace(cut, labels=torch.full_like(cut.labels, IGNORED_LABEL))
     assert (cut.labels != IGNORED_LABEL).any(), "the dialogue's first answer is part of its prompt"
-    assert torch.equal(ours.generate(prompts, MIXED, 5), ours.generate(batch, MIXED, 5))
+    assert torch.equal(ours.generate_ids(prompts, MIXED, 5), ours.generate_ids(batch, MIXED, 5))
     assert torch.equal(ours.route(prompts, ours.see(prompts)), ours.route(batch, ours.see(batch)))
 
 
@@ -219,7 +225,7 @@ def test_one_pass_of_the_encoder_is_enough_to_route_and_answer() -> None:
     ours.backbone.hf.model.vision_tower.register_forward_hook(lambda *_: passes.append(ours))
     levels = ours.see(batch)
     chosen = ours.route(batch, levels).argmax(dim=1).tolist()
-    with_levels = ours.generate(batch, chosen, 4, levels=levels)
+    with_levels = ours.generate_ids(batch, chosen, 4, levels=levels)
     assert len(passes) == 1
-    assert torch.equal(ours.generate(batch, chosen, 4), with_levels)
+    assert torch.equal(ours.generate_ids(batch, chosen, 4), with_levels)
     assert len(passes) == 2

@@ -99,7 +99,7 @@ def test_k_beyond_the_routers_slots_is_refused_when_the_model_is_made() -> None:
 
 def test_an_answer_counts_as_correct_exactly_when_greedy_decoding_gives_it(model: AvgLlava, batch: Batch) -> None:
     chosen = [4, 0, 2, 1, 3]
-    generated = model.generate(batch, chosen, max_new_tokens=3)
+    generated = model.generate_ids(batch, chosen, max_new_tokens=3)
     separate = separate_questions(batch)
     for question, level in enumerate(chosen):
         answer = separate.labels[question] != IGNORED_LABEL

@@ -1,0 +1,161 @@
+"""`lit-avg export`: a run's model as a folder that transformers, and `AvgLlava.from_pretrained`, can load.
+
+    lit-avg export --ckpt runs/jersey/stage4 --out exported
+
+The folder holds a plain LLaVA-NeXT with its processor, the router beside it, and a model card. Before it is written the
+model scores a fixed prompt; afterwards transformers alone does, and the largest difference is printed.
+"""
+
+import json
+import os
+import shutil
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoProcessor, LlavaNextForConditionalGeneration, LlavaNextProcessor
+
+from lit_avg.batch import IGNORED_LABEL
+from lit_avg.build import BuildingCLI
+from lit_avg.checkpoints import checkpoint_path, read_checkpoint
+from lit_avg.errors import UserError
+from lit_avg.model import AvgLlava
+from lit_avg.model_card import model_card
+from lit_avg.prompts import PromptEncoder
+from lit_avg.stages.base import Stage
+from lit_avg.training_cli import hush
+
+PROMPT = "What is in this picture?"
+
+LARGEST_DIFFERENCE = 1e-3
+"""Of log-probs, in nats: far above float32's rounding, far below what a wrong weight does."""
+
+
+@runtime_checkable
+class HasProcessor(Protocol):
+    """A data module that can say how transformers would prepare its samples."""
+
+    def processor(self, patch_size: int, feature_selection: str) -> LlavaNextProcessor:
+        """See `ShardsDataModule.processor`."""
+        ...
+
+
+def main(argv: list[str]) -> int:
+    """Write the folder.
+
+    Raises:
+        UserError: there is no finished run, the folder is taken, or what was written does not compute the same.
+    """
+    parser = ArgumentParser(prog="lit-avg export", description="Write a run's model for transformers and for others.")
+    parser.add_argument("--ckpt", required=True, help="run directory, or a checkpoint in one")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+    hush()
+    out = cast(Path, arguments.out)
+    if out.exists():
+        raise UserError(f"--out: {out} is there already; name a folder that is not")
+    stage, run = trained_stage(arguments.ckpt)
+    difference = export(stage, run, out)
+    print(f"wrote {out}; transformers alone differs by at most {difference:.1e} nats per token on a fixed prompt")
+    return 0
+
+
+def trained_stage(source: str) -> tuple[Stage, Path]:
+    """The stage of a run with its trained weights and its trainer, and the run's directory.
+
+    Raises:
+        UserError: there is no checkpoint, or no config beside it.
+    """
+    path = checkpoint_path(source)
+    run = path.absolute().parents[1]
+    for needed in (path, run / "config.yaml"):
+        if not needed.is_file():
+            raise UserError(f"--ckpt: there is no {needed}; name the directory of a run that has been fitted")
+    cli = BuildingCLI(["fit", "--config", str(run / "config.yaml")])
+    stage = cli.stage
+    if not isinstance(cli.datamodule, HasProcessor):
+        raise UserError(f"{type(cli.datamodule).__name__} has no processor for the model; export a run on shards")
+    stage.trainer = cli.trainer
+    stage.configure_model()
+    checkpoint = read_checkpoint(path)
+    stage.on_load_checkpoint(checkpoint)
+    stage.load_state_dict(checkpoint["state_dict"], strict=False)  # what is left out has been found by now
+    vision = cast(Any, stage.model.backbone.hf.config)
+    processor = cli.datamodule.processor(vision.vision_config.patch_size, vision.vision_feature_select_strategy)
+    stage.model.prompt_encoder = PromptEncoder(processor)
+    stage.model.eval()
+    return stage, run
+
+
+def export(stage: Stage, run: Path, out: Path) -> float:
+    """Write a trained stage's model; the largest difference in nats between it and what transformers makes of it.
+
+    Raises:
+        UserError: the difference is larger than rounding explains.
+    """
+    model = stage.model
+    before = own_log_probs(model)
+    make_readable_by_transformers(model)
+    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)))
+        difference = float((before - log_probs_of_transformers(partial)).abs().max())
+        if not difference <= LARGEST_DIFFERENCE:
+            raise UserError(f"what was written differs by {difference:.1e} nats from the model; please report this")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return difference
+
+
+def make_readable_by_transformers(model: AvgLlava) -> None:
+    """Tell the backbone's config what the processor does, and give the image's token a row in the embedding table."""
+    assert model.prompt_encoder is not None
+    hf, image_id = model.backbone.hf, model.prompt_encoder.image_id
+    if image_id >= cast(nn.Embedding, hf.get_input_embeddings()).num_embeddings:
+        hf.resize_token_embeddings(image_id + 1, mean_resizing=False)
+    config = cast(Any, hf.config)
+    config.image_token_id = image_id
+    config.image_grid_pinpoints = model.prompt_encoder.image_processor.image_grid_pinpoints
+
+
+def own_log_probs(model: AvgLlava) -> Tensor:
+    """Log-prob of each text token behind the image, (T,), at the finest granularity."""
+    assert model.prompt_encoder is not None
+    batch = model.prompt_encoder([fixed_picture()], [PROMPT])
+    batch.labels = torch.where(batch.question >= 0, batch.input_ids, IGNORED_LABEL)
+    with torch.no_grad():
+        levels = model.see(batch)
+        return model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob
+
+
+def log_probs_of_transformers(folder: Path) -> Tensor:
+    """The same with nothing but transformers."""
+    hf = LlavaNextForConditionalGeneration.from_pretrained(folder).eval()
+    processor = cast(Any, AutoProcessor.from_pretrained(folder))
+    said = [{"role": "user", "content": f"<image>\n{PROMPT}"}]
+    text = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    inputs = processor(images=fixed_picture(), text=text, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        log_probs = cast(Any, hf)(**inputs).logits[0].float().log_softmax(dim=1)
+    ids: Tensor = inputs["input_ids"][0]
+    behind = int((ids == cast(Any, hf.config).image_token_id).nonzero()[-1]) + 1
+    return log_probs[torch.arange(behind - 1, len(ids) - 1), ids[behind:]]
+
+
+def fixed_picture() -> Image.Image:
+    """Coloured noise, wide enough for tiles and padding."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8))
+
+
+def results_of(run: Path) -> Mapping[str, Any]:
+    """What the run has measured; nothing if it has not come to its end."""
+    path = run / "result.json"
+    return cast(dict[str, Any], json.loads(path.read_text())) if path.is_file() else {}
