@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg import cli
-from lit_avg.describe import DescribingCLI
+from lit_avg.build import BuildingCLI
 from lit_avg.semantics import Choices, Semantics
 from lit_avg.stages import MultiGranularityTuning
 from lit_avg.stages.base import Stage
@@ -28,7 +28,7 @@ def stage_with(tmp_path: Path, semantics: object) -> str:
 )
 def test_yaml_names_a_preset_or_a_preset_and_exceptions(tmp_path: Path, said: object, meant: Choices) -> None:
     config, overlay = write_stage(tmp_path, "MultiGranularityTuning"), stage_with(tmp_path, said)
-    stage = DescribingCLI(["fit", "--config", config, "--config", overlay]).model
+    stage = BuildingCLI(["fit", "--config", config, "--config", overlay]).model
     assert isinstance(stage, Stage)
     assert stage.make_model().semantics == meant
 
@@ -45,7 +45,7 @@ def test_a_word_that_no_preset_knows_is_refused_in_a_line(tmp_path: Path, capsys
 
 def test_a_stage_with_the_releases_semantics_leaves_the_vision_encoder_as_it_was(tmp_path: Path) -> None:
     config, overlay = write_stage(tmp_path, "MultiGranularityTuning"), stage_with(tmp_path, "release")
-    stage = DescribingCLI(["fit", "--config", config, "--config", overlay]).model
+    stage = BuildingCLI(["fit", "--config", config, "--config", overlay]).model
     assert isinstance(stage, MultiGranularityTuning)
     stage.configure_model()
     assert stage.trained_parts == ("connector", "llm")
