@@ -131,6 +131,6 @@ def test_a_sliding_window_is_kept_to_and_packed_questions_beyond_it_are_refused(
     _, loss, _ = our_results(ours, separate_questions(batch))
     _, expected, _ = their_results(hf, theirs, "right")
     torch.testing.assert_close(loss, expected, rtol=0, atol=TOLERANCE)
-    seen = 2 + int(visual_token_counts(batch, ours.granularities)[0, -1]) + 5  # before the image, image, after it
+    seen = 2 + int(visual_token_counts(batch, ours.layout)[0, -1]) + 5  # before the image, image, after it
     with pytest.raises(UserError, match=f"sees {seen} tokens, but the LLM's sliding window is 8; set pack_questions"):
         our_results(ours, batch)

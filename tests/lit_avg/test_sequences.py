@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
+from lit_avg.anyres import VisualLayout
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
 from lit_avg.feedback import lmm_feedback
 from lit_avg.granularity import Granularities
@@ -17,7 +18,7 @@ Make = Callable[..., Batch]
 
 GRIDS = [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1)]
 SIDE = 8  # tokens a tile is wide and high: 4, 8, 16, 32 and 64 at the five levels, with the tests' tiles of 32 pixels
-COUNTED = Granularities((4, 8, 16, 32, 64))
+COUNTED = VisualLayout(Granularities((4, 8, 16, 32, 64)))
 
 
 def test_packed_questions_are_scored_as_one_by_one(model: AvgLlava, batch: Batch) -> None:
@@ -82,12 +83,12 @@ def test_the_one_count_is_what_every_row_really_holds_at_every_level(
     batch = make_batch([*rows, ([(3, 2)], -1)], pictures)
     counts = visual_token_counts(batch, COUNTED)
     texts = (batch.question != PADDING).sum(dim=1) - (batch.image_of_row >= 0).long()
-    for level in range(len(COUNTED)):
+    for level in range(len(COUNTED.granularities)):
         built = llm_input(batch, [level] * len(batch.input_ids), COUNTED)
         assert built.visual.sum(dim=1).tolist() == counts[:, level].tolist()
         assert (built.question != PADDING).sum(dim=1).tolist() == (texts + counts[:, level]).tolist()
         tokens = built.source.max() - batch.input_ids.numel()  # the newline is number 0, then come the texts
-        assert tokens <= sum(batch.tiles) * COUNTED.tokens[level]
+        assert tokens <= sum(batch.tiles) * COUNTED.granularities.tokens[level]
 
 
 def transformers_that_count() -> LlavaNextForConditionalGeneration:
