@@ -1,5 +1,6 @@
 """What the stages that train a router share: everything else frozen, and every policy compared."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -32,8 +33,9 @@ class RouterStage(Stage):
 
     @property
     def policies(self) -> dict[str, Policy]:
-        """Router, each fixed level, random, oracle and coarsest within the fitted margin."""
-        return all_policies(self.granularities, self.delta.item(), seed=0)
+        """Router, each fixed level, random (with the run's own seed), oracle and coarsest within the fitted margin."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `seed_everything` leaves it
+        return all_policies(self.granularities, self.delta.item(), seed)
 
     def on_validation_epoch_end(self) -> None:
         """Log, then fit the margin on what validation found; it is saved with the checkpoint."""

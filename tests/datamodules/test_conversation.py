@@ -39,7 +39,7 @@ def test_a_round_reads_as_vicuna_writes_it(renderer: ConversationRenderer) -> No
 
 def test_answers_are_answer_tokens_and_end_with_the_end_token(renderer: ConversationRenderer) -> None:
     rendering = renderer(TWO_ROUNDS, has_image=True)
-    assert text_of(renderer, rendering, rendering.answer) == "42</s>It was drawn — by chance.</s>"
+    assert text_of(renderer, rendering, rendering.answer) == " 42</s> It was drawn — by chance.</s>"
 
 
 def test_instruction_tokens_are_the_users_words_alone(renderer: ConversationRenderer) -> None:

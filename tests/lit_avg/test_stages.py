@@ -4,6 +4,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
@@ -11,6 +12,7 @@ from lit_avg.errors import UserError
 from lit_avg.feedback import lmm_feedback
 from lit_avg.losses import best_granularity_loss, ranking_loss
 from lit_avg.optim import Optimization
+from lit_avg.policies import Random
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import PARTS, Stage
 from tests.tiny import tiny_model
@@ -45,6 +47,17 @@ def trainer(folder: Path, steps: int) -> L.Trainer:
 @pytest.fixture
 def pictured(make: Make) -> Batch:
     return make([([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
+
+
+def test_the_random_policy_draws_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "restored after the test")
+    stage = built(RGLF)
+    with isolate_rng():
+        L.seed_everything(0, verbose=False)
+        first = stage.policies["random"]
+        L.seed_everything(1, verbose=False)
+        assert stage.policies["random"] != first
+        assert stage.policies["random"] == Random(5, seed=1)
 
 
 @pytest.mark.parametrize("kind", STAGES)
