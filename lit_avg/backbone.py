@@ -40,7 +40,8 @@ class Backbone(nn.Module):
             `load_part` fetches them.
         llm: the same for the LLM.
         pretrained: hub id or folder of a whole LLaVA-NeXT, weights included, instead of the two.
-        vision_feature_layer: which hidden state of the encoder is read; -2 is the second to last layer.
+        vision_feature_layer: which hidden state of the encoder is read, -2 being the second to last layer; None takes
+            what `pretrained` says, or else -2.
         vision_feature_select_strategy: whether its first token, CLS, is left out (`default`) or there is none (`full`);
             None takes what `pretrained` says, or else `full` for an encoder of `ENCODERS_WITHOUT_CLS`.
         attention: transformers' `attn_implementation`.
@@ -55,7 +56,7 @@ class Backbone(nn.Module):
         vision_encoder: dict[str, Any] | None = None,
         llm: dict[str, Any] | None = None,
         pretrained: str | None = None,
-        vision_feature_layer: int = -2,
+        vision_feature_layer: int | None = None,
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
         vision_feature_select_strategy: FeatureSelection | None = None,
@@ -63,11 +64,12 @@ class Backbone(nn.Module):
         super().__init__()
         if pretrained is not None and vision_encoder is None and llm is None:
             self.hf = whole(pretrained, attention)
-            self.hf.config.vision_feature_layer = vision_feature_layer
         elif pretrained is None and vision_encoder is not None and llm is not None:
-            self.hf = composed(config_of(vision_encoder), config_of(llm), vision_feature_layer, attention)
+            self.hf = composed(config_of(vision_encoder), config_of(llm), attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
+        if vision_feature_layer is not None:
+            self.hf.config.vision_feature_layer = vision_feature_layer
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
         if gradient_checkpointing:
