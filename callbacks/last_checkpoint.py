@@ -1,5 +1,6 @@
 """`LastCheckpoint`: one checkpoint a run, always the newest."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,5 +52,21 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
             return
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
+        path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
+        partial = path.with_name(f"{path.name}.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            _take_place(partial, path)
+        trainer.strategy.barrier("the newest checkpoint is in its place")
         self._saved_at = trainer.global_step
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    """Let a whole checkpoint replace the one before, which until then is whole as well.
+
+    Lightning moves a finished file from the system's temporary folder, and between two file systems a move is a copy,
+    which can be cut off. DeepSpeed's checkpoints are folders.
+    """
+    if path.is_dir():
+        shutil.rmtree(path)
+    partial.replace(path)

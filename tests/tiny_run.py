@@ -132,3 +132,25 @@ def write_stage(folder: Path, stage: str, **arguments: object) -> str:
         "data": {"class_path": "tests.tiny_run.TinyData"},
     }
     return write_yaml(folder / f"{stage}.yaml", content)
+
+
+class LossTable(L.Callback):
+    """Appends what each batch gave to `losses-<rank>.csv`, at once: step, exact loss, keys."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict[str, Tensor], batch: Batch, batch_idx: int
+    ) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"losses-{trainer.global_rank}.csv").open("a") as file:
+            file.write(f"{trainer.global_step},{float(outputs['loss']).hex()},{' '.join(batch.keys)}\n")
+
+
+class TextOnSecondRank(TinyData):
+    """The first rank sees pictures, the second has only text."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        if self.trainer.global_rank == 0:
+            return super().train_dataloader()
+        return DataLoader([make_batch([([(3, 2), (2, 2)], -1)], [], self.seed)] * 4, batch_size=None)
