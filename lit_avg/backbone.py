@@ -16,6 +16,7 @@ from lit_avg.errors import UserError
 from lit_avg.generation import Generation
 from lit_avg.llava_next import composed, config_of, whole
 from lit_avg.sequences import LlmInput
+from lit_avg.unread import unread_parameters
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
@@ -104,6 +105,12 @@ class Backbone(nn.Module):
         if part == "connector":
             parameters.append(self.hf.model.image_newline)
         return list(dict.fromkeys(parameters))  # an LM head tied to the embeddings counts once
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of the vision encoder behind the layer that is read."""
+        config = cast(PreTrainedConfig, self.hf.config.vision_config)
+        layer = self.hf.config.vision_feature_layer
+        return list(unread_parameters(self.hf.model.vision_tower, config.num_hidden_layers, layer))
 
     def load_part(self, part: Literal["vision_encoder", "llm"], source: str) -> None:
         """Copy the weights of a pretrained encoder or LLM.

@@ -91,7 +91,7 @@ class Stage(L.LightningModule):
         return {part: left_out_of_run(backbone, part, self.init_from, run) for part in frozen}
 
     def freeze_the_rest(self) -> None:
-        """Leave gradients, dropout and recomputation to the parts that are trained.
+        """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
 
         The release's semantics have no stage train the vision encoder.
         """
@@ -103,6 +103,8 @@ class Stage(L.LightningModule):
                 module.train()
             for parameter in self.parameters_of(part):
                 parameter.requires_grad_(True)
+        for parameter in self.model.backbone.unread_parameters():
+            parameter.requires_grad_(False)
 
     @property
     def granularities(self) -> Granularities:
@@ -124,7 +126,8 @@ class Stage(L.LightningModule):
         """What the optimiser gets: the trained parts, the vision encoder with a learning rate of its own."""
         lr = self.optimization.lr
         lrs = {part: self.optimization.vision_lr or lr if part == "vision_encoder" else lr for part in PARTS}
-        return [ParameterGroup(part, lrs[part], self.parameters_of(part)) for part in self.trained_parts]
+        learning = {part: [one for one in self.parameters_of(part) if one.requires_grad] for part in self.trained_parts}
+        return [ParameterGroup(part, lrs[part], parameters) for part, parameters in learning.items()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and cosine over the run's own number of steps."""
