@@ -28,6 +28,7 @@ VERBS = {
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
     "shard": Verb("pack conversations and images into shards", "datamodules.packing.command"),
+    "data": Verb("check shards by their hashes and tell what is in them", "datamodules.checking.command"),
     "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.export"),
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 import warnings
@@ -117,10 +118,8 @@ def test_damage_is_refused_or_survived_but_never_a_crash(form: str, data: st.Dat
     whole = bytearray(encoded(Image.linear_gradient("L").resize((17, 13)).convert("RGB"), form))
     for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=6)):
         whole[place] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(UserError):
         assert decode_picture(bytes(whole), "it").mode == "RGB"
-    except UserError as error:
-        assert str(error).startswith("it: ")
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
