@@ -55,9 +55,10 @@ def _visual_tokens(panel: Axes, statistics: Statistics, yardstick: Yardstick) ->
     places = range(len(statistics.visual))
     medians = np.array([tally.quantile(0.5) for tally in statistics.visual])
     low, high = (np.array([tally.quantile(share) for tally in statistics.visual]) for share in (0.05, 0.95))
+    panel.set_title("median, and 5 to 95 %", fontsize=10)
     panel.bar(places, medians, yerr=[medians - low, high - medians], capsize=4)
     panel.set_xticks(places, [str(level) for level in yardstick.granularities])
-    panel.set(xlabel="granularity (tokens a tile)", ylabel="visual tokens of a picture (median, 5 to 95 %)")
+    panel.set(xlabel="granularity (tokens a tile)", ylabel="visual tokens of a picture")
 
 
 def _histogram(panel: Axes, tally: Tally, values: str, counted: str) -> None:

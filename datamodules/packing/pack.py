@@ -163,8 +163,8 @@ class _Sink:
         self.saved = time.monotonic()
 
     def take(self, outcomes: Sequence[Packable | Refusal]) -> None:
-        closed = self._closed
         for outcome in outcomes:
+            closed = self._closed
             if isinstance(outcome, Refusal):
                 self.progress.report.count(outcome, "")
                 self.rejects.write(json.dumps(outcome._asdict()).encode() + b"\n")
@@ -172,8 +172,8 @@ class _Sink:
                 split = self.job.split_of(outcome)
                 self.progress.report.count(outcome, split)
                 self.writers[split].write(outcome)
-        if self._closed > closed or time.monotonic() - self.saved > _SECONDS:
-            self._save()
+            if self._closed > closed or time.monotonic() - self.saved > _SECONDS:
+                self._save()
 
     def finish(self) -> None:
         for writer in self.writers.values():

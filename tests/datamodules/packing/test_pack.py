@@ -19,7 +19,9 @@ ASKED = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "
 
 
 def command(annotations: Path, images: Path, out: Path, *options: str) -> int:
-    return main(["--annotations", str(annotations), "--images", str(images), "--out", str(out), *options])
+    return main(
+        ["--annotations", str(annotations), "--images", str(images), "--out", str(out), "--workers", "1", *options]
+    )
 
 
 def packed(annotations: Path, images: Path, out: Path, shard_bytes: int = 2**28) -> PackReport:
@@ -174,19 +176,24 @@ def test_annotations_of_which_nothing_can_be_packed_leave_nothing_behind(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "raw"]
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    annotations, images = draw_llava(tmp_path / "raw", samples=20)
-    options = ["--annotations", str(annotations), "--images", str(images), "--out", str(tmp_path / "out")]
+def test_a_full_disk_keeps_what_is_packed_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    annotations, images = draw_llava(tmp_path / "raw", samples=12)
+    (images / "11.png").write_bytes(picture(200, 200, "red", 11))  # 100 kB of noise
+    arguments = ["--annotations", str(annotations), "--images", str(images), "--shard-size-mb", "0.02"]
+    stopped = [*arguments, "--out", str(tmp_path / "out"), "--workers", "1"]
     script = f"""
 import resource
 from lit_avg import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the kernel refuses to write more into a file
-raise SystemExit(cli.main(["shard", *{options!r}]))
+raise SystemExit(cli.main(["shard", *{stopped!r}]))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 2, run.stderr
-    assert run.stderr == f"lit-avg: cannot write {tmp_path / 'out'}: File too large; nothing was left behind\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+    kept = f"what is packed is kept in {tmp_path / 'out.partial'}, and the same command goes on from there"
+    assert run.stderr == f"lit-avg: cannot write {tmp_path / 'out'}: File too large; {kept}\n"
+    assert main(stopped) == 0
+    assert command(annotations, images, tmp_path / "undisturbed", "--shard-size-mb", "0.02") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
 def test_packing_loads_neither_torch_nor_transformers() -> None:
