@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from datamodules.checking.configs import renderer_of, yardstick_of
 from datamodules.checking.figure import draw_distributions
 from datamodules.checking.report import print_report, problems_told
 from datamodules.checking.scan import Scanner, ShardToScan
 from datamodules.checking.statistics import Statistics
-from datamodules.checking.yardstick import Yardstick, yardstick_of
+from datamodules.checking.yardstick import Yardstick
 from datamodules.packing.pool import in_order
 from datamodules.shards import MANIFEST, read_manifest
 from lit_avg.errors import UserError
@@ -106,7 +107,7 @@ def scan(tasks: Sequence[ShardToScan], yardstick: Yardstick, workers: int) -> tu
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         shown = bar.add_task("checking", total=sum(task.shard.bytes for task in tasks))
-        for findings in in_order(Scanner(yardstick), tasks, min(workers, max(len(tasks), 1))):
+        for findings in in_order(Scanner(yardstick, renderer_of(yardstick)), tasks, min(workers, max(len(tasks), 1))):
             splits[findings.task.split].update(findings.statistics)
             problems += findings.problems
             bar.advance(shown, findings.task.shard.bytes)

@@ -7,7 +7,6 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from datamodules.base import ShardsDataModule
 from datamodules.checking.statistics import Statistics
 from datamodules.checking.yardstick import Yardstick
 from datamodules.conversation import ConversationRenderer, words_of
@@ -19,8 +18,6 @@ from datamodules.shards import Shard, sample_key
 from lit_avg.anyres import VisualLayout
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
-
-_UNLIMITED = 2**31  # a maximum length that cuts nothing
 
 NAMED = 10
 """Problems of a shard that are told one by one."""
@@ -51,9 +48,11 @@ class Scanner:
 
     Args:
         yardstick: what lengths are measured with.
+        renderer: of conversations, cutting nothing; None to count words.
     """
 
     yardstick: Yardstick
+    renderer: ConversationRenderer | None
 
     def __call__(self, task: ShardToScan) -> Findings:
         """Verify a shard's hash, and count what is in it if that is right."""
@@ -85,13 +84,13 @@ class Scanner:
             grid = self._grid(size)
             levels = range(len(self._layout.granularities))
             statistics.add_picture(size, grid, [self._layout.count(grid, size, level) for level in levels])
-        if self._renderer is None:
+        if self.renderer is None:
             lengths = [len(words_of(text).split()) for _, text in sample.turns]
             statistics.lengths.add(sum(lengths))
             for length in lengths[1 + len(sample.system) :: 2]:
                 statistics.answers.add(length)
         else:
-            self._count_tokens(self._renderer, sample, statistics)
+            self._count_tokens(self.renderer, sample, statistics)
 
     def _count_tokens(self, renderer: ConversationRenderer, sample: Sample, statistics: Statistics) -> None:
         rendering = renderer(sample.turns, sample.image is not None)
@@ -115,22 +114,6 @@ class Scanner:
     @cached_property
     def _layout(self) -> VisualLayout:
         return VisualLayout(Granularities(self.yardstick.granularities, self.yardstick.step))
-
-    @cached_property
-    def _renderer(self) -> ConversationRenderer | None:
-        yardstick = self.yardstick
-        if yardstick.tokenizer is None:
-            return None
-        data = ShardsDataModule(
-            yardstick.tokenizer,
-            batch_size=1,
-            tile_size=yardstick.tile_size,
-            grid_pinpoints=None,
-            template=yardstick.template,
-            system_prompt=yardstick.system_prompt,
-            max_length=_UNLIMITED,
-        )
-        return data.encoder.renderer
 
 
 def _beside_keys(expected: list[str], path: Path) -> Iterator[tuple[str | None, tuple[str, dict[str, bytes]]]]:
