@@ -18,6 +18,10 @@ from lit_avg.errors import UserError
 MAX_PIXELS = 2**26
 """67 megapixels, 200 MB as RGB: a small file can claim to be any size."""
 
+_EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}  # where Pillow's name of the format is another
+
+_COMMON = ("JPEG", "PNG", "GIF", "WEBP")
+
 _RUNS_PROGRAMS = {"EPS", "WMF"}
 """Formats that Pillow hands to another program: nothing out of the web is run."""
 
@@ -38,10 +42,16 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
     Raises:
         UserError: it cannot be decoded whole, or has more than `MAX_PIXELS`.
     """
+    return recognise_picture(data, name)[0]
+
+
+def recognise_picture(data: bytes, name: str) -> tuple[Image.Image, str]:
+    """`decode_picture`, and the file name extension that fits the bytes, such as `png` or `jpg`."""
     try:
         with _opened(data) as picture:
             picture.load()
-            return to_rgb(_upright(picture))
+            form = (picture.format or "img").lower()
+            return to_rgb(_upright(picture)), _EXTENSIONS.get(form, form)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture of a known format") from error
     except Exception as error:  # decoders of dozens of formats fail on broken files in any way
@@ -64,17 +74,11 @@ def picture_size(data: bytes, name: str) -> tuple[int, int]:
         raise UserError(f"{name}: a picture that cannot be read: {error or type(error).__name__}") from error
 
 
-def picture_format(data: bytes) -> str:
-    """The file name extension that fits the bytes, such as `png` or `jpg`."""
-    with _opened(data) as picture:
-        name = (picture.format or "img").lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(name, name)
-
-
 @cache
 def _formats() -> list[str]:
+    """In the order in which they are tried."""
     Image.init()
-    return [name for name in Image.ID if name not in _RUNS_PROGRAMS]
+    return [*_COMMON, *(name for name in Image.ID if name not in _RUNS_PROGRAMS and name not in _COMMON)]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from datamodules.packing.names import RefusedError
 from datamodules.packing.presets import Preset
 from datamodules.packing.records import Record
 from datamodules.packing.roots import Found, Pictures
-from datamodules.pictures import decode_picture, picture_format
+from datamodules.pictures import recognise_picture
 from lit_avg.errors import UserError
 
 DEFAULT_QUALITY = 95
@@ -59,11 +59,20 @@ class Resizing:
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UserError(f"--quality is a JPEG quality from 1 to 100, but is {self.quality}")
 
-    def __call__(self, data: bytes, picture: Image.Image) -> tuple[bytes, str]:
-        """The bytes to pack, and their extension."""
+    def __call__(self, data: bytes, name: str) -> tuple[bytes, str]:
+        """The bytes to pack, and their extension.
+
+        Args:
+            data: a picture file.
+            name: what the message calls it.
+
+        Raises:
+            UserError: it cannot be decoded.
+        """
+        picture, extension = recognise_picture(data, name)
         too_large = self.max_side is not None and max(picture.size) > self.max_side
         if not too_large and self.quality is None:
-            return data, picture_format(data)
+            return data, extension
         if too_large and self.max_side is not None:
             picture.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
         file = io.BytesIO()
@@ -121,7 +130,7 @@ class Examiner:
 
     def _image(self, found: Found, name: str) -> tuple[bytes, str]:
         try:
-            return self.resizing(found.data, decode_picture(found.data, name))
+            return self.resizing(found.data, name)
         except UserError as error:
             raise RefusedError(f"image broken: {error}") from error
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.pictures import MAX_PIXELS, decode_picture, picture_format, picture_size
+from datamodules.pictures import MAX_PIXELS, decode_picture, picture_size, recognise_picture
 from lit_avg.errors import UserError
 
 
@@ -67,7 +67,11 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
 
 def test_content_decides_what_a_picture_is() -> None:
     picture = Image.new("RGB", (4, 4))
-    assert [picture_format(encoded(picture, form)) for form in ("PNG", "JPEG", "TIFF")] == ["png", "jpg", "tif"]
+    assert [recognise_picture(encoded(picture, form), "it")[1] for form in ("PNG", "JPEG", "TIFF")] == [
+        "png",
+        "jpg",
+        "tif",
+    ]
 
 
 @pytest.mark.parametrize("cut", [0, 10, 60])
