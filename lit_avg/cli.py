@@ -27,7 +27,8 @@ VERBS = {
     "test": Verb("compare all policies on the test split", "lit_avg.training_cli", named=True),
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
-    "shard": Verb("pack conversations and images into shards", "datamodules.shard_command"),
+    "shard": Verb("pack conversations and images into shards", "datamodules.packing.command"),
+    "data": Verb("check shards by their hashes and tell what is in them", "datamodules.checking.command"),
     "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.export"),
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.pack import pack
+from datamodules.packing.pack import PackJob, pack
+from datamodules.packing.roots import ImageRoot
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -49,5 +50,5 @@ def draw_llava(folder: Path, samples: int = 12, rounds: int = 1, text_only_every
 def drawn_shards(folder: Path, samples: int = 12, rounds: int = 1, shard_bytes: int = 40_000) -> Path:
     """Several shards of drawn samples."""
     annotations, images = draw_llava(folder / "raw", samples, rounds)
-    pack(annotations, images, folder / "shards", shard_bytes)
+    pack(PackJob((annotations,), (ImageRoot(images),), shard_bytes=shard_bytes), folder / "shards")
     return folder / "shards"
