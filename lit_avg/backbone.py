@@ -109,7 +109,7 @@ class Backbone(nn.Module):
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of the vision encoder behind the layer that is read."""
         config = cast(PreTrainedConfig, self.hf.config.vision_config)
-        layer = self.hf.config.vision_feature_layer
+        layer = cast(int, self.hf.config.vision_feature_layer)
         return list(unread_parameters(self.hf.model.vision_tower, config.num_hidden_layers, layer))
 
     def load_part(self, part: Literal["vision_encoder", "llm"], source: str) -> None:
