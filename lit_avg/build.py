@@ -1,6 +1,6 @@
 """A stage and its data module as a config describes them, with nothing run: for verbs that look at a model."""
 
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Trainer
 
@@ -22,6 +22,12 @@ class BuildingCLI(TrainingCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
+
+    def config_text(self) -> str:
+        """All that the config comes to, class defaults included, as YAML."""
+        config = self.config["fit"].clone()
+        config.resume = config.ckpt_path = None  # how a run is continued is not what it is
+        return cast(str, self._parser("fit").dump(config, skip_none=False))
 
     @property
     def stage(self) -> Stage:

@@ -27,6 +27,7 @@ VERBS = {
     "test": Verb("compare all policies on the test split", "lit_avg.training_cli", named=True),
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
+    "check": Verb("see whether configs can be built, without weights or data", "lit_avg.check"),
     "shard": Verb("pack conversations and images into shards", "datamodules.shard_command"),
     "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.export"),
     "import-release": Verb(

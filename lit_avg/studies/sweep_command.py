@@ -5,8 +5,10 @@ import argparse
 from rich.console import Console
 
 from lit_avg import cli
-from lit_avg.errors import UserError
-from lit_avg.studies.execution import Command, locked
+from lit_avg.studies.checking import checked_study
+from lit_avg.studies.execution import Command
+from lit_avg.studies.graph import graph_lines
+from lit_avg.studies.machine import deal, visible_gpus
 from lit_avg.studies.plan import plan
 from lit_avg.studies.progress import Progress
 from lit_avg.studies.results import collect
@@ -30,43 +32,48 @@ def main(argv: list[str], command: Command = cli.main) -> int:
     parser = argparse.ArgumentParser(prog="lit-avg sweep", description=__doc__)
     parser.add_argument("study", help="a study file, for example experiments/studies/quickstart.yaml")
     parser.add_argument("--jobs", type=int, default=1, help="runs done side by side (default: 1)")
+    parser.add_argument("--retry", action="store_true", help="try again what has failed before")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")
     options = parser.parse_args(argv)
-    if options.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, but is {options.jobs}")
-    study = load_study(options.study)
-    with locked(study.out):
-        return _sweep(study, options.jobs, command)
+    slots = deal(options.jobs, load_study(options.study).threads, visible_gpus())
+    study = checked_study(options.study, command)
+    if options.dry_run:
+        _say(Console(), graph_lines(study, plan(study), options.jobs))
+        return 0
+    return _sweep(study, slots, options.retry, command)
 
 
-def _sweep(study: Study, jobs: int, command: Command) -> int:
+def _sweep(study: Study, slots: list[str | None], retry: bool, command: Command) -> int:
     console = Console()
     runs = plan(study)
     with Progress(console, len(runs)) as progress:
-        sweep = Sweep(study.out, runs, jobs, progress, command)
+        sweep = Sweep(list(runs), progress, command, slots, retry)
         sweep.run()
     if sweep.failed:
         cut_off = ", ".join(run.label for run in dependants(runs, sweep.failed))
-        console.print(f"not made: {cut_off or 'nothing else depends on it'}", markup=False, soft_wrap=True)
-        console.print("the same command goes on from here", markup=False)
+        _say(console, [f"not made: {cut_off or 'nothing else depends on it'}"])
+        _say(console, ["the same command goes on from here; with --retry, it tries again what failed"])
         return FAILED
-    if plan(study) != runs:
-        console.print("configs were changed while the sweep ran; the same command makes anew what they concern")
+    if plan(load_study(study.path)) != runs:
+        _say(console, ["configs were changed while the sweep ran; the same command makes anew what they concern"])
         return FAILED
-    table = collect(study)
-    write_tables(table)
-    _draw(study)
-    print_table(table)
-    for line in (
-        f"table      {study.out / 'table.md'}, {study.out / 'table.csv'}",
-        f"figures    {study.out / 'figures'}",
-        f"all runs   tensorboard --logdir {study.out}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    _finish(study, console)
     return 0
 
 
-def _draw(study: Study) -> None:
-    """Make the figures; matplotlib takes a second to load, so not before it is needed."""
+def _finish(study: Study, console: Console) -> None:
+    """Table and figures; matplotlib takes a second to load, so not before it is needed."""
     from lit_avg.studies.figures import draw_figures
 
+    table = collect(study)
+    write_tables(table)
     draw_figures(study)
+    print_table(table)
+    lines = [f"table      {study.out / 'table.md'}, {study.out / 'table.csv'}"]
+    lines += [f"figures    {study.out / 'figures'}", f"all runs   tensorboard --logdir {study.out}"]
+    _say(console, lines)
+
+
+def _say(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
