@@ -46,8 +46,13 @@ def call(arguments: Sequence[str], log: Path, command: Command) -> BaseProcess:
     return _start(_call_here, arguments, log, command)
 
 
-def execute(run: PlannedRun, command: Command) -> int:
+def execute(run: PlannedRun, command: Command, announce: Callable[[list[str]], None] = lambda verbs: None) -> int:
     """Do the commands of a run that are not done, in this process, unless another process is at it.
+
+    Args:
+        run: what is done.
+        command: what it calls.
+        announce: is told the verbs that will be called, once the run's folder is its own.
 
     Returns:
         The exit status of the first that fails, 0 without failure, `BUSY` if another process is at work on the run.
@@ -55,9 +60,11 @@ def execute(run: PlannedRun, command: Command) -> int:
     try:
         with locked(run.directory):
             if is_finished(run):  # by somebody else, since the run was planned
+                announce([])
                 return 0
             claim(run)
             log_to(run.directory / LOG)
+            announce([command[0] for command in unfinished_commands(run)])
             return do_commands(run, command)
     except BusyError:
         return BUSY

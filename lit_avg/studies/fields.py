@@ -87,6 +87,10 @@ class Fields:
             return {}
         return {str(name): value for name, value in cast(dict[object, Any], values).items()}
 
+    def take_section(self, key: str) -> "Fields":
+        """One section inside a section; empty if it is not there."""
+        return Fields(self._left.pop(key, {}), f"{self.place}.{key}" if self.place else key, self._errors)
+
     def take_sections(self, key: str) -> "list[Fields]":
         """The sections inside a section, by name."""
         place = f"{self.place}.{key}" if self.place else key

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
+from lit_avg.studies.cluster_options import ClusterOptions, read_options
 from lit_avg.studies.fields import Fields, Mistake
 from lit_avg.studies.identity import digests, unified
 from lit_avg.studies.lines import located
@@ -64,7 +65,7 @@ class Study:
         reference: the row that the others are compared with, if any.
         threads: CPU threads of one run; part of what decides its result.
         code: whether the program's source is part of what decides a result.
-        slurm: options of `--launcher slurm`, as `lit_avg.studies.cluster.ClusterOptions` reads them.
+        slurm: what `--launcher slurm` asks of the cluster.
         files: the study file and the one it extends.
         digests: for each run what its own configs and data contribute to its identity.
     """
@@ -78,7 +79,7 @@ class Study:
     reference: str | None = None
     threads: int = 1
     code: bool = False
-    slurm: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    slurm: ClusterOptions = field(default_factory=ClusterOptions)
     files: tuple[Path, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -106,7 +107,7 @@ def load_study(path: str | Path) -> Study:
         reference=content.take("reference", str, "the name of a row", optional=True),
         threads=content.take("threads", int, "a whole number", optional=True) or 1,
         code=content.take("code", bool, "true or false", optional=True) or False,
-        slurm=content.take_mapping("slurm", "options of the cluster"),
+        slurm=read_options(content.take_section("slurm")),
         files=files,
     )
     errors += _broken_references(study)
