@@ -44,15 +44,13 @@ class ClusterJob:
         Raises:
             UserError: SLURM has started another number of processes.
         """
-        import torch
-
         rank, processes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
         if processes != self.processes:
             raise UserError(
                 f"{self.run.label} is for {self.processes} process(es), but SLURM has started {processes}; "
                 "nodes x tasks of the study's `slurm:` must be the trainer's num_nodes x devices"
             )
-        torch.set_num_threads(self.run.threads)
+        os.environ["OMP_NUM_THREADS"] = str(self.run.threads)  # torch is not loaded yet, and begins with it
         status = self._lead() if rank == 0 else self._follow()
         if status:
             sys.exit(status)

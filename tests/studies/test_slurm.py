@@ -19,9 +19,12 @@ from lit_avg.studies.plan import plan
 from lit_avg.studies.queue import living_jobs
 from lit_avg.studies.study import load_study
 from tests.studies.slurm import NODES, Slurm, missing, wait_for
+from tests.studies.test_sweep import SWEEP
 from tests.studies.toy_command import toy_command
 
 WriteStudy = Callable[..., Path]
+
+pytestmark = pytest.mark.slow
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -47,11 +50,6 @@ def sweep(study: Path, *options: str) -> int:
 
 def calls(study: Path) -> dict[str, str]:
     return {run.label: (run.directory / "calls.txt").read_text() for run in plan(load_study(study))}
-
-
-def started(study: Path, name: str) -> Callable[[], object]:
-    directory = next(run.directory for run in plan(load_study(study)) if run.name == name)
-    return lambda: (directory / "calls.txt").is_file() and owner_of(directory) is not None
 
 
 def in_background(study: Path) -> tuple[threading.Thread, list[int]]:
@@ -157,9 +155,8 @@ def test_cancel_takes_the_jobs_back_and_the_next_sweep_goes_on(
     gate = tmp_path / "gate"
     (tmp_path / "first.yaml").write_text(f"wait_for: {gate}\n")
     study = write_study()
-    code = "import sys; from lit_avg.studies import sweep_command; from tests.studies.toy_command import toy_command;"
-    code += "sys.exit(sweep_command.main([sys.argv[1], '--launcher', 'slurm'], toy_command))"
-    process = subprocess.Popen([sys.executable, "-c", code, str(study)], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", SWEEP, str(study), "--launcher", "slurm"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     first = tmp_path / "out" / "seed-0" / "first"
     wait_for(lambda: (first / "calls.txt").is_file() and owner_of(first), "first")
     capsys.readouterr()

@@ -1,18 +1,18 @@
 """A stand-in for `lit-avg` that keeps its promises to a sweep in milliseconds: it writes `result.json`, no more.
 
-What it does besides is steered by the config's content: `fail: true`, `wait_for: FILE`. Asked to `check`, it says what
-the configs come to: `model` must be a text, and there are no other keys than `KEYS`.
+What it does besides is steered by the config's content: `fail: true`, `wait_for: FILE`, `fill: BYTES`. Asked to
+`check`, it says what the configs come to, and refuses other keys than `KEYS`.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
-import torch
 import yaml
 
-KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested")
+KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill")
 POLICIES = ("router", "fixed 4", "fixed 64")
 METRICS = ("accuracy", "tokens_per_tile", "token_share")
 
@@ -47,11 +47,15 @@ def toy_command(argv: list[str]) -> int:
     config = merged(options)
     values = dict(zip(options[::2], options[1::2], strict=True))
     directory, seed = Path(values["--trainer.default_root_dir"]), int(values["--seed_everything"])
-    print(f"{verb} {directory.name} with seed {seed} and {torch.get_num_threads()} thread(s)")
+    # a job of a cluster has not loaded torch, nor does a toy need it
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else os.environ["OMP_NUM_THREADS"]
+    print(f"{verb} {directory.name} with seed {seed} and {threads} thread(s)")
     with (directory / "calls.txt").open("a") as calls:
         calls.write(f"{verb}\n")
     while "wait_for" in config and not Path(str(config["wait_for"])).exists():
         time.sleep(0.02)
+    if "fill" in config and not (directory / "filling").exists():
+        (directory / "filling").write_bytes(bytes(int(str(config["fill"]))))
     if config.get("fail"):
         print("the lights went out", file=sys.stderr)
         return 3
