@@ -19,24 +19,29 @@ def visible_gpus() -> list[str]:
     return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
 
 
-def deal(jobs: int, threads: int, gpus: list[str]) -> list[str | None]:
+def deal(jobs: int, gpus: list[str]) -> list[str | None]:
     """One share of the GPUs for each of `jobs` runs: several each, or, where runs outnumber them, one for several.
 
     Args:
         jobs: runs that go on at once.
-        threads: CPU threads that each of them computes with.
         gpus: what there is to deal.
 
     Raises:
-        UserError: the runs would fight for the machine's cores.
+        UserError: there would be no run at all.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, but is {jobs}")
-    if jobs * threads > max(cores(), threads):
-        raise UserError(
-            f"--jobs {jobs} with `threads: {threads}` each asks for {jobs * threads} cores, but there are {cores()}; "
-            f"--jobs {max(1, cores() // threads)} shares them fairly"
-        )
     if not gpus:
         return [None] * jobs
     return [",".join(gpus[slot::jobs]) or gpus[slot % len(gpus)] for slot in range(jobs)]
+
+
+def crowding(jobs: int, threads: int) -> list[str]:
+    """What to tell of runs that will have to fight for the cores; nothing where there are enough.
+
+    The threads of a run are part of what decides its result, so they are not cut to fit.
+    """
+    if jobs * threads <= cores():
+        return []
+    fair = max(1, cores() // threads)
+    return [f"{jobs} runs of {threads} thread(s) share {cores()} core(s); --jobs {fair} would not crowd them"]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +19,7 @@ from lit_avg.studies.records import LOG, read_record
 from lit_avg.studies.state import STATES, State, states
 from lit_avg.studies.study import load_study
 
-_STYLES: dict[State, str] = {"done": "green", "running": "bold", "failed": "red", "queued": "", "interrupted": "yellow"}
+_STYLES: dict[State, str] = {"running": "bold", "failed": "red", "interrupted": "yellow"}
 
 
 def main(argv: list[str]) -> int:
@@ -41,19 +41,19 @@ def main(argv: list[str]) -> int:
     console = Console()
     found = states(runs, living_jobs(study.out))
     if not console.is_terminal:
-        Console(width=400).print(status_table(runs, found))
+        Console(width=400).print(status_lines(runs, found))
         return 0
-    with Live(status_table(runs, found), console=console, auto_refresh=False) as live:
+    with Live(status_lines(runs, found), console=console, auto_refresh=False) as live:
         while any(found[run] in ("running", "queued") for run in runs):
             time.sleep(options.every)
             found = states(runs, living_jobs(study.out))
-            live.update(status_table(runs, found), refresh=True)
+            live.update(status_lines(runs, found), refresh=True)
     return 0
 
 
-def status_table(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> Table:
+def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> Group:
     """A line for each run that is at work, waits in a queue or went wrong, and the sums of all."""
-    table = Table(box=box.SIMPLE_HEAD, caption=_sum(runs, found), caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for head in ("run", "state", "since", "where", "said last"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")
     for run in runs:
@@ -64,7 +64,8 @@ def status_table(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> 
         where = f"{owner.host} ({f'job {owner.job}' if owner.job else owner.pid})" if owner else ""
         said = "".join(last_lines(run.directory / LOG, 1))
         table.add_row(run.label, Text(found[run], style=_STYLES.get(found[run], "")), since, where, Text(said))
-    return table
+    shown = [table] if table.rows else []
+    return Group(*shown, Text(_sum(runs, found)))
 
 
 def _sum(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> str:

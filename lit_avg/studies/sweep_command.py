@@ -13,7 +13,7 @@ from lit_avg.studies.cancel_command import announced
 from lit_avg.studies.checking import checked_study
 from lit_avg.studies.execution import Command
 from lit_avg.studies.graph import graph_lines
-from lit_avg.studies.machine import deal, visible_gpus
+from lit_avg.studies.machine import crowding, deal, visible_gpus
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.progress import Progress
 from lit_avg.studies.records import is_finished
@@ -46,7 +46,7 @@ def main(argv: list[str], command: Command = cli.main) -> int:
     parser.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where runs are done")
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between two looks at SLURM (default: 5)")
     options = parser.parse_args(argv)
-    slots = deal(options.jobs, load_study(options.study).threads, visible_gpus())
+    slots = deal(options.jobs, visible_gpus())
     study = checked_study(options.study, command)
     if options.dry_run:
         return _say(Console(), graph_lines(study, plan(study), options.jobs) + _scripts(study, options.launcher))
@@ -55,6 +55,7 @@ def main(argv: list[str], command: Command = cli.main) -> int:
         if options.launcher == "slurm":
             sweep = _on_slurm(study, runs, progress, command, options.retry, options.poll)
         else:
+            _say(console, crowding(options.jobs, study.threads))
             sweep = Sweep(list(runs), progress, command, slots, options.retry)
         sweep.run()
     return _end(study, runs, sweep.failed, console)
