@@ -5,6 +5,7 @@ from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.picture_gallery import PictureGallery
 from callbacks.policy_table import PolicyTable
 from callbacks.predictions_writer import PredictionsWriter
+from callbacks.preemption import Preemption
 from callbacks.results_writer import ResultsWriter
 from callbacks.run_progress import RunProgress
 from callbacks.save_config import SaveConfig
@@ -17,6 +18,7 @@ __all__ = [
     "PictureGallery",
     "PolicyTable",
     "PredictionsWriter",
+    "Preemption",
     "ResultsWriter",
     "RunProgress",
     "SaveConfig",

@@ -14,7 +14,7 @@ from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
 from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
 from datamodules.processor import llava_next_processor
-from datamodules.shards import ShardedSamples, read_manifest
+from datamodules.shards import MANIFEST, ShardedSamples, read_manifest
 from datamodules.stream import BatchStream, EncodedSamples, EpochOrder
 from lit_avg.errors import UserError
 
@@ -128,6 +128,11 @@ class ShardsDataModule(L.LightningDataModule):
     def decode(self, ids: Tensor) -> str:
         """Token ids (T,) to text, without special tokens; negative ids, which are none, are left out."""
         return cast(str, self.tokenizer_object.decode(ids[ids >= 0].tolist(), skip_special_tokens=True)).strip()
+
+    def manifests(self) -> list[Path]:
+        """The manifests that are on the disk by now; one that draws its data on first use has none before."""
+        folders = {folder: None for split in SPLITS if (folder := self.folder(split)) is not None}
+        return [path for folder in folders if (path := folder / MANIFEST).is_file()]
 
     @property
     def manifest_hash(self) -> str:

@@ -150,6 +150,7 @@ def hush() -> None:
     for said_every_time in (
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",
+        "The `srun` command is available on your system but is not used.*",
         ".*in eval mode at the start of training.*",  # what is frozen
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):

@@ -8,6 +8,7 @@ from typing import Literal
 from datamodules.base import ShardsDataModule
 from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
+from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached
 
 CACHE_VARIABLE = "LIT_AVG_CACHE"
@@ -30,6 +31,8 @@ class Jersey(ShardsDataModule):
         grid_pinpoints: (height, width) of the planes pictures are tiled in; none for a single view.
         eval_batch_size: pictures a step in evaluation; `batch_size` if not given.
     """
+
+    question_kinds = tuple(QUESTIONS)
 
     def __init__(
         self,
@@ -60,6 +63,10 @@ class Jersey(ShardsDataModule):
         self.settings = JerseySettings(pictures_train, pictures_val, pictures_test, picture_seed)
         default = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lit_avg"
         self.cache = Path(cache_dir or default)
+
+    def manifests(self) -> list[Path]:
+        """None: the settings decide what is drawn, so drawing it only to look is not worth the time."""
+        return []
 
     def prepare_data(self) -> None:
         """Draw the pictures, unless they are in the cache."""
