@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 from torch import Tensor
@@ -33,7 +33,7 @@ class Preemption(L.Callback):
         """Stand before the owner of the signal."""
         handler = signal.getsignal(SIGNAL)
         if callable(handler):
-            self._owner = cast(Handler, handler)
+            self._owner = handler
             self._step = trainer.global_step
             signal.signal(SIGNAL, self._note)
 

@@ -1,6 +1,6 @@
 """A stage and its data module as a config describes them, with nothing run: for verbs that look at a model."""
 
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -27,7 +27,7 @@ class BuildingCLI(TrainingCLI):
         """All that the config comes to, class defaults included, as YAML."""
         config = self.config["fit"].clone()
         config.resume = config.ckpt_path = None  # how a run is continued is not what it is
-        return cast(str, self._parser("fit").dump(config, skip_none=False))
+        return self._parser("fit").dump(config, skip_none=False)
 
     @property
     def stage(self) -> Stage:
