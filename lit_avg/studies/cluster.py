@@ -73,7 +73,7 @@ def scripts(study: Study, runs: Sequence[PlannedRun]) -> list[str]:
     made = list[str]()
     for group in groups(runs):
         after = [f"<job of {waiting[parent]}>" for parent in group[0].parents if parent in waiting]
-        parameters: dict[str, Any] = _parameters(study.slurm, after)
+        parameters = _parameters(study.slurm, after)
         parameters["map_count"] = len(group) if len(group) > 1 else None
         folder = study.out / FOLDER / "%j"
         command = f"{sys.executable} -P -u -m submitit.core._submit {folder}"

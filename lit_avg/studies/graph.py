@@ -16,7 +16,7 @@ def graph_lines(study: Study, runs: Sequence[PlannedRun], jobs: int) -> list[str
     width = max(len(run.label) for run in runs)
     lines = list[str]()
     for run in runs:
-        after = ", ".join(parent.name for parent in run.parents)
+        after = ", ".join(str(parent.relative_to(run.out / f"seed-{run.seed}")) for parent in run.parents)
         facts = [f"{_WORDS[found[run]]:<12}"]
         facts += [f"shared by {rows[run.name]} rows"] if rows[run.name] > 1 else []
         facts += [f"after {after}"] if after else []
