@@ -65,9 +65,8 @@ class LossRecord(L.Callback):
         self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
-        lines = [
-            f"{number},{step},{loss.item()!r}\n" for number, (step, loss) in enumerate(self._waiting, self._written)
-        ]
+        numbered = enumerate(self._waiting, self._written)
+        lines = [f"{number},{step},{loss.item()!r}\n" for number, (step, loss) in numbered]
         self._written += len(self._waiting)
         self._waiting.clear()
         if trainer.is_global_zero:

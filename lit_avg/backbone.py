@@ -127,7 +127,8 @@ class Backbone(nn.Module):
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).
 
         A batch without any tile still runs the encoder on an empty one, so that under a distributed strategy every
-        rank takes part in every collective; the result is empty and its gradients are zero.
+        rank takes part in every collective; the result is empty and its gradients are zero. There, the layers above
+        `vision_feature_layer` get a gradient of zero as well: DDP waits for one from every parameter.
         """
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
@@ -135,6 +136,8 @@ class Backbone(nn.Module):
         hidden = outputs.hidden_states[self.hf.config.vision_feature_layer]
         if self.hf.config.vision_feature_select_strategy == "default":
             hidden = hidden[:, 1:]  # without CLS
+        if torch.distributed.is_initialized():
+            hidden = hidden + _nothing_of(outputs)
         return hf.multi_modal_projector(hidden)[: len(pixel_values)]
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -197,3 +200,9 @@ class Backbone(nn.Module):
             stopping_criteria=generation.stopping_criteria,
             streamer=generation.streamer,
         )
+
+
+def _nothing_of(outputs: Any) -> Tensor:
+    """Zero, and yet it depends on all that an encoder gives."""
+    ends = [outputs.last_hidden_state, *([] if outputs.pooler_output is None else [outputs.pooler_output])]
+    return torch.stack([end.sum() * 0 for end in ends]).sum()

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -118,5 +119,5 @@ def fit(config: str, run_root: Path, temporary: Path, *options: str) -> int:
 
 
 def _run(argv: list[str], temporary: str) -> None:
-    os.environ["TMPDIR"] = temporary
+    tempfile.tempdir = temporary
     raise SystemExit(main(argv))

@@ -2,7 +2,9 @@
 
 import json
 import random
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.drawn import drawn_shards
 from tests.killing import fit, write_config
 
-STEPS, STEPS_AN_EPOCH = 20, 7  # 23 samples by threes
+STEPS = 20  # of 7 an epoch: 23 samples by threes
 
 
 def moments(seed: int) -> list[dict[str, object]]:
@@ -30,18 +32,20 @@ def moments(seed: int) -> list[dict[str, object]]:
     return killed
 
 
-def other_disk(tmp_path: Path) -> Path:
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
     """A temporary folder on another disk than the run's, where the machine has one: so it is on many clusters."""
     memory = Path("/dev/shm")
     folder = (memory if memory.is_dir() else tmp_path) / f"lit-avg-{tmp_path.name}"
     folder.mkdir(exist_ok=True)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
-def test_a_run_killed_five_times_has_the_losses_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_run_killed_five_times_has_the_losses_of_one_that_was_not(tmp_path: Path, temporary: Path) -> None:
     config = write_config(tmp_path, drawn_shards(tmp_path, 23), STEPS)
-    whole, killed, temporary = tmp_path / "whole", tmp_path / "killed", other_disk(tmp_path)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert fit(config, whole, temporary) == 0
     for moment in moments(seed=7):
         assert fit(config, killed, temporary, "--trainer.callbacks+", json.dumps(moment)) == -signal.SIGKILL

@@ -32,12 +32,19 @@ def test_a_rank_without_pictures_does_not_keep_the_other_waiting(tmp_path: Path,
 @pytest.mark.slow
 def test_two_ranks_that_are_killed_go_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     config = write_config(tmp_path, drawn_shards(tmp_path, 23), STEPS)
-    common = ["--config", config, "--resume", "auto", "--trainer.strategy", "ddp", "--data.init_args.batch_size"]
+    common = ["--config", config, "--resume", "auto", "--trainer.strategy", "ddp", "--data.init_args.workers", "0"]
 
     def run(name: str, ranks: int, marks: str, *callbacks: dict[str, object]) -> list[int]:
         keys = {"class_path": "tests.two_ranks.Keys", "init_args": {"folder": str(tmp_path / name / "keys")}}
         added = [f"--trainer.callbacks+={json.dumps(callback)}" for callback in (keys, *callbacks)]
-        options = [str(4 // ranks), "--trainer.devices", str(ranks), "--run_root", str(tmp_path / name)]
+        options = [
+            "--data.init_args.batch_size",
+            str(4 // ranks),
+            "--trainer.devices",
+            str(ranks),
+            "--run_root",
+            str(tmp_path / name),
+        ]
         return on_ranks(ranks, tmp_path / marks, fit, [*common, *options, *added])
 
     killed = {"class_path": "tests.killing.Killed", "init_args": {"moment": "backward", "count": 8}}
