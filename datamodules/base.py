@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Literal, cast
 
 import lightning as L
+import numpy as np
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
 
+from datamodules.bad_samples import BadSampleLog, EncodedSamples
 from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
+from datamodules.grouping import Lengths
 from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.mixture import Mixture, WeightedShards
+from datamodules.order import EpochOrder
 from datamodules.processor import llava_next_processor
 from datamodules.shards import MANIFEST, ShardedSamples, read_manifest
-from datamodules.stream import BatchStream, EncodedSamples, EpochOrder
+from datamodules.sizes import lengths_of
+from datamodules.stream import BatchStream
 from lit_avg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -44,6 +50,9 @@ class ShardsDataModule(L.LightningDataModule):
         image_mean: what is subtracted from each channel, pixels being 0 to 1.
         image_std: what each channel is divided by then.
         eval_batch_size: samples a step when nothing is trained; `batch_size` if not given.
+        group_by_length: train on batches of similar length, with images or without; less padding, and another order.
+        max_bad_share: so large a share of the training samples may turn out to be no good, and others stand in for
+            them; one more ends the run.
     """
 
     def __init__(
@@ -62,6 +71,8 @@ class ShardsDataModule(L.LightningDataModule):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         eval_batch_size: int | None = None,
+        group_by_length: bool = False,
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -69,6 +80,7 @@ class ShardsDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.template, self.system_prompt, self.max_length = template, system_prompt, max_length
         self.independent_turns = independent_turns
+        self.group_by_length, self.max_bad_share = group_by_length, max_bad_share
         self.workers = workers
         self.seed = seed
         self.tile_size, self.grid_pinpoints = tile_size, grid_pinpoints
@@ -79,6 +91,11 @@ class ShardsDataModule(L.LightningDataModule):
     def folder(self, split: Split) -> Path | None:
         """The shards of a split, None if there is no such split."""
         raise NotImplementedError
+
+    def sources(self, split: Split) -> list[WeightedShards]:
+        """The data sets of a split; one from `folder`, if a subclass does not say otherwise."""
+        folder = self.folder(split)
+        return [] if folder is None else [WeightedShards(str(folder))]
 
     def keeps(self, split: Split) -> Callable[[str], bool] | None:
         """Which samples of `folder(split)` belong to the split, by key; None for all."""
@@ -137,8 +154,11 @@ class ShardsDataModule(L.LightningDataModule):
     @property
     def manifest_hash(self) -> str:
         """16 hex digits that name the data of all splits."""
-        folders = [folder for split in SPLITS if (folder := self.folder(split)) is not None]
-        digests = [read_manifest(folder).digest for folder in folders]
+        sources = [source for split in SPLITS for source in self.sources(split)]
+        digests = [
+            read_manifest(Path(source.shards)).digest + ("" if source.weight == 1 else f" x {source.weight:g}")
+            for source in sources
+        ]
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
     def train_dataloader(self) -> BatchStream:
@@ -172,11 +192,29 @@ class ShardsDataModule(L.LightningDataModule):
         return self.test_dataloader()
 
     def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
-        folder = self.folder(split)
-        if folder is None:
+        sources = self.sources(split)
+        if not sources:
             return None
-        samples = ShardedSamples(folder, self.keeps(split))
+        parts = {source.called: ShardedSamples(Path(source.shards), self.keeps(split)) for source in sources}
+        samples = Mixture(parts)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        size = self.batch_size if training else self.eval_batch_size
-        order = EpochOrder(samples.shard_of_sample, size, training, self.seed, rank, ranks)
-        return BatchStream(EncodedSamples(samples, self.encoder, replace=training), order, self.collate, self.workers)
+        order = EpochOrder(
+            samples.sources([source.weight for source in sources]),
+            self.batch_size if training else self.eval_batch_size,
+            training,
+            self.seed,
+            rank,
+            ranks,
+            self._lengths(samples) if training and self.group_by_length else None,
+        )
+        run = Path(self.trainer.default_root_dir) if self.trainer and training else None
+        bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
+        encoded = EncodedSamples(samples, self.encoder, replace=training)
+        return BatchStream(encoded, order, self.collate, self.workers, bad_samples)
+
+    def _lengths(self, samples: Mixture) -> Lengths:
+        """How long the samples of all data sets are, for batches of similar length."""
+        parts = [lengths_of(part, self.tile_size, self.tiling.planes, self.max_length) for part in samples.parts]
+        return Lengths(
+            np.concatenate([part.tokens for part in parts]), np.concatenate([part.text_only for part in parts])
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from datamodules.samples import IMAGE_MARK, Turn
+from datamodules.samples import IMAGE_MARK, BadSampleError, Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.errors import UserError
 
@@ -33,7 +33,7 @@ REMEMBERED = 4096
 Span = tuple[int, int]
 
 
-class NoRoomError(UserError):
+class NoRoomError(BadSampleError):
     """A conversation whose first answer does not fit into the maximum length."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.samples import Sample, parse_sample
+from datamodules.samples import BadSampleError, Sample, parse_sample
 from lit_avg.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -105,14 +105,14 @@ class ShardedSamples:
         """Read one sample.
 
         Raises:
-            UserError: the shard holds something else there.
+            BadSampleError: the shard holds something else there.
         """
         number = int(self.numbers[index])
         shard = self.manifest.shards[int(np.searchsorted(self.ends, number, side="right"))]
         path, key = self.folder / shard.name, sample_key(number)
         members = shard_index(path, shard.sha256).get(key, {})
         if "json" not in members or len(members) > 2:
-            raise UserError(f"sample {key} in {path} has {sorted(members)}, not .json and at most one picture")
+            raise BadSampleError(f"sample {key} in {path} has {sorted(members)}, not .json and at most one picture")
         with path.open("rb") as file:
             parts = {name: _read(file, *place) for name, place in members.items()}
         record = parts.pop("json")

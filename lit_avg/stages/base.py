@@ -1,13 +1,11 @@
 """What all stages share: freezing, parameter groups, logging, evaluation. A stage adds what it trains and its loss."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -141,12 +139,6 @@ class Stage(L.LightningModule):
         """
         levels = self.model.see(batch)
         return {"loss": -self.model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob.mean()}
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let dropout and draws follow from seed, batch and rank: a run that was cut off goes on with the same."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `seed_everything` leaves it
-        numbers = [seed, self.trainer.fit_loop.total_batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on one batch."""
