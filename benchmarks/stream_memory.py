@@ -12,19 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 import numpy as np
-from datamodules.shard_writer import Packable, ShardWriter
 from PIL import Image
 
 from datamodules.llava_shards import LLaVAShards
+from tests.drawn import raw_shards
 
 
-def write_shards(folder: Path, samples: int) -> None:
+def drawn(samples: int) -> Iterator[tuple[bytes, bytes | None]]:
     """So many samples, every fifth without a picture."""
-    writer = ShardWriter(folder, 4_000_000)
     draw = np.random.default_rng(0)
     for number in range(samples):
         file = io.BytesIO()
@@ -34,8 +34,7 @@ def write_shards(folder: Path, samples: int) -> None:
             {"from": "human", "value": f"{mark}What is number {number}?"},
             {"from": "gpt", "value": "yes " * (1 + number % 30)},
         ]
-        writer.write(Packable(json.dumps({"conversations": turns}).encode(), file.getvalue() if mark else None, "png"))
-    writer.finish({})
+        yield json.dumps({"conversations": turns}).encode(), file.getvalue() if mark else None
 
 
 def stream(folder: Path) -> None:
@@ -69,8 +68,8 @@ def main() -> None:
         return
     for samples in arguments.samples:
         with tempfile.TemporaryDirectory() as folder:
-            write_shards(Path(folder), samples)
-            command = [sys.executable, "-m", "benchmarks.stream_memory", "--folder", folder]
+            shards = raw_shards(Path(folder) / "shards", drawn(samples), 4_000_000)
+            command = [sys.executable, "-m", "benchmarks.stream_memory", "--folder", str(shards)]
             subprocess.run(command, check=True)
 
 

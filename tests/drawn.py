@@ -2,14 +2,19 @@
 
 import io
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from datamodules.packing.examine import Packable
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
+from datamodules.packing.writer import ShardWriter, WriterState
+from datamodules.shards import FORMAT, MANIFEST
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -52,3 +57,15 @@ def drawn_shards(folder: Path, samples: int = 12, rounds: int = 1, shard_bytes: 
     annotations, images = draw_llava(folder / "raw", samples, rounds)
     pack(PackJob((annotations,), (ImageRoot(images),), shard_bytes=shard_bytes), folder / "shards")
     return folder / "shards"
+
+
+def raw_shards(folder: Path, samples: Iterable[tuple[bytes, bytes | None]], shard_bytes: int = 40_000) -> Path:
+    """Shards of records and PNG pictures as they are: packing might not let them through."""
+    writer = ShardWriter(folder, shard_bytes, WriterState())
+    for record, image in samples:
+        writer.write(Packable(record, image, "png", origin="", root=-1, read=0, rounds=1, left_out=()))
+    writer.close()
+    shards = [asdict(shard) for shard in writer.shards]
+    manifest = {"format": FORMAT, "samples": writer.samples, "shards": shards, "settings": {}}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder

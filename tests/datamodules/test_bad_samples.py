@@ -6,18 +6,17 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from datamodules.shard_writer import Packable, ShardWriter
 
 from datamodules.bad_samples import BadSample, BadSampleLog
 from datamodules.llava_shards import LLaVAShards
 from lit_avg.errors import UserError
-from tests.drawn import drawn_shards
+from tests.drawn import drawn_shards, raw_shards
 
 
 def shards_with(folder: Path, broken: dict[int, str]) -> Path:
     """Twelve drawn samples, some with a broken picture or record: packing would not have let them through."""
     whole = drawn_shards(folder, 12)
-    writer = ShardWriter(folder / "broken", 40_000)
+    samples: list[tuple[bytes, bytes | None]] = []
     for path in sorted(whole.glob("*.tar")):
         with tarfile.open(path) as tar:
             files = {member.name: (tar.extractfile(member) or io.BytesIO()).read() for member in tar}
@@ -25,15 +24,9 @@ def shards_with(folder: Path, broken: dict[int, str]) -> Path:
             key, _, extension = name.partition(".")
             if extension == "json":
                 image, trouble = files.get(f"{key}.png"), broken.get(int(key))
-                writer.write(
-                    Packable(
-                        b'{"conversations": ["?"' if trouble == "record" else record,
-                        image[:60] if image and trouble == "picture" else image,
-                        "png",
-                    )
-                )
-    writer.finish({})
-    return folder / "broken"
+                cut = image[:60] if image and trouble == "picture" else image
+                samples.append((b'{"conversations": ["?"' if trouble == "record" else record, cut))
+    return raw_shards(folder / "broken", samples)
 
 
 def data(folder: Path, max_bad_share: float = 0.5, workers: int = 0, max_length: int = 4096) -> LLaVAShards:
