@@ -14,8 +14,10 @@ from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
 from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
 from datamodules.processor import llava_next_processor
-from datamodules.shards import ShardedSamples, read_manifest
-from datamodules.stream import BatchStream, EncodedSamples, EpochOrder
+from datamodules.shard_cache import ShardCache, default_cache
+from datamodules.shards import ShardedSamples
+from datamodules.sources import open_source
+from datamodules.stream import SHARDS_AT_ONCE, BatchStream, EncodedSamples, EpochOrder
 from lit_avg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -28,6 +30,8 @@ TOKENIZERS = Path(__file__).parent / "tokenizers"
 
 class ShardsDataModule(L.LightningDataModule):
     """Batches from shards; a subclass says where the shards of each split are.
+
+    A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.sources`.
 
     Args:
         tokenizer: hub id, folder, or the name of one that ships with the project (`jersey`).
@@ -44,6 +48,9 @@ class ShardsDataModule(L.LightningDataModule):
         image_mean: what is subtracted from each channel, pixels being 0 to 1.
         image_std: what each channel is divided by then.
         eval_batch_size: samples a step when nothing is trained; `batch_size` if not given.
+        shard_cache: folder for shards from elsewhere, shared by all runs; `shards` in $LIT_AVG_CACHE or
+            ~/.cache/lit_avg if not given.
+        cache_gb: what that folder may hold; the shard used longest ago makes room.
     """
 
     def __init__(
@@ -62,6 +69,8 @@ class ShardsDataModule(L.LightningDataModule):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         eval_batch_size: int | None = None,
+        shard_cache: str | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -75,9 +84,11 @@ class ShardsDataModule(L.LightningDataModule):
         self.image_mean, self.image_std = image_mean, image_std
         self.tiling = Tiling(tile_size, grid_pinpoints, image_mean, image_std)
         self.collate = Collate(tile_size, pack_questions)
+        folder = Path(shard_cache) if shard_cache else default_cache() / "shards"
+        self.shard_cache = ShardCache(folder, int(cache_gb * 1e9))
 
-    def folder(self, split: Split) -> Path | None:
-        """The shards of a split, None if there is no such split."""
+    def folder(self, split: Split) -> Path | str | None:
+        """The location of the shards of a split, None if there is no such split."""
         raise NotImplementedError
 
     def keeps(self, split: Split) -> Callable[[str], bool] | None:
@@ -133,7 +144,7 @@ class ShardsDataModule(L.LightningDataModule):
     def manifest_hash(self) -> str:
         """16 hex digits that name the data of all splits."""
         folders = [folder for split in SPLITS if (folder := self.folder(split)) is not None]
-        digests = [read_manifest(folder).digest for folder in folders]
+        digests = [open_source(folder, self.shard_cache).manifest.digest for folder in folders]
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
     def train_dataloader(self) -> BatchStream:
@@ -170,7 +181,8 @@ class ShardsDataModule(L.LightningDataModule):
         folder = self.folder(split)
         if folder is None:
             return None
-        samples = ShardedSamples(folder, self.keeps(split))
+        samples = ShardedSamples(folder, self.keeps(split), self.shard_cache)
+        samples.source.check_room(SHARDS_AT_ONCE if training else 1)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         size = self.batch_size if training else self.eval_batch_size
         order = EpochOrder(samples.shard_of_sample, size, training, self.seed, rank, ranks)

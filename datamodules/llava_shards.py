@@ -1,7 +1,6 @@
 """`LLaVAShards`: any data that `lit-avg shard` has packed."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from datamodules.base import ShardsDataModule, Split
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT
@@ -11,16 +10,16 @@ from lit_avg.errors import UserError
 
 
 class LLaVAShards(ShardsDataModule):
-    """Conversations in LLaVA's form, from folders of shards.
+    """Conversations in LLaVA's form, from folders of shards, here or elsewhere.
 
     Args:
-        train: folder with the training shards.
+        train: folder with the training shards, or another location of shards as in `datamodules.sources`.
         tokenizer: as in `ShardsDataModule`, like all that are not named here.
         batch_size: see there.
         tile_size: see there.
         grid_pinpoints: see there.
-        val: folder with the validation shards.
-        test: folder with the test shards; the validation split if not given.
+        val: where the validation shards are.
+        test: where the test shards are; the validation split if not given.
         val_share: instead of `val`, the share of the training folder's samples to keep for validation, chosen by
             their keys. Samples about the same picture may then fall on both sides: `lit-avg shard --val-share` keeps
             them together.
@@ -34,6 +33,8 @@ class LLaVAShards(ShardsDataModule):
         image_mean: see there.
         image_std: see there.
         eval_batch_size: see there.
+        shard_cache: see there.
+        cache_gb: see there.
 
     Raises:
         UserError: both `val` and `val_share` are given, or the share is none.
@@ -59,6 +60,8 @@ class LLaVAShards(ShardsDataModule):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         eval_batch_size: int | None = None,
+        shard_cache: str | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -75,18 +78,19 @@ class LLaVAShards(ShardsDataModule):
             image_mean=image_mean,
             image_std=image_std,
             eval_batch_size=eval_batch_size,
+            shard_cache=shard_cache,
+            cache_gb=cache_gb,
         )
         if val is not None and val_share:
             raise UserError("give either `val`, a folder of its own, or `val_share`, a part of `train`")
         if not 0 <= val_share < 1:
             raise UserError(f"val_share is a share from 0 to below 1, but is {val_share}")
         self.val_share = val_share
-        own = Path(train) if val_share else None
-        validation = Path(val) if val is not None else own
-        self.folders = {"train": Path(train), "val": validation, "test": Path(test) if test else validation}
+        validation = val if val is not None else train if val_share else None
+        self.folders = {"train": train, "val": validation, "test": test or validation}
 
-    def folder(self, split: Split) -> Path | None:
-        """The folder that was given for it."""
+    def folder(self, split: Split) -> str | None:
+        """The location that was given for it."""
         return self.folders[split]
 
     def keeps(self, split: Split) -> Callable[[str], bool] | None:

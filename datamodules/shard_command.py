@@ -5,8 +5,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from datamodules.manifest import MANIFEST
 from datamodules.pack import REJECTS, pack, pack_settings
-from datamodules.shards import MANIFEST
 from lit_avg.errors import UserError
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.shards import FORMAT, MANIFEST, Shard, sample_key
+from datamodules.manifest import FORMAT, MANIFEST, Shard
+from datamodules.shards import sample_key
 from lit_avg.errors import UserError
 
 _REPLACED = ".replaced"  # an older data set lies there for the moment in which the new one takes its place

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import webdataset
 
+from datamodules.manifest import MANIFEST, read_manifest
 from datamodules.pack import REJECTS, pack
 from datamodules.shard_command import main
-from datamodules.shards import MANIFEST, ShardedSamples, read_manifest
+from datamodules.shards import ShardedSamples
 from lit_avg.errors import UserError
 from tests.drawn import conversation, draw_llava, drawn_shards, picture
 
