@@ -18,6 +18,7 @@ from datamodules.shard_cache import ShardCache, default_cache
 from datamodules.shards import ShardedSamples
 from datamodules.sources import open_source
 from datamodules.stream import SHARDS_AT_ONCE, BatchStream, EncodedSamples, EpochOrder
+from datamodules.wording import Wording, wording
 from lit_avg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -146,6 +147,29 @@ class ShardsDataModule(L.LightningDataModule):
         folders = [folder for split in SPLITS if (folder := self.folder(split)) is not None]
         digests = [open_source(folder, self.shard_cache).manifest.digest for folder in folders]
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends every answer."""
+        return self.encoder.renderer.end_token
+
+    @cached_property
+    def wording(self) -> Wording:
+        """How conversations become tokens."""
+        renderer = self.encoder.renderer
+        return wording(self.template, renderer.template, self.system_prompt, self.tokenizer, renderer.tokenizer)
+
+    def state_dict(self) -> dict[str, dict[str, str]]:
+        """What checkpoints keep of the data (Lightning asks)."""
+        return self.wording.state()
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, str]]) -> None:
+        """Refuse to go on with, or to evaluate, what was trained with other words.
+
+        Raises:
+            UserError: names what differs.
+        """
+        self.wording.check_same_as(state_dict)
 
     def train_dataloader(self) -> BatchStream:
         """Shuffled anew each epoch, whole batches only.

@@ -17,6 +17,9 @@ from lit_avg.errors import UserError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+LLAVA_NEXT_PLANES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+"""(height, width) of the planes that LLaVA-NeXT fits pictures into, for tiles of 336 pixels."""
+
 
 class TiledImage(NamedTuple):
     """What the encoder sees of a picture."""

@@ -1,4 +1,4 @@
-"""A web server for the tests, whose connections break as they are told."""
+"""Shards on the web for the tests: a server whose connections break as they are told, and what is read from it."""
 
 import threading
 from collections.abc import Generator
@@ -6,6 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from datamodules.fetching import Patience
+from datamodules.samples import Sample
+from datamodules.shard_cache import ShardCache
+from datamodules.shards import ShardedSamples
+
+HASTY = Patience(tries=4, first_wait=0.001)
 
 
 @dataclass
@@ -62,3 +69,12 @@ def serving(server: Server) -> Generator[Server]:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def samples_at(location: str | Path, cache: ShardCache) -> list[Sample]:
+    samples = ShardedSamples(location, cache=cache)
+    return [samples[number] for number in range(len(samples))]
+
+
+def cached_bytes(cache: ShardCache) -> int:
+    return sum(path.stat().st_size for path in cache.folder.iterdir() if path.is_file())
