@@ -137,8 +137,8 @@ def first_batch(stream: BatchStream, yielded: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=160)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--skip-samples", type=int, default=50_000, help="size of the set that is resumed in")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skip-samples", type=int, default=3000, help="size of the set that is resumed in")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
