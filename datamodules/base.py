@@ -16,12 +16,16 @@ from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
 from datamodules.grouping import Lengths
 from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.manifest import MANIFEST
 from datamodules.mixture import Mixture, WeightedShards
-from datamodules.order import EpochOrder
+from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
-from datamodules.shards import MANIFEST, ShardedSamples, read_manifest
+from datamodules.shard_cache import ShardCache, default_cache
+from datamodules.shards import ShardedSamples
 from datamodules.sizes import lengths_of
+from datamodules.sources import open_source
 from datamodules.stream import BatchStream
+from datamodules.wording import Wording, wording
 from lit_avg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -34,6 +38,8 @@ TOKENIZERS = Path(__file__).parent / "tokenizers"
 
 class ShardsDataModule(L.LightningDataModule):
     """Batches from shards; a subclass says where the shards of each split are.
+
+    A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.sources`.
 
     Args:
         tokenizer: hub id, folder, or the name of one that ships with the project (`jersey`).
@@ -53,6 +59,9 @@ class ShardsDataModule(L.LightningDataModule):
         group_by_length: train on batches of similar length, with images or without; less padding, and another order.
         max_bad_share: so large a share of the training samples may turn out to be no good, and others stand in for
             them; one more ends the run.
+        shard_cache: folder for shards from elsewhere, shared by all runs; `shards` in $LIT_AVG_CACHE or
+            ~/.cache/lit_avg if not given.
+        cache_gb: what that folder may hold; the shard used longest ago makes room.
     """
 
     def __init__(
@@ -73,6 +82,8 @@ class ShardsDataModule(L.LightningDataModule):
         eval_batch_size: int | None = None,
         group_by_length: bool = False,
         max_bad_share: float = 0.01,
+        shard_cache: str | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -87,9 +98,11 @@ class ShardsDataModule(L.LightningDataModule):
         self.image_mean, self.image_std = image_mean, image_std
         self.tiling = Tiling(tile_size, grid_pinpoints, image_mean, image_std)
         self.collate = Collate(tile_size, pack_questions)
+        folder = Path(shard_cache) if shard_cache else default_cache() / "shards"
+        self.shard_cache = ShardCache(folder, int(cache_gb * 1e9))
 
-    def folder(self, split: Split) -> Path | None:
-        """The shards of a split, None if there is no such split."""
+    def folder(self, split: Split) -> Path | str | None:
+        """The location of the shards of a split, None if there is no such split."""
         raise NotImplementedError
 
     def sources(self, split: Split) -> list[WeightedShards]:
@@ -148,18 +161,42 @@ class ShardsDataModule(L.LightningDataModule):
 
     def manifests(self) -> list[Path]:
         """The manifests that are on the disk by now; one that draws its data on first use has none before."""
-        folders = {folder: None for split in SPLITS if (folder := self.folder(split)) is not None}
-        return [path for folder in folders if (path := folder / MANIFEST).is_file()]
+        locations = dict.fromkeys(source.shards for split in SPLITS for source in self.sources(split))
+        return [path for location in locations if (path := Path(location) / MANIFEST).is_file()]
 
     @property
     def manifest_hash(self) -> str:
         """16 hex digits that name the data of all splits."""
         sources = [source for split in SPLITS for source in self.sources(split)]
         digests = [
-            read_manifest(Path(source.shards)).digest + ("" if source.weight == 1 else f" x {source.weight:g}")
+            open_source(source.shards, self.shard_cache).manifest.digest
+            + ("" if source.weight == 1 else f" x {source.weight:g}")
             for source in sources
         ]
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends every answer."""
+        return self.encoder.renderer.end_token
+
+    @cached_property
+    def wording(self) -> Wording:
+        """How conversations become tokens."""
+        renderer = self.encoder.renderer
+        return wording(self.template, renderer.template, self.system_prompt, self.tokenizer, renderer.tokenizer)
+
+    def state_dict(self) -> dict[str, dict[str, str]]:
+        """What checkpoints keep of the data (Lightning asks)."""
+        return self.wording.state()
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, str]]) -> None:
+        """Refuse to go on with, or to evaluate, what was trained with other words.
+
+        Raises:
+            UserError: names what differs.
+        """
+        self.wording.check_same_as(state_dict)
 
     def train_dataloader(self) -> BatchStream:
         """Shuffled anew each epoch, whole batches only.
@@ -195,7 +232,10 @@ class ShardsDataModule(L.LightningDataModule):
         sources = self.sources(split)
         if not sources:
             return None
-        parts = {source.called: ShardedSamples(Path(source.shards), self.keeps(split)) for source in sources}
+        keeps = self.keeps(split)
+        parts = {source.called: ShardedSamples(source.shards, keeps, self.shard_cache) for source in sources}
+        for part in parts.values():
+            part.source.check_room(SHARDS_AT_ONCE if training else 1)
         samples = Mixture(parts)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         order = EpochOrder(

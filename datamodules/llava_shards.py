@@ -11,16 +11,17 @@ from lit_avg.errors import UserError
 
 
 class LLaVAShards(ShardsDataModule):
-    """Conversations in LLaVA's form, from folders of shards.
+    """Conversations in LLaVA's form, from folders of shards, here or elsewhere.
 
     Args:
-        train: folder with the training shards; or several with weights, as in `datamodules.mixture`.
+        train: folder with the training shards, or another location of shards as in `datamodules.sources`; or several
+            with weights, as in `datamodules.mixture`.
         tokenizer: as in `ShardsDataModule`, like all that are not named here.
         batch_size: see there.
         tile_size: see there.
         grid_pinpoints: see there.
-        val: folder with the validation shards.
-        test: folder with the test shards; the validation split if not given.
+        val: where the validation shards are.
+        test: where the test shards are; the validation split if not given.
         val_share: instead of `val`, the share of the training folder's samples to keep for validation, chosen by
             their keys. Samples about the same picture may then fall on both sides: `lit-avg shard --val-share` keeps
             them together.
@@ -36,6 +37,8 @@ class LLaVAShards(ShardsDataModule):
         eval_batch_size: see there.
         group_by_length: see there.
         max_bad_share: see there.
+        shard_cache: see there.
+        cache_gb: see there.
 
     Raises:
         UserError: the mixture is none, both `val` and `val_share` are given, or the share is none.
@@ -63,6 +66,8 @@ class LLaVAShards(ShardsDataModule):
         eval_batch_size: int | None = None,
         group_by_length: bool = False,
         max_bad_share: float = 0.01,
+        shard_cache: str | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -81,6 +86,8 @@ class LLaVAShards(ShardsDataModule):
             eval_batch_size=eval_batch_size,
             group_by_length=group_by_length,
             max_bad_share=max_bad_share,
+            shard_cache=shard_cache,
+            cache_gb=cache_gb,
         )
         if val is not None and val_share:
             raise UserError("give either `val`, a folder of its own, or `val_share`, a part of `train`")

@@ -1,7 +1,7 @@
 """How long the samples of a data set are, had without decoding a picture.
 
 The headers of shards and pictures tell the bytes of each record and the picture's sides. They are read once, and kept
-beside the shards where that can be written.
+beside the shards where that can be written; those of shards from elsewhere beside what is fetched of them.
 """
 
 import logging
@@ -58,13 +58,15 @@ def _tiles(height: int, width: int, tile_size: int, planes: list[tuple[int, int]
 
 def sample_sizes(samples: ShardedSamples) -> NDArray[np.int64]:
     """(samples, 3): bytes of the record, height and width of the picture; 0 and 0 without one."""
-    kept = samples.folder / f"sizes-{samples.manifest.digest[:16]}.npy"
+    source = samples.source
+    here = Path(source.location)
+    kept = (here if here.is_dir() else source.cache.folder) / f"sizes-{samples.manifest.digest[:16]}.npy"
     if kept.is_file():
         return np.load(kept)[samples.numbers]
-    _log.info("reading the sizes of %d samples in %s", samples.manifest.samples, samples.folder)
+    _log.info("reading the sizes of %d samples in %s", samples.manifest.samples, source.location)
     of_shards: list[NDArray[np.int64]] = []
-    for shard in samples.manifest.shards:
-        with (samples.folder / shard.name).open("rb") as file:
+    for number in range(len(source.places)):
+        with source.open(number) as file:
             of_shards.append(sizes_in_shard(file))
     sizes = np.concatenate(of_shards)
     _keep(kept, sizes)

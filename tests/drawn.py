@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datamodules.manifest import FORMAT, MANIFEST
 from datamodules.packing.examine import Packable
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
 from datamodules.packing.writer import ShardWriter, WriterState
-from datamodules.shards import FORMAT, MANIFEST
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 

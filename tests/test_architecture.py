@@ -38,6 +38,7 @@ KNOWS_TRANSFORMERS = {
     "datamodules.jersey.spelling",
     "datamodules.jersey.symbols",
     "datamodules.processor",
+    "datamodules.wording",
 }
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 

@@ -15,8 +15,8 @@ from datamodules.checking.report import print_report, problems_told
 from datamodules.checking.scan import Scanner, ShardToScan
 from datamodules.checking.statistics import Statistics
 from datamodules.checking.yardstick import Yardstick
+from datamodules.manifest import MANIFEST, read_manifest
 from datamodules.packing.pool import in_order
-from datamodules.shards import MANIFEST, read_manifest
 from lit_avg.errors import UserError
 
 

@@ -11,10 +11,11 @@ from datamodules.checking.statistics import Statistics
 from datamodules.checking.yardstick import Yardstick
 from datamodules.conversation import ConversationRenderer, words_of
 from datamodules.images import best_plane
+from datamodules.manifest import Shard
 from datamodules.packing.roots import file_sha256
 from datamodules.pictures import picture_size
 from datamodules.samples import Sample, parse_sample
-from datamodules.shards import Shard, sample_key
+from datamodules.shards import sample_key
 from lit_avg.anyres import VisualLayout
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities

@@ -1,6 +1,5 @@
 """`Jersey`: the embedded data set, drawn on first use and then read like any other shards."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,9 +9,7 @@ from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached
-
-CACHE_VARIABLE = "LIT_AVG_CACHE"
-"""Environment variable that names the cache folder."""
+from datamodules.shard_cache import default_cache
 
 
 class Jersey(ShardsDataModule):
@@ -61,8 +58,7 @@ class Jersey(ShardsDataModule):
             eval_batch_size=eval_batch_size,
         )
         self.settings = JerseySettings(pictures_train, pictures_val, pictures_test, picture_seed)
-        default = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lit_avg"
-        self.cache = Path(cache_dir or default)
+        self.cache = Path(cache_dir) if cache_dir else default_cache()
 
     def manifests(self) -> list[Path]:
         """None: the settings decide what is drawn, so drawing it only to look is not worth the time."""

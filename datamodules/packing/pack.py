@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from datamodules.manifest import FORMAT, MANIFEST
 from datamodules.packing.examine import Examiner, Packable, Refusal, Resizing
 from datamodules.packing.journal import INDEXES, Partial, Progress, begun, put_in_place
 from datamodules.packing.pool import in_order
@@ -21,7 +22,7 @@ from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import ImageRoot, Pictures, file_sha256
 from datamodules.packing.writer import ShardWriter, WriterState
-from datamodules.shards import FORMAT, MANIFEST, held_out
+from datamodules.shards import held_out
 from lit_avg.errors import UserError
 
 REJECTS = "rejects.jsonl"

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from datamodules.manifest import Shard
 from datamodules.packing.examine import Packable
-from datamodules.shards import Shard, sample_key
+from datamodules.shards import sample_key
 from lit_avg.errors import UserError
 
 _BLOCK = 512

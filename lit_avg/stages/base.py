@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
@@ -16,6 +16,7 @@ from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
+from lit_avg.generation import check_end_token
 from lit_avg.granularity import Granularities
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
 from lit_avg.metrics import policy_metrics
@@ -73,6 +74,10 @@ class Stage(L.LightningModule):
         self.model = self.make_model()
         self.load_weights()
         self.freeze_the_rest()
+
+    def on_fit_start(self) -> None:
+        """Refuse data whose answers end with a token at which the model does not stop."""
+        check_end_token(cast(Any, self.trainer).datamodule, self.model.backbone.end_tokens)
 
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import webdataset
 
+from datamodules.manifest import MANIFEST, read_manifest
 from datamodules.packing.command import main
 from datamodules.packing.pack import REJECTS, PackJob, PackReport, pack
 from datamodules.packing.roots import ImageRoot
-from datamodules.shards import MANIFEST, ShardedSamples, read_manifest
+from datamodules.shards import ShardedSamples
 from lit_avg.errors import UserError
 from tests.drawn import conversation, draw_llava, drawn_shards, picture
 
