@@ -71,8 +71,8 @@ def _with_data(yardstick: Yardstick, node: dict[str, Any], path: Path) -> Yardst
     if not module.startswith("datamodules"):
         return yardstick
     try:
-        data = vars(import_module(module))[name](**node.get("init_args", {}))
-    except (ImportError, KeyError, TypeError) as error:
+        data = getattr(import_module(module), name)(**node.get("init_args", {}))
+    except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: {module}.{name} cannot be made: {error}") from error
     if not isinstance(data, ShardsDataModule):
         raise UserError(f"{path}: {module}.{name} does not read shards")
