@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import lightning as L
-import numpy as np
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
 
@@ -22,7 +21,7 @@ from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
 from datamodules.shard_cache import ShardCache, default_cache
 from datamodules.shards import ShardedSamples
-from datamodules.sizes import lengths_of
+from datamodules.sizes import lengths_of_all
 from datamodules.sources import open_source
 from datamodules.stream import BatchStream
 from datamodules.wording import Wording, wording
@@ -168,12 +167,9 @@ class ShardsDataModule(L.LightningDataModule):
     def manifest_hash(self) -> str:
         """16 hex digits that name the data of all splits."""
         sources = [source for split in SPLITS for source in self.sources(split)]
-        digests = [
-            open_source(source.shards, self.shard_cache).manifest.digest
-            + ("" if source.weight == 1 else f" x {source.weight:g}")
-            for source in sources
-        ]
-        return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+        names = [open_source(source.shards, self.shard_cache).manifest.digest for source in sources]
+        weights = ["" if source.weight == 1 else f" x {source.weight:g}" for source in sources]
+        return hashlib.sha256("".join(map(str.__add__, names, weights)).encode()).hexdigest()[:16]
 
     @property
     def end_token(self) -> int:
@@ -204,8 +200,7 @@ class ShardsDataModule(L.LightningDataModule):
         Raises:
             UserError: there is no training split.
         """
-        stream = self._stream("train", training=True)
-        if stream is None:
+        if (stream := self._stream("train", training=True)) is None:
             raise UserError("there is no training data; give the data module its folder of shards")
         return stream
 
@@ -219,8 +214,7 @@ class ShardsDataModule(L.LightningDataModule):
         Raises:
             UserError: there is no test split.
         """
-        stream = self._stream("test")
-        if stream is None:
+        if (stream := self._stream("test")) is None:
             raise UserError("there is no test data; give the data module its folder of shards")
         return stream
 
@@ -229,14 +223,13 @@ class ShardsDataModule(L.LightningDataModule):
         return self.test_dataloader()
 
     def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
-        sources = self.sources(split)
-        if not sources:
+        if not (sources := self.sources(split)):
             return None
         keeps = self.keeps(split)
         parts = {source.called: ShardedSamples(source.shards, keeps, self.shard_cache) for source in sources}
-        for part in parts.values():
-            part.source.check_room(SHARDS_AT_ONCE if training else 1)
         samples = Mixture(parts)
+        for part in samples.parts:
+            part.source.check_room(SHARDS_AT_ONCE if training else 1)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         order = EpochOrder(
             samples.sources([source.weight for source in sources]),
@@ -253,8 +246,4 @@ class ShardsDataModule(L.LightningDataModule):
         return BatchStream(encoded, order, self.collate, self.workers, bad_samples)
 
     def _lengths(self, samples: Mixture) -> Lengths:
-        """How long the samples of all data sets are, for batches of similar length."""
-        parts = [lengths_of(part, self.tile_size, self.tiling.planes, self.max_length) for part in samples.parts]
-        return Lengths(
-            np.concatenate([part.tokens for part in parts]), np.concatenate([part.text_only for part in parts])
-        )
+        return lengths_of_all(samples.parts, self.tile_size, self.tiling.planes, self.max_length)

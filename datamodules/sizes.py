@@ -8,6 +8,7 @@ import logging
 import tarfile
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -43,6 +44,16 @@ def lengths_of(samples: ShardedSamples, tile_size: int, planes: list[tuple[int, 
     tiles = np.array([_tiles(int(height), int(width), tile_size, planes) for height, width in pictures])
     visual = tiles[which.reshape(-1)] * (tile_size / PATCH) ** 2
     return Lengths(text + visual.astype(np.int64), sizes[:, 1] == 0)
+
+
+def lengths_of_all(
+    parts: Sequence[ShardedSamples], tile_size: int, planes: list[tuple[int, int]], max_length: int
+) -> Lengths:
+    """Those of several data sets, one behind the other."""
+    lengths = [lengths_of(part, tile_size, planes, max_length) for part in parts]
+    return Lengths(
+        np.concatenate([part.tokens for part in lengths]), np.concatenate([part.text_only for part in lengths])
+    )
 
 
 def _tiles(height: int, width: int, tile_size: int, planes: list[tuple[int, int]]) -> float:
