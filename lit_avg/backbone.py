@@ -12,15 +12,22 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 
+from lit_avg.answer_scores import score
 from lit_avg.errors import UserError
 from lit_avg.generation import Generation
 from lit_avg.llava_next import composed, config_of, whole
+from lit_avg.packed_rows import PACKED_ATTENTION, computed_only_at, packed_rows
 from lit_avg.sequences import LlmInput
+from lit_avg.vision_layers import hidden_state
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
+
+
+TOKEN_BY_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+"""What of an LLM's layer works on one token at a time, beside keys and values, which others read."""
 
 
 @dataclass
@@ -70,6 +77,9 @@ class Backbone(nn.Module):
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
+        if attention == "sdpa":
+            self.hf.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -131,8 +141,7 @@ class Backbone(nn.Module):
         """
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
-        outputs = hf.vision_tower(tiles.to(hf.vision_tower.dtype), output_hidden_states=True)
-        hidden = outputs.hidden_states[self.hf.config.vision_feature_layer]
+        hidden = hidden_state(hf.vision_tower, tiles.to(hf.vision_tower.dtype), self.hf.config.vision_feature_layer)
         if self.hf.config.vision_feature_select_strategy == "default":
             hidden = hidden[:, 1:]  # without CLS
         return hf.multi_modal_projector(hidden)[: len(pixel_values)]
@@ -142,11 +151,42 @@ class Backbone(nn.Module):
         return self.hf.model.language_model.get_input_embeddings()(input_ids.clamp(min=0))
 
     def answer_tokens(self, embeddings: Tensor, rows: LlmInput) -> AnswerTokens:
-        """Score the answer tokens of rows (B, S, D); the LM head sees only the positions that predict one.
+        """Score the answer tokens of rows (B, S, D); the LLM's head and last layer see only what predicts one.
 
         Raises:
             UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
         """
+        hidden = self._packed(embeddings, rows) if self._packs(rows) else self._padded(embeddings, rows)
+        log_prob, best = score(self.hf.lm_head, hidden, rows.answer_token)
+        return AnswerTokens(log_prob, best == rows.answer_token, rows.answer_question)
+
+    def _packs(self, rows: LlmInput) -> bool:
+        """Whether no row reaches beyond a sliding window, which transformers leaves to the mask, and ours has none."""
+        config = self.hf.model.language_model.config
+        window = cast(int | None, config.to_dict().get("sliding_window"))
+        fits = window is None or rows.source.shape[1] <= window
+        return fits and config._attn_implementation == PACKED_ATTENTION  # pyright: ignore[reportPrivateUsage]  it has no public name
+
+    def _packed(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
+        """Last hidden state (A, D) at what predicts each answer token, computing neither padding nor what is not read."""
+        llm = self.hf.model.language_model
+        layer = cast(nn.Module, llm.layers[-1])
+        # What is recomputed in the backward pass would no longer know which tokens it was computed for.
+        trims = not (self.gradient_checkpointing and torch.is_grad_enabled())
+        packed = packed_rows(rows, last_layer=len(llm.layers) - 1 if trims else None)
+        trimmed = [module for name, module in layer.named_modules() if name in TOKEN_BY_TOKEN] if trims else []
+        with computed_only_at(packed.read, trimmed, llm.norm):
+            hidden = llm(
+                inputs_embeds=embeddings.flatten(0, 1)[packed.tokens].unsqueeze(0),
+                attention_mask=embeddings.new_empty(1, 1, 0, 0),  # of four dimensions: transformers is to make none
+                position_ids=rows.position_ids.flatten()[packed.tokens].unsqueeze(0),
+                use_cache=False,
+                rows=packed,
+            ).last_hidden_state
+        return hidden[0, packed.answer]
+
+    def _padded(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
+        """The same by rows of equal length, for attention implementations that take no packed rows."""
         mask = rows.attention_mask()
         if mask is not None:
             self._check_window(rows)
@@ -156,9 +196,7 @@ class Backbone(nn.Module):
             position_ids=rows.position_ids,
             use_cache=False,
         ).last_hidden_state
-        logits = self.hf.lm_head(hidden[rows.answer_row, rows.answer_from]).float()  # (A, V)
-        log_prob = -nn.functional.cross_entropy(logits, rows.answer_token, reduction="none")
-        return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
+        return hidden[rows.answer_row, rows.answer_from]
 
     def _check_window(self, rows: LlmInput) -> None:
         """Where transformers is given a mask, it leaves the window to the mask, and ours has none."""
