@@ -111,7 +111,9 @@ class AvgLlava(nn.Module):
         tiles = torch.cat([torch.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
         places = torch.tensor(routed, device=logits.device)
         instruction = self.instruction_filter(*self._candidates(batch, places), levels[-1][begins])
-        return logits.index_copy(0, places, self.router([level[tiles] for level in levels], instruction, counts))
+        seen = levels if tiles.equal(torch.arange(sum(batch.tiles))) else [level[tiles] for level in levels]
+        scores = self.router(seen, instruction, counts, averaged=self.scaler.pooling == "average")
+        return logits.index_copy(0, places, scores)
 
     def answer_tokens(self, batch: Batch, levels: Levels, level_of_row: Sequence[int]) -> AnswerTokens:
         """Let the LLM score the answers, each row seeing its image at the granularity chosen for it."""

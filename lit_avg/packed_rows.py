@@ -26,7 +26,7 @@ PACKED_ATTENTION = "packed_sdpa"
 
 @dataclass(frozen=True)
 class Block:
-    """R rows of S tokens each, R * S in all; the first P of a row see what is before them, the others what a mask says."""
+    """R rows of S tokens each; the first P of a row see what is before them, the others what a mask says."""
 
     begin: int  # place of the first token among the T
     rows: int  # R

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
@@ -20,6 +21,13 @@ def levels(tiles: int) -> list[torch.Tensor]:
     return [torch.randn(tiles, tokens, WIDTH) for tokens in GRANULARITIES.tokens]
 
 
+def plain_layer(router: GranularityRouter) -> nn.TransformerEncoderLayer:
+    """torch's own, with the router's weights."""
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, WIDTH, dropout=0.0, batch_first=True)
+    layer.load_state_dict(router.fusion.state_dict())
+    return layer
+
+
 def heard(questions: int, valid: list[bool]) -> InstructionTokens:
     torch.manual_seed(2)
     return InstructionTokens(torch.randn(questions, len(valid), WIDTH), torch.tensor([valid] * questions))
@@ -31,7 +39,7 @@ def test_logits_are_the_voters_weighted_sum_averaged_over_tiles() -> None:
     by_hand = []
     for tile, question in [(0, 0), (1, 0), (2, 1)]:
         tokens = torch.cat([*[level[tile] for level in pictures], instruction.embeddings[question]])
-        ballots = router.mlp(router.fusion(tokens.unsqueeze(0)))[0]
+        ballots = router.mlp(plain_layer(router)(tokens.unsqueeze(0)))[0]
         by_hand.append(sum(weight * ballot for weight, ballot in zip(router.voter, ballots, strict=True)))
     expected = torch.stack([(by_hand[0] + by_hand[1]) / 2, by_hand[2]])
     torch.testing.assert_close(router(pictures, instruction, [2, 1]), expected)
