@@ -43,9 +43,9 @@ class Naive:
         plane = features.transpose(1, 2).unflatten(2, (side, side))
         return F.avg_pool2d(plane, (side // rows, side // columns)).flatten(2).transpose(1, 2)
 
-    def rows_at(self, batch: Batch, level: int) -> tuple[Tensor, Tensor, Tensor]:
+    def rows_at(self, batch: Batch, level: int, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings (B, S, D), attention mask and labels (B, S) of all rows at a level, padded on the right."""
-        images = self.pooled(self.encode(batch), level).split(batch.tiles)
+        images = self.pooled(features, level).split(batch.tiles)
         embed, newline = self.hf.model.language_model.get_input_embeddings(), self.hf.model.image_newline
         rows: list[Tensor] = []
         labels: list[Tensor] = []
@@ -62,15 +62,15 @@ class Naive:
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return padded, mask, nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
 
-    def logits_at(self, batch: Batch, level: int) -> tuple[Tensor, Tensor]:
+    def logits_at(self, batch: Batch, level: int, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, S, V) of every position in float32, and the labels (B, S)."""
-        embeddings, mask, labels = self.rows_at(batch, level)
+        embeddings, mask, labels = self.rows_at(batch, level, features)
         hidden = self.hf.model.language_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
         return self.hf.lm_head(hidden.last_hidden_state).float(), labels
 
     def nll_at(self, batch: Batch, level: int) -> tuple[Tensor, Tensor]:
         """Negative log-prob of every token that follows (B, S - 1), 0 where it is no answer token, and which are."""
-        logits, labels = self.logits_at(batch, level)
+        logits, labels = self.logits_at(batch, level, self.encode(batch))
         following = labels[:, 1:]
         nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), following.flatten(), reduction="none")
         return nll.view_as(following), following != IGNORED_LABEL
@@ -116,6 +116,7 @@ class Naive:
 
     @torch.no_grad()
     def prefill(self, batch: Batch, level: int) -> Tensor:
-        """Route, though the level is given, encode and read a prompt at it: the logits of the next token (B, V)."""
-        self.route(batch)
-        return self.logits_at(batch, level)[0][:, -1]
+        """Encode, route (though the level is given) and read a prompt: the logits of the next token, (B, V)."""
+        features = self.encode(batch)
+        self.route(batch, features)
+        return self.logits_at(batch, level, features)[0][:, -1]

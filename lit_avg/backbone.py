@@ -168,7 +168,7 @@ class Backbone(nn.Module):
         return fits and config._attn_implementation == PACKED_ATTENTION  # pyright: ignore[reportPrivateUsage]  it has no public name
 
     def _packed(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
-        """Last hidden state (A, D) where an answer token is predicted, without computing padding or what nobody reads."""
+        """Last hidden state (A, D) that predicts each answer token; padding and what nobody reads is not computed."""
         llm = self.hf.model.language_model
         layer = cast(nn.Module, llm.layers[-1])
         # What is recomputed in the backward pass would no longer know which tokens it was computed for.
