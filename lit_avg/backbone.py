@@ -14,7 +14,8 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.answer_scores import score
 from lit_avg.errors import UserError
-from lit_avg.generation import Generation
+from lit_avg.generation import Generation, listed
+from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import composed, config_of, whole
 from lit_avg.packed_rows import PACKED_ATTENTION, computed_only_at, packed_rows
 from lit_avg.sequences import LlmInput
@@ -92,7 +93,7 @@ class Backbone(nn.Module):
     def end_tokens(self) -> list[int]:
         """The tokens that end an answer, by the model's generation config; a composed model has its LLM's."""
         ends = cast(int | list[int] | None, self.hf.generation_config.eos_token_id)
-        return [ends] if isinstance(ends, int) else ends or []
+        return listed(ends)
 
     @property
     def image_newline(self) -> Tensor:
@@ -209,7 +210,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
-        """Continue each prompt, given by its embeddings (S, D).
+        """Continue each prompt, given by its embeddings (S, D); those of like length in one batch.
 
         Args:
             prompts: B of them.
@@ -223,11 +224,21 @@ class Backbone(nn.Module):
         Raises:
             UserError: the generation config asks for more than one continuation of a prompt.
         """
+        generation = generation or Generation()
+        groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
+        answers = [self.continued([prompts[place] for place in group], max_new_tokens, generation) for group in groups]
+        longest = max(answer.shape[1] for answer in answers)
+        filling = generation.filling(self.hf.generation_config)
+        padded = [nn.functional.pad(answer, (0, longest - answer.shape[1]), value=filling) for answer in answers]
+        order = torch.tensor([place for group in groups for place in group], device=padded[0].device)
+        return torch.cat(padded)[order.argsort()]
+
+    def continued(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation) -> Tensor:
+        """`generate` with all prompts in one batch, padded on the left to the longest."""
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
         generate = cast(Callable[..., Tensor], self.hf.generate)  # pyright: ignore[reportAttributeAccessIssue]  transformers' mixin
-        generation = generation or Generation()
         return generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),
