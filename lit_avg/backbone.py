@@ -142,7 +142,8 @@ class Backbone(nn.Module):
         """
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
-        hidden = hidden_state(hf.vision_tower, tiles.to(hf.vision_tower.dtype), self.hf.config.vision_feature_layer)
+        layer = cast(int, self.hf.config.vision_feature_layer)
+        hidden = hidden_state(hf.vision_tower, tiles.to(hf.vision_tower.dtype), layer)
         if self.hf.config.vision_feature_select_strategy == "default":
             hidden = hidden[:, 1:]  # without CLS
         return hf.multi_modal_projector(hidden)[: len(pixel_values)]

@@ -12,7 +12,7 @@ for those of a parameter, and under float16 autocast, where gradients must be sc
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ def summed_one_by_one(
     gradients, losses = [torch.zeros_like(tensor) for tensor in inputs], list[Tensor]()
     for term in terms:
         loss = term(shared)
-        found = torch.autograd.grad(loss * weight, inputs, allow_unused=True)
+        found = cast(tuple[Tensor | None, ...], torch.autograd.grad(loss * weight, inputs, allow_unused=True))
         for gradient, new in zip(gradients, found, strict=True):
             if new is not None:
                 gradient += new
@@ -59,7 +59,7 @@ class HandOut(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator is untyped
         """Each input's gradient, times that of the value; the tensors are given away, so only once."""
         gradients, ctx.gradients = ctx.gradients, None
-        return None, None, *(own.mul_(gradient) for own in gradients)
+        return None, None, *(own.mul_(gradient[0]) for own in gradients)

@@ -5,11 +5,11 @@ same shape, each with torch's own fused kernel. In the last layer, whose output 
 predicted, everything but keys and values is computed for those positions alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,12 +115,11 @@ def packed_attention(
     rows: PackedRows | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention in transformers' own form: (1, H, T, hd) of packed `rows` to (1, T, H, hd); without them, `sdpa`."""
     if rows is None:
-        plain = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-        return cast(tuple[Tensor, None], plain)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(R, H, Q, hd) by (R, H, K, hd) to (R, Q, H, hd); causal without a mask."""
@@ -134,7 +133,8 @@ def packed_attention(
             columns = block.wanted[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
             outputs.append(attend(q.gather(2, columns), k, v, block.wanted_mask)[block.real])
             continue
-        shared = attend(*(states[:, :, : block.shared] for states in (q, k, v)), None)
+        first = slice(block.shared)
+        shared = attend(q[:, :, first], k[:, :, first], v[:, :, first], None)
         if block.mask is not None:
             shared = torch.cat([shared, attend(q[:, :, block.shared :], k, v, block.mask)], dim=1)
         outputs.append(shared.flatten(0, 1))
@@ -149,7 +149,7 @@ AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
 @contextmanager
-def computed_only_at(places: Tensor, modules: Sequence[nn.Module], norm: nn.Module) -> Iterator[None]:
+def computed_only_at(places: Tensor, modules: Sequence[nn.Module], norm: nn.Module) -> Generator[None]:
     """Within this, modules that work token by token are given some of the T tokens alone.
 
     Args:
