@@ -20,10 +20,12 @@ class Naive:
 
     Args:
         model: whose parameters are used, and receive the gradients.
+        eager_encoder: the encoder attends step by step, as the release's does.
     """
 
-    def __init__(self, model: AvgLlava) -> None:
+    def __init__(self, model: AvgLlava, eager_encoder: bool = True) -> None:
         self.model, self.hf, self.router = model, model.backbone.hf, model.router
+        self.eager_encoder = eager_encoder
         theirs, fusion = model.router.fusion.self_attn, model.router.fusion
         width, heads = theirs.embed_dim, theirs.num_heads
         self.layer = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=fusion.dropout.p)
@@ -31,9 +33,16 @@ class Naive:
         self.layer.train(fusion.training)
 
     def encode(self, batch: Batch) -> Tensor:
-        """(tiles, finest tokens, D); the encoder without gradient, all its layers, all their outputs kept."""
+        """(tiles, finest tokens, D); the encoder without gradient, all its layers, all their outputs kept.
+
+        It attends without a fused kernel, as in the release: the 833 GFLOP counted there include these products.
+        """
+        tower = self.hf.model.vision_tower
+        fused = tower.config._attn_implementation
+        tower.set_attn_implementation("eager" if self.eager_encoder else fused)
         with torch.no_grad():
-            outputs = self.hf.model.vision_tower(batch.pixel_values, output_hidden_states=True)
+            outputs = tower(batch.pixel_values, output_hidden_states=True)
+        tower.set_attn_implementation(fused)
         return self.hf.model.multi_modal_projector(outputs.hidden_states[self.hf.config.vision_feature_layer][:, 1:])
 
     def pooled(self, features: Tensor, level: int) -> Tensor:

@@ -12,14 +12,19 @@ from lit_avg.batch import Batch
 from lit_avg.errors import UserError
 from lit_avg.one_by_one import summed_one_by_one
 from lit_avg.optim import Optimization
+from lit_avg.sequences import llm_input
 from lit_avg.stages import MultiGranularityTuning
 from tests.tiny import tiny_model
 
 RATE = Optimization(lr=1e-3)
 
 
-def make_stage(one_by_one: bool, levels_per_step: int | None = None) -> MultiGranularityTuning:
-    stage = MultiGranularityTuning(tiny_model, RATE, one_by_one=one_by_one, levels_per_step=levels_per_step)
+def make_stage(
+    one_by_one: bool, tokens_at_once: int = 4096, levels_per_step: int | None = None
+) -> MultiGranularityTuning:
+    stage = MultiGranularityTuning(
+        tiny_model, RATE, one_by_one=one_by_one, tokens_at_once=tokens_at_once, levels_per_step=levels_per_step
+    )
     stage.configure_model()
     return stage
 
@@ -42,8 +47,9 @@ def test_each_term_is_differentiated_by_itself_and_the_sum_scales_them() -> None
     assert weight.grad.item() == 10 * 0.5 * 2
 
 
-def test_the_gradients_of_all_parts_are_those_of_the_sum(batch: Batch) -> None:
-    one, other = make_stage(True), make_stage(False)
+@pytest.mark.parametrize("tokens_at_once", [4096, 60, 1])
+def test_the_gradients_of_all_parts_are_those_of_the_sum(tokens_at_once: int, batch: Batch) -> None:
+    one, other = make_stage(True, tokens_at_once), make_stage(False)
     losses, expected = one.loss(batch), other.loss(batch)
     assert losses.keys() == expected.keys()
     torch.testing.assert_close(losses, expected)
@@ -81,9 +87,10 @@ def test_a_trainer_makes_the_same_weights_of_it(settings: dict[str, object], bat
         trainer.fit(stage, loader)
         weights.append({name: p.detach() for name, p in stage.named_parameters()})
         norms.append(trainer.callback_metrics["train/gradient_norm"])  # Adam would hide a wrong scale
-    rounded = "precision" in settings
+    one, other = (torch.cat([p.flatten() for p in of_run.values()]) for of_run in weights)
+    rounded = "precision" in settings  # bfloat16 adds up in another order, and Adam makes much of small gradients
     torch.testing.assert_close(*norms, atol=0.0, rtol=2e-2 if rounded else 1e-4)
-    torch.testing.assert_close(*weights, atol=6e-3 if rounded else 1e-5, rtol=0.0)  # bfloat16 adds up in another order
+    assert (one - other).abs().mean() < (1e-3 if rounded else 1e-6)
 
 
 def test_float16_gradients_are_left_to_the_scaler(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +111,17 @@ def test_drawn_levels_average_to_the_loss_of_all(batch: Batch) -> None:
         drawn.append(names)
     assert {len(names) for names in drawn} == {2}
     assert set.union(*drawn) == set(whole) - {"loss"}
+
+
+def test_parts_of_an_input_hold_all_its_rows_and_no_more_tokens_than_asked(batch: Batch) -> None:
+    rows = llm_input(batch, [4, 4, 4], make_stage(True).model.layout)
+    lengths = (rows.question >= -1).sum(dim=1).tolist()
+    parts = rows.split(lengths[1] + lengths[2])
+    assert [len(part.source) for part in parts] == [1, 2]  # the first, of three questions, is the longest
+    assert parts[1].source.shape[1] == max(lengths[1:])
+    assert sum(len(part.answer_token) for part in parts) == len(rows.answer_token)
+    assert [len(part.source) for part in rows.split(1)] == [1, 1, 1]
+    assert [len(part.source) for part in rows.split(sum(lengths))] == [3]
 
 
 def test_no_level_at_all_is_refused() -> None:

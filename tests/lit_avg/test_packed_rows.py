@@ -66,7 +66,8 @@ def test_the_last_layer_is_computed_where_an_answer_is_predicted(model: AvgLlava
     last = model.backbone.hf.model.language_model.layers[1]
     for name in ("mlp.up_proj", "self_attn.q_proj", "self_attn.o_proj", "self_attn.k_proj"):
         module = last.get_submodule(name)
-        module.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0].shape[1]))
+        # of the output, as the hooks that leave tokens out come after this one
+        module.register_forward_hook(lambda _, x, __, name=name: seen.__setitem__(name, x[0].shape[1]))
     model.answer_tokens_at(batch, model.see(batch), 4)
     assert seen.pop("self_attn.k_proj") == len(packed.tokens)
     assert set(seen.values()) == {len(packed.read)}
