@@ -12,16 +12,24 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 
+from lit_avg.answer_scores import score
 from lit_avg.errors import UserError
-from lit_avg.generation import Generation
+from lit_avg.generation import Generation, listed
+from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import composed, config_of, whole
+from lit_avg.packed_rows import PACKED_ATTENTION, computed_only_at, packed_rows
 from lit_avg.sequences import LlmInput
 from lit_avg.unread import unread_parameters
+from lit_avg.vision_layers import hidden_state
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
+
+
+TOKEN_BY_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+"""What of an LLM's layer works on one token at a time, beside keys and values, which others read."""
 
 
 @dataclass
@@ -73,6 +81,9 @@ class Backbone(nn.Module):
             self.hf.config.vision_feature_layer = vision_feature_layer
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
+        if attention == "sdpa":
+            self.hf.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -85,7 +96,7 @@ class Backbone(nn.Module):
     def end_tokens(self) -> list[int]:
         """The tokens that end an answer, by the model's generation config; a composed model has its LLM's."""
         ends = cast(int | list[int] | None, self.hf.generation_config.eos_token_id)
-        return [ends] if isinstance(ends, int) else ends or []
+        return listed(ends)
 
     @property
     def image_newline(self) -> Tensor:
@@ -140,8 +151,8 @@ class Backbone(nn.Module):
         """
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
-        outputs = hf.vision_tower(tiles.to(hf.vision_tower.dtype), output_hidden_states=True)
-        hidden = outputs.hidden_states[self.hf.config.vision_feature_layer]
+        layer = cast(int, self.hf.config.vision_feature_layer)
+        hidden = hidden_state(hf.vision_tower, tiles.to(hf.vision_tower.dtype), layer)
         if self.hf.config.vision_feature_select_strategy == "default":
             hidden = hidden[:, 1:]  # without CLS
         return hf.multi_modal_projector(hidden)[: len(pixel_values)]
@@ -151,11 +162,42 @@ class Backbone(nn.Module):
         return self.hf.model.language_model.get_input_embeddings()(input_ids.clamp(min=0))
 
     def answer_tokens(self, embeddings: Tensor, rows: LlmInput) -> AnswerTokens:
-        """Score the answer tokens of rows (B, S, D); the LM head sees only the positions that predict one.
+        """Score the answer tokens of rows (B, S, D); the LLM's head and last layer see only what predicts one.
 
         Raises:
             UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
         """
+        hidden = self._packed(embeddings, rows) if self._packs(rows) else self._padded(embeddings, rows)
+        log_prob, best = score(self.hf.lm_head, hidden, rows.answer_token)
+        return AnswerTokens(log_prob, best == rows.answer_token, rows.answer_question)
+
+    def _packs(self, rows: LlmInput) -> bool:
+        """Whether no row reaches beyond a sliding window, which transformers leaves to the mask, and ours has none."""
+        config = self.hf.model.language_model.config
+        window = cast(int | None, config.to_dict().get("sliding_window"))
+        fits = window is None or rows.source.shape[1] <= window
+        return fits and config._attn_implementation == PACKED_ATTENTION  # pyright: ignore[reportPrivateUsage]  it has no public name
+
+    def _packed(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
+        """Last hidden state (A, D) that predicts each answer token; padding and what nobody reads is not computed."""
+        llm = self.hf.model.language_model
+        layer = cast(nn.Module, llm.layers[-1])
+        # What is recomputed in the backward pass would no longer know which tokens it was computed for.
+        trims = not (self.gradient_checkpointing and torch.is_grad_enabled())
+        packed = packed_rows(rows, last_layer=len(llm.layers) - 1 if trims else None)
+        trimmed = [module for name, module in layer.named_modules() if name in TOKEN_BY_TOKEN] if trims else []
+        with computed_only_at(packed.read, trimmed, llm.norm):
+            hidden = llm(
+                inputs_embeds=embeddings.flatten(0, 1)[packed.tokens].unsqueeze(0),
+                attention_mask=embeddings.new_empty(1, 1, 0, 0),  # of four dimensions: transformers is to make none
+                position_ids=rows.position_ids.flatten()[packed.tokens].unsqueeze(0),
+                use_cache=False,
+                rows=packed,
+            ).last_hidden_state
+        return hidden[0, packed.answer]
+
+    def _padded(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
+        """The same by rows of equal length, for attention implementations that take no packed rows."""
         mask = rows.attention_mask()
         if mask is not None:
             self._check_window(rows)
@@ -165,9 +207,7 @@ class Backbone(nn.Module):
             position_ids=rows.position_ids,
             use_cache=False,
         ).last_hidden_state
-        logits = self.hf.lm_head(hidden[rows.answer_row, rows.answer_from]).float()  # (A, V)
-        log_prob = -nn.functional.cross_entropy(logits, rows.answer_token, reduction="none")
-        return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
+        return hidden[rows.answer_row, rows.answer_from]
 
     def _check_window(self, rows: LlmInput) -> None:
         """Where transformers is given a mask, it leaves the window to the mask, and ours has none."""
@@ -180,7 +220,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
-        """Continue each prompt, given by its embeddings (S, D).
+        """Continue each prompt, given by its embeddings (S, D); those of like length in one batch.
 
         Args:
             prompts: B of them.
@@ -194,11 +234,21 @@ class Backbone(nn.Module):
         Raises:
             UserError: the generation config asks for more than one continuation of a prompt.
         """
+        generation = generation or Generation()
+        groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
+        answers = [self.continued([prompts[place] for place in group], max_new_tokens, generation) for group in groups]
+        longest = max(answer.shape[1] for answer in answers)
+        filling = generation.filling(self.hf.generation_config)
+        padded = [nn.functional.pad(answer, (0, longest - answer.shape[1]), value=filling) for answer in answers]
+        order = torch.tensor([place for group in groups for place in group], device=padded[0].device)
+        return torch.cat(padded)[order.argsort()]
+
+    def continued(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation) -> Tensor:
+        """`generate` with all prompts in one batch, padded on the left to the longest."""
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
         generate = cast(Callable[..., Tensor], self.hf.generate)  # pyright: ignore[reportAttributeAccessIssue]  transformers' mixin
-        generation = generation or Generation()
         return generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from transformers.generation.configuration_utils import GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteriaList
@@ -65,3 +65,18 @@ class Generation:
         config.max_new_tokens = max_new_tokens
         config.return_dict_in_generate = False
         return config
+
+    def filling(self, models: GenerationConfig) -> int:
+        """What stands behind a row that ended early, given the model's own config.
+
+        As in transformers: the pad token, or else the first end token; 0 where no row can end.
+        """
+        own = self.config or GenerationConfig()
+        pads = [cast(int | None, config.pad_token_id) for config in (own, models)]
+        ends = [end for config in (own, models) for end in listed(cast(int | list[int] | None, config.eos_token_id))]
+        return next((token for token in (*pads, *ends) if token is not None), 0)
+
+
+def listed(tokens: int | list[int] | None) -> list[int]:
+    """One token, several or none, as transformers' configs have them."""
+    return [tokens] if isinstance(tokens, int) else tokens or []
