@@ -197,7 +197,7 @@ raise SystemExit(cli.main(["shard", *{stopped!r}]))
 
 
 def test_packing_loads_neither_torch_nor_transformers() -> None:
-    script = "import sys, datamodules.shard_command; print({'torch', 'transformers', 'lightning'} & set(sys.modules))"
+    script = "import sys, datamodules.packing.command; print({'torch', 'transformers', 'lightning'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "set()\n"
 
