@@ -3,18 +3,16 @@
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from datamodules.manifest import FORMAT, MANIFEST
 from datamodules.packing.examine import Packable
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
-from datamodules.packing.writer import ShardWriter, WriterState
+from datamodules.packing.writer import ShardWriter, WriterState, write_manifest
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -65,7 +63,5 @@ def raw_shards(folder: Path, samples: Iterable[tuple[bytes, bytes | None]], shar
     for record, image in samples:
         writer.write(Packable(record, image, "png", origin="", root=-1, read=0, rounds=1, left_out=()))
     writer.close()
-    shards = [asdict(shard) for shard in writer.shards]
-    manifest = {"format": FORMAT, "samples": writer.samples, "shards": shards, "settings": {}}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(folder, writer.state(), {"settings": {}})
     return folder

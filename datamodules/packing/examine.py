@@ -31,11 +31,13 @@ class Packable(NamedTuple):
     record: bytes  # the sample's JSON
     image: bytes | None
     extension: str  # of the image, empty without one
-    origin: str  # decides its split: the sha256 of the picture, so that no two splits share one, or else of the record
-    root: int  # where the picture is from, -1 without one
-    read: int  # bytes of the picture as it lay there
-    rounds: int
-    left_out: tuple[str, ...]  # what was done to make the conversation whole
+    origin: str = (
+        ""  # decides its split: the sha256 of the picture, so that no two splits share one, or else of the record
+    )
+    root: int = -1  # where the picture is from, -1 without one
+    read: int = 0  # bytes of the picture as it lay there
+    rounds: int = 0
+    left_out: tuple[str, ...] = ()  # what was done to make the conversation whole
 
 
 class Refusal(NamedTuple):

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datamodules.manifest import FORMAT, MANIFEST
 from datamodules.packing.examine import Examiner, Packable, Refusal, Resizing
 from datamodules.packing.journal import INDEXES, Partial, Progress, begun, put_in_place
 from datamodules.packing.pool import in_order
@@ -21,7 +20,7 @@ from datamodules.packing.presets import preset_named
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import ImageRoot, Pictures, file_sha256
-from datamodules.packing.writer import ShardWriter, WriterState
+from datamodules.packing.writer import ShardWriter, write_manifest
 from datamodules.shards import held_out
 from lit_avg.errors import UserError
 
@@ -157,7 +156,7 @@ class _Sink:
     def __init__(self, job: PackJob, partial: Partial, progress: Progress) -> None:
         self.job, self.partial, self.progress = job, partial, progress
         self.writers = {
-            split: ShardWriter(partial.folder / split, job.shard_bytes, progress.writers.get(split, WriterState()))
+            split: ShardWriter(partial.folder / split, job.shard_bytes, progress.writers.get(split))
             for split in job.splits
         }
         self.rejects = _cut_open(partial.folder / REJECTS, progress.rejects_bytes)
@@ -218,15 +217,8 @@ def _write_manifests(job: PackJob, partial: Partial, progress: Progress) -> None
         "images": progress.report.of_roots(settings["images"]),
     }
     for split, state in progress.writers.items():
-        manifest = {
-            "format": FORMAT,
-            "samples": state.samples,
-            "shards": state.shards,
-            "settings": {**settings, "split": split},
-            "sources": sources,
-            "totals": progress.report.totals(),
-        }
-        (partial.folder / split / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        told = {"settings": {**settings, "split": split}, "sources": sources, "totals": progress.report.totals()}
+        write_manifest(partial.folder / split, state, told)
 
 
 def _too_many(report: PackReport, max_rejects: float, folder: Path, out: Path) -> str:

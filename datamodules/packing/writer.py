@@ -5,13 +5,14 @@ was written behind it is cut off when a writer begins from that state.
 """
 
 import hashlib
+import json
 import os
 import tarfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from datamodules.manifest import Shard
+from datamodules.manifest import FORMAT, MANIFEST, Shard
 from datamodules.packing.examine import Packable
 from datamodules.shards import sample_key
 from lit_avg.errors import UserError
@@ -29,20 +30,33 @@ class WriterState:
     offset: int = 0  # bytes in the open shard; 0 for none
 
 
+def write_manifest(folder: Path, state: WriterState, told: dict[str, Any]) -> None:
+    """Make a data set of a folder whose shards are all closed.
+
+    Args:
+        folder: of the shards.
+        state: of their writer.
+        told: what else the manifest says; its `settings` must be there.
+    """
+    manifest = {"format": FORMAT, "samples": state.samples, "shards": state.shards, **told}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
 class ShardWriter:
     """Writes one folder of shards.
 
     Args:
         folder: made if it is not there.
         shard_bytes: a shard is closed when the next sample would take it beyond this.
-        state: where to go on.
+        state: where to go on; at the beginning if not given.
 
     Raises:
         UserError: the folder has less than the state says.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int, state: WriterState) -> None:
+    def __init__(self, folder: Path, shard_bytes: int, state: WriterState | None = None) -> None:
         folder.mkdir(exist_ok=True)
+        state = state or WriterState()
         self.folder = folder
         self.shard_bytes = shard_bytes
         self.samples = state.samples
