@@ -31,7 +31,7 @@ class Block:
     begin: int  # place of the first token among the T
     rows: int  # R
     length: int  # S
-    shared: int  # P; S for rows of a single question
+    shared: int  # P; S for rows of a single question, 0 for several questions about no image
     mask: Tensor | None  # (R, 1, S - P, S) bool, who of the others sees whom; None if there are none
     wanted: Tensor  # (R, W) columns that are read in the end, filled up with any other column
     wanted_mask: Tensor  # (R, 1, W, S) bool, what they see
@@ -133,11 +133,12 @@ def packed_attention(
             columns = block.wanted[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
             outputs.append(attend(q.gather(2, columns), k, v, block.wanted_mask)[block.real])
             continue
-        first = slice(block.shared)
-        shared = attend(q[:, :, first], k[:, :, first], v[:, :, first], None)
+        first, parts = slice(block.shared), list[Tensor]()
+        if block.shared:
+            parts.append(attend(q[:, :, first], k[:, :, first], v[:, :, first], None))
         if block.mask is not None:
-            shared = torch.cat([shared, attend(q[:, :, block.shared :], k, v, block.mask)], dim=1)
-        outputs.append(shared.flatten(0, 1))
+            parts.append(attend(q[:, :, block.shared :], k, v, block.mask))
+        outputs.append(torch.cat(parts, dim=1).flatten(0, 1))
     together = torch.cat(outputs)
     if last:
         together = together.new_zeros(len(rows.tokens), *together.shape[1:]).index_copy(0, rows.read, together)
