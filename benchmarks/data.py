@@ -91,7 +91,7 @@ def resize(picture: Image.Image) -> None:
 
 def stream_through(module: LLaVAShards) -> int:
     """Every batch of an epoch; how many samples they had."""
-    return sum(len(batch.keys) for batch in module.train_dataloader())
+    return sum(len(module.on_after_batch_transfer(batch, 0).keys) for batch in module.train_dataloader())
 
 
 def rate(work: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -123,7 +123,9 @@ def stage_seconds(module: LLaVAShards, samples: int) -> dict[str, float]:
         with timed("tile (with its resizes)"):
             tiled = tiling(picture)
         with timed("collate"):
-            torch.cat([torch.from_numpy(tiled.pixel_values)])
+            shades = torch.cat([torch.from_numpy(tiled.shades)])
+        with timed("normalise"):
+            module.normalise(shades)
     return steps
 
 

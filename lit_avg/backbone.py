@@ -17,7 +17,7 @@ from lit_avg.errors import UserError
 from lit_avg.generation import Generation, listed
 from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import composed, config_of, whole
-from lit_avg.packed_rows import PACKED_ATTENTION, computed_only_at, packed_rows
+from lit_avg.packed_rows import PACKED_ATTENTION, last_hidden
 from lit_avg.sequences import LlmInput
 from lit_avg.unread import unread_parameters
 from lit_avg.vision_layers import hidden_state
@@ -26,10 +26,6 @@ BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
-
-
-TOKEN_BY_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
-"""What of an LLM's layer works on one token at a time, beside keys and values, which others read."""
 
 
 @dataclass
@@ -147,8 +143,12 @@ class Backbone(nn.Module):
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).
 
         A batch without any tile still runs the encoder on an empty one, so that under a distributed strategy every
-        rank takes part in every collective; the result is empty and its gradients are zero.
+        rank takes part in every collective; the result is empty and its gradients are zero. Bytes are refused.
         """
+        if not pixel_values.is_floating_point():
+            raise TypeError(
+                f"tiles are {pixel_values.dtype}; normalise them by `on_after_batch_transfer` of their data"
+            )
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
         layer = cast(int, self.hf.config.vision_feature_layer)
@@ -180,21 +180,9 @@ class Backbone(nn.Module):
 
     def _packed(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
         """Last hidden state (A, D) that predicts each answer token; padding and what nobody reads is not computed."""
-        llm = self.hf.model.language_model
-        layer = cast(nn.Module, llm.layers[-1])
-        # What is recomputed in the backward pass would no longer know which tokens it was computed for.
+        # what is recomputed in the backward pass would no longer know which tokens it was computed for
         trims = not (self.gradient_checkpointing and torch.is_grad_enabled())
-        packed = packed_rows(rows, last_layer=len(llm.layers) - 1 if trims else None)
-        trimmed = [module for name, module in layer.named_modules() if name in TOKEN_BY_TOKEN] if trims else []
-        with computed_only_at(packed.read, trimmed, llm.norm):
-            hidden = llm(
-                inputs_embeds=embeddings.flatten(0, 1)[packed.tokens].unsqueeze(0),
-                attention_mask=embeddings.new_empty(1, 1, 0, 0),  # of four dimensions: transformers is to make none
-                position_ids=rows.position_ids.flatten()[packed.tokens].unsqueeze(0),
-                use_cache=False,
-                rows=packed,
-            ).last_hidden_state
-        return hidden[0, packed.answer]
+        return last_hidden(self.hf.model.language_model, embeddings, rows, trims)
 
     def _padded(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
         """The same by rows of equal length, for attention implementations that take no packed rows."""
@@ -220,22 +208,24 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
-        """Continue each prompt, given by its embeddings (S, D); those of like length in one batch.
+        """Continue each prompt, given by its embeddings (S, D); greedily, those of like length in one batch.
 
         Args:
             prompts: B of them.
-            max_new_tokens: length of a continuation, at most; whatever the generation config says.
+            max_new_tokens: at most, whatever the generation config says.
             generation: sampling, end tokens, streaming; by default greedy up to an end token.
 
         Returns:
-            (B, at most max_new_tokens) token ids. A row that ends early keeps its end token and is filled up with the
-            generation config's pad token, or else its first end token.
+            (B, at most max_new_tokens) token ids. A row that ends early keeps its end token and is filled up as in
+            `Generation.filling`.
 
         Raises:
             UserError: the generation config asks for more than one continuation of a prompt.
         """
         generation = generation or Generation()
-        groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
+        groups = [list(range(len(prompts)))]
+        if not generation.needs_one_batch(self.hf.generation_config):
+            groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
         answers = [self.continued([prompts[place] for place in group], max_new_tokens, generation) for group in groups]
         longest = max(answer.shape[1] for answer in answers)
         filling = generation.filling(self.hf.generation_config)

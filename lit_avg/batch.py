@@ -35,7 +35,7 @@ class Batch:
     question: Tensor  # (B, T) index into the Q questions of the batch, or PREFIX, or PADDING
     instruction: Tensor  # (B, T) bool: text of the user's turns, what the instruction filter may choose from
     image_of_row: Tensor  # (B,) index into the I images, -1 for a text-only row
-    pixel_values: Tensor  # (sum of tiles, 3, S, S) float32, global view first, then row by row
+    pixel_values: Tensor  # (sum of tiles, 3, S, S) float32, global view first, then row by row; uint8 on its way here
     tile_grids: list[tuple[int, int]]  # I pairs: rows and columns of tiles, (0, 0) for the global view alone
     image_sizes: Tensor  # (I, 2) height and width of the original picture in pixels
     keys: list[str]  # Q names, unique in the data set: the sample's key, and "/i" for the i-th of several questions
