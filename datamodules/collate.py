@@ -109,7 +109,7 @@ class Collate:
         images = [sample.image for sample in samples if sample.image is not None]
         questions = [question for sample in samples for question in sample.questions]
         rows = list(self._rows(samples))
-        no_pixels = torch.zeros(0, 3, self.tile_size, self.tile_size, dtype=torch.uint8)
+        no_pixels = torch.zeros(0, self.tile_size, self.tile_size, 3, dtype=torch.uint8)
         return Batch(
             input_ids=pad_sequence([row.input_ids for row in rows], batch_first=True),
             labels=pad_sequence([row.labels for row in rows], batch_first=True, padding_value=IGNORED_LABEL),

@@ -27,7 +27,7 @@ LLAVA_NEXT_PLANES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008
 class TiledImage(NamedTuple):
     """What the encoder sees of a picture."""
 
-    shades: NDArray[np.uint8]  # (1 + rows x columns, 3, S, S), global view first, then row by row
+    shades: NDArray[np.uint8]  # (1 + rows x columns, S, S, 3), global view first, then row by row
     tile_grid: tuple[int, int]  # rows and columns of tiles, (0, 0) for the global view alone
     image_size: tuple[int, int]  # height and width of the picture
 
@@ -55,11 +55,11 @@ class Tiling:
         side, size = self.tile_size, (picture.height, picture.width)
         plane = best_plane(size, self.planes) if self.planes else (0, 0)
         grid = plane[0] // side, plane[1] // side
-        views = np.empty((1 + grid[0] * grid[1], 3, side, side), np.uint8)
-        views[0] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        views = np.empty((1 + grid[0] * grid[1], side, side, 3), np.uint8)
+        views[0] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
         if self.planes:
-            tiles = _fit(picture, plane).reshape(grid[0], side, grid[1], side, 3).transpose(0, 2, 4, 1, 3)
-            views[1:].reshape(*grid, 3, side, side)[:] = tiles
+            tiles = _fit(picture, plane).reshape(grid[0], side, grid[1], side, 3).swapaxes(1, 2)
+            views[1:].reshape(*grid, side, side, 3)[:] = tiles
         return TiledImage(views, grid, size)
 
 
@@ -77,10 +77,12 @@ class Normalisation:
         self.table = torch.from_numpy(np.ascontiguousarray(table.T))  # (3, 256)
 
     def __call__(self, shades: Tensor) -> Tensor:
-        """(tiles, 3, S, S) uint8 to float32, on the device where it lies."""
-        table = self.table.to(shades.device)
-        channels = [table[channel].index_select(0, shades[:, channel].flatten().int()) for channel in range(3)]
-        return torch.stack([channel.view(len(shades), *shades.shape[2:]) for channel in channels], dim=1)
+        """(tiles, S, S, 3) uint8 to (tiles, 3, S, S) float32, on the device where it lies."""
+        table, normalised = self.table.to(shades.device), list[Tensor]()
+        for channel in range(3):
+            own = shades[..., channel].int()
+            normalised.append(table[channel].index_select(0, own.flatten()).view_as(own))
+        return torch.stack(normalised, dim=1)
 
 
 def best_plane(size: tuple[int, int], planes: Sequence[tuple[int, int]]) -> tuple[int, int]:

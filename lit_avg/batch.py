@@ -28,14 +28,17 @@ PADDING = -2
 
 @dataclass
 class Batch:
-    """Images, rows and questions of one step. Shapes are in the comments; integers are int64."""
+    """Images, rows and questions of one step. Shapes are in the comments; integers are int64.
+
+    From a loader to the device pictures travel as bytes, (sum of tiles, S, S, 3) uint8 in the place of `pixel_values`.
+    """
 
     input_ids: Tensor  # (B, T) token ids, IMAGE_PLACEHOLDER at most once a row
     labels: Tensor  # (B, T) the token itself where it is an answer token (end of answer included), else IGNORED_LABEL
     question: Tensor  # (B, T) index into the Q questions of the batch, or PREFIX, or PADDING
     instruction: Tensor  # (B, T) bool: text of the user's turns, what the instruction filter may choose from
     image_of_row: Tensor  # (B,) index into the I images, -1 for a text-only row
-    pixel_values: Tensor  # (sum of tiles, 3, S, S) float32, global view first, then row by row; uint8 on its way here
+    pixel_values: Tensor  # (sum of tiles, 3, S, S) float32, global view first, then row by row
     tile_grids: list[tuple[int, int]]  # I pairs: rows and columns of tiles, (0, 0) for the global view alone
     image_sizes: Tensor  # (I, 2) height and width of the original picture in pixels
     keys: list[str]  # Q names, unique in the data set: the sample's key, and "/i" for the i-th of several questions

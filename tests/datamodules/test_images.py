@@ -34,7 +34,7 @@ def test_tiles_equal_those_of_transformers_bit_for_bit(width: int, height: int) 
 def test_a_wide_picture_gets_a_row_of_tiles_and_a_global_view() -> None:
     tiled = Tiling(56, PINPOINTS)(random_picture(112, 56))
     assert (tiled.tile_grid, tiled.image_size) == ((1, 2), (56, 112))
-    assert tiled.shades.shape == (3, 3, 56, 56)  # 1 + 1 x 2 views
+    assert tiled.shades.shape == (3, 56, 56, 3)  # 1 + 1 x 2 views
 
 
 def test_a_single_view_is_the_global_view_alone() -> None:
@@ -47,11 +47,11 @@ def test_a_single_view_is_the_global_view_alone() -> None:
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (2, 3), (1, 1)])
 def test_thin_pictures_are_tiled_too(size: tuple[int, int]) -> None:
     tiled = Tiling(56, PINPOINTS)(random_picture(*size))
-    assert tiled.shades.shape == (1 + tiled.tile_grid[0] * tiled.tile_grid[1], 3, 56, 56)
+    assert tiled.shades.shape == (1 + tiled.tile_grid[0] * tiled.tile_grid[1], 56, 56, 3)
 
 
 def test_each_channel_has_a_mean_and_a_deviation_of_its_own() -> None:
-    shades = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)  # 0, 0.2 and 1
+    shades = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)  # 0, 0.2 and 1
     normalised = Normalisation((0.5, 0.1, 0.0), (0.25, 0.5, 2.0))(shades)
     torch.testing.assert_close(normalised.flatten(), torch.tensor([-2.0, 0.2, 0.5]))
     assert Normalisation()(shades[:0]).shape == (0, 3, 1, 1)
