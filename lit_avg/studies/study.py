@@ -43,12 +43,14 @@ class Row:
         run: the run's name.
         policy: the policy's name.
         axes: the value of each axis that the row was made for.
+        template: the name before its axes were filled in, which rows that differ in axes alone have in common.
     """
 
     name: str
     run: str
     policy: str
     axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
     for section in sections:
         for chosen in combinations(axes, (section.name, section.left)):
             fields = Fields(substituted(section.left, chosen), section.place, errors)
-            row = replace(_row(fields, runs, errors), name=substituted(section.name, chosen), axes=chosen)
+            row = _row(fields, runs, errors)
+            row = replace(row, name=substituted(section.name, chosen), axes=chosen, template=section.name)
             if row.name in rows:
                 fields.complain(f"there are two rows {row.name!r}; name each axis in the row's own name")
             rows[row.name] = row

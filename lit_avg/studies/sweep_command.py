@@ -110,10 +110,11 @@ def _finish(study: Study, console: Console) -> None:
 
     table = collect(study)
     write_tables(table)
-    draw_figures(study)
+    figures = draw_figures(study)
     print_table(table)
     lines = [f"table      {study.out / 'table.md'}, {study.out / 'table.csv'}"]
-    lines += [f"figures    {study.out / 'figures'}", f"all runs   tensorboard --logdir {study.out}"]
+    lines += [f"figures    {path}" for path in figures if path.suffix == ".png"]
+    lines += [f"all runs   tensorboard --logdir {study.out}"]
     _say(console, lines)
 
 

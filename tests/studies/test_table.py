@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from lit_avg.studies import sweep_command, table_command
-from lit_avg.studies.figures import draw_figures
 from lit_avg.studies.results import collect
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown
@@ -93,12 +92,6 @@ def test_a_table_needs_no_torch_and_no_matplotlib(write_study: WriteStudy) -> No
     code += "sys.exit(' '.join({'torch', 'lightning', 'matplotlib', 'pandas'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code, str(write_study())], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_figures_can_be_drawn_before_anything_is_finished(write_study: WriteStudy) -> None:
-    study = load_study(write_study())
-    draw_figures(study)
-    assert sorted(path.name for path in (study.out / "figures").iterdir()) == ["accuracy_tokens.png", "selection.png"]
 
 
 def test_a_study_file_that_is_no_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
