@@ -8,9 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from lit_avg.studies.drawing.style import SINGLE, Mark, mark, note, ordered_mark, wrapped
+from lit_avg.studies.drawing.style import SINGLE, Mark, draw_line, mark, note, ordered_mark, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, Sample, sample
 from lit_avg.studies.study import Row, Study
@@ -52,7 +51,8 @@ def accuracy_over(study: Study, results: Results, axis_name: str) -> Figure | No
     figure = Figure(figsize=(SINGLE, 2.4), layout="constrained")
     axis = figure.subplots()
     for look, line in zip(_marks(rows, lines, axis_name), lines, strict=True):
-        _draw(axis, line, look)
+        values_of_line, samples = zip(*line.points, strict=True)
+        draw_line(axis, values_of_line, samples, look, wrapped(line.name, SINGLE - 0.6))
     reference = [row for row in study.rows if row.name == study.reference]
     _draw_reference(axis, reference, results)
     _scale(axis, values)
@@ -88,17 +88,6 @@ def _marks(rows: Sequence[Row], lines: Sequence[Line], axis_name: str) -> list[M
     return [ordered_mark(sorted(values).index(value), len(values)) for value in values]
 
 
-def _draw(axis: Axes, line: Line, look: Mark) -> None:
-    """The line breaks where a row is not finished."""
-    values = [value for value, _ in line.points]
-    means = [math.nan if found.mean is None else 100 * found.mean for _, found in line.points]
-    spreads = [100 * (found.sd or 0.0) for _, found in line.points]
-    low, high = ([mean + side * sd for mean, sd in zip(means, spreads, strict=True)] for side in (-1, 1))
-    label = wrapped(line.name, SINGLE - 0.6)
-    axis.plot(values, means, color=look.colour, marker=look.shape, linestyle=look.line, label=label)
-    axis.fill_between(values, low, high, color=look.colour, alpha=0.18, linewidth=0)
-
-
 def _draw_reference(axis: Axes, reference: Sequence[Row], results: Results) -> None:
     for row in reference:
         mean = sample(results, row, "accuracy").mean
@@ -116,9 +105,7 @@ def _scale(axis: Axes, values: Sequence[float]) -> None:
         else:
             smallest = min(abs(value) for value in values if value)
             axis.set_xscale("symlog", linthresh=smallest, linscale=0.5)
-    axis.xaxis.set_major_locator(FixedLocator(values))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    tick_at(axis, values)
 
 
 def _legend(figure: Figure, axis: Axes) -> None:

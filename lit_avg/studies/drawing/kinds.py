@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from lit_avg.studies.drawing.cost import FIXED
-from lit_avg.studies.drawing.style import mark, note, panels, wrapped
+from lit_avg.studies.drawing.style import draw_line, mark, note, panels, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
-from lit_avg.studies.results import Results, Sample, sample
+from lit_avg.studies.results import Results, sample
 from lit_avg.studies.study import Row, Study
 
 
@@ -49,20 +48,7 @@ def _draw(axis: Axes, rows: Sequence[Row], kinds: Sequence[str], results: Result
     levels = sorted(by_level)
     for number, kind in enumerate(kinds):
         samples = [sample(results, by_level[level], f"accuracy/{kind}") for level in levels]
-        look = mark(number)
-        axis.plot(levels, _shifted(samples, 0), color=look.colour, marker=look.shape, linestyle=look.line, label=kind)
-        axis.fill_between(
-            levels, _shifted(samples, -1), _shifted(samples, 1), color=look.colour, alpha=0.18, linewidth=0
-        )
+        draw_line(axis, levels, samples, mark(number), kind)
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(FixedLocator(levels))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    tick_at(axis, levels)
     axis.grid()
-
-
-def _shifted(samples: Sequence[Sample], deviations: float) -> list[float]:
-    """Means in percent and so many standard deviations; not a number where there is none, which breaks the line."""
-    return [
-        float("nan") if found.mean is None else 100 * (found.mean + deviations * (found.sd or 0.0)) for found in samples
-    ]

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from lit_avg.studies.results import Sample
 
 SINGLE, DOUBLE = 3.3, 6.9
 """Widths of one and of two columns of a printed page, in inches."""
@@ -67,6 +71,23 @@ def ordered_mark(number: int, among: int) -> Mark:
 def shade(position: float) -> str:
     """A colour of cividis, dark at 0 and light at 1, in order for colour-blind eyes and in print too."""
     return to_hex(mpl.colormaps["cividis"](position))
+
+
+def draw_line(axis: Axes, values: Sequence[float], samples: Sequence[Sample], look: Mark, name: str) -> None:
+    """Means in percent with a band of one standard deviation; the line breaks where a sample is empty."""
+    means = [math.nan if found.mean is None else 100 * found.mean for found in samples]
+    low, high = (
+        [mean + side * 100 * (found.sd or 0.0) for mean, found in zip(means, samples, strict=True)] for side in (-1, 1)
+    )
+    axis.plot(values, means, color=look.colour, marker=look.shape, linestyle=look.line, label=name)
+    axis.fill_between(values, low, high, color=look.colour, alpha=0.14, linewidth=0)
+
+
+def tick_at(axis: Axes, values: Sequence[float]) -> None:
+    """A tick at each value of the horizontal axis, with the value as people write it."""
+    axis.xaxis.set_major_locator(FixedLocator(values))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def panels(count: int, height: float, across: str) -> tuple[Figure, list[Axes]]:
