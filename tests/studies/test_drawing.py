@@ -174,6 +174,20 @@ def test_labels_cover_neither_each_other_nor_a_point(tmp_path: Path) -> None:
     assert [box for box in boxes for dot in dots if box.contains(*dot)] == []
 
 
+def test_fixed_levels_of_several_runs_are_joined_apart_and_called_as_their_rows_are(tmp_path: Path) -> None:
+    rows = {f"max pooling, {name}": row | {"set": {"pooling": "max"}} for name, row in FIXED.items()}
+    study = made_up_study(tmp_path, rows={**FIXED, **rows})
+    finish(study, lambda run: router_metrics(0.5, 0.9))
+    results = finished_results(study)
+    figure = accuracy_tokens(study, results)
+    assert words(figure) == "| Pareto front | fixed, stage4 | fixed, max pooling"
+    joined = [line for line in shown(figure).lines if line.get_color() == "0.35" and len(line.get_xydata()) == 5]
+    assert [line.get_linestyle() for line in joined] == ["-", "--"]
+    by_kind = accuracy_by_kind(study, results)
+    assert by_kind is not None
+    assert [axis.get_title("left") for axis in by_kind.axes] == ["stage4", "max pooling"]
+
+
 def test_each_kind_has_a_line_over_the_fixed_granularities(tmp_path: Path) -> None:
     study = made_up_study(tmp_path, rows={"router": ROUTER, **FIXED})
     finish(study, lambda run: router_metrics(0.9, 0.5))

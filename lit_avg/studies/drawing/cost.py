@@ -54,6 +54,12 @@ def front_of(rows: Sequence[Row], points: Sequence[Point]) -> list[Row]:
     return [rows[possible[place]] for place in pareto_front([points[number] for number in possible])]
 
 
+def shared_name(fixed: Sequence[Row]) -> str:
+    """What rows of one run with fixed levels are called besides their levels; the run's name if they do not agree."""
+    names = {row.name.replace(row.policy, "").strip(" ,;:·–-()") for row in fixed}
+    return names.pop() if len(names) == 1 and "" not in names else fixed[0].run
+
+
 def _draw_front(axis: Axes, rows: Sequence[Row], points: dict[str, Point]) -> set[str]:
     """The best that so many tokens buy, as steps; the names of the rows on it."""
     front = [row.name for row in front_of(rows, [points[row.name] for row in rows])]
@@ -73,7 +79,7 @@ def _draw_fixed(axis: Axes, rows: Sequence[Row], results: Results) -> list[Label
     labels: list[Label] = []
     for run, line in zip(runs, ("-", "--", "-.", ":") * len(runs), strict=False):
         own = sorted((row for row in fixed if row.run == run), key=lambda row: point_of(results, row))
-        name = "fixed granularity (tokens per tile)" + (f" of {run}" if len(runs) > 1 else "")
+        name = f"fixed, {shared_name(own)}" if len(runs) > 1 else "fixed granularity (tokens per tile)"
         _points(axis, own, results, name, FIXED_GREY, "o", line)
         labels += [Label(row.policy.removeprefix(FIXED), point_of(results, row), FIXED_GREY) for row in own]
     return labels

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.studies.drawing.cost import FIXED
+from lit_avg.studies.drawing.cost import FIXED, shared_name
 from lit_avg.studies.drawing.style import draw_line, mark, note, panels, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, sample
@@ -25,10 +25,10 @@ def accuracy_by_kind(study: Study, results: Results) -> Figure | None:
     figure, axes = panels(len(by_run), 2.1, "tokens per tile")
     figure.set_figheight(figure.get_figheight() + 0.5)  # the legend's
     kinds = sorted({kind for rows in by_run.values() for row in rows for kind in kinds_of(results, row)})
-    for axis, (run, rows) in zip(axes, by_run.items(), strict=True):
+    for axis, rows in zip(axes, by_run.values(), strict=True):
         _draw(axis, rows, kinds, results)
         if len(by_run) > 1:
-            axis.set_title(wrapped(run, 1.8, 8), loc="left")
+            axis.set_title(wrapped(shared_name(rows), 1.8, 8), loc="left")
     axes[0].set_ylabel("accuracy (%)" + (", mean ± sd" if len(study.seeds) > 1 else ""))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3 if len(by_run) == 1 else 6, handlelength=3)
