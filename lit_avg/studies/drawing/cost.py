@@ -34,7 +34,7 @@ def accuracy_tokens(study: Study, results: Results) -> Figure | None:
     axis.set(xlabel="visual tokens (% of the finest granularity)", ylabel=f"accuracy (%){_spread(study)}")
     axis.grid()
     axis.margins(0.08)
-    legend = figure.legend(loc="outside right upper", labelspacing=0.6)
+    legend = figure.legend(loc="outside right upper", labelspacing=0.6, handlelength=3.2)
     lines = sum(text.get_text().count("\n") + 1 for text in legend.get_texts())
     figure.set_figheight(max(3.2, 1.45 * SMALL / 72 * lines + 0.4))
     note(figure, footnote(study, results, study.rows))
