@@ -77,6 +77,11 @@ class Cell:
         remarks += [f"n = {len(self.sample.values)}"] if 0 < len(self.sample.values) < self.finished else []
         return text + (f" ({', '.join(remarks)})" if remarks else "")
 
+    def of_seed(self, seed: int) -> str | None:
+        """The value of one seed, as people read it."""
+        values = dict(zip(self.sample.seeds, self.sample.values, strict=True))
+        return self._shown(values[seed], self.signed) if seed in values else None
+
     def _shown(self, value: float, signed: bool = False) -> str:
         digits = _DIGITS[self.metric.unit]
         value = round(100 * value if self.metric.unit == "share" else value, digits) + 0.0  # no -0.0

@@ -183,6 +183,7 @@ def _provenance(study: Study, used: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def commit_of(result: Mapping[str, Any]) -> str:
-    """The commit that a run was made at, and whether the clone had changes."""
-    return f"{result.get('commit')}"[:10] + (" with changes" if result.get("dirty") else "")
+def commit_of(result: Mapping[str, Any], whole: bool = False) -> str:
+    """The commit that a run was made at, its beginning if not `whole`, and whether the clone had changes."""
+    commit = f"{result.get('commit')}"
+    return (commit if whole else commit[:10]) + (" with changes" if result.get("dirty") else "")
