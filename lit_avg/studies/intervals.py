@@ -14,10 +14,10 @@ from typing import Any
 from lit_avg.studies.files import write_whole
 from lit_avg.studies.identity import digest
 from lit_avg.studies.plan import PlannedRun
+from lit_avg.studies.records import OUTCOMES
 from lit_avg.studies.results import Table, TableRow
 
 FILE = "intervals.json"
-OUTCOMES = "outcomes.csv"
 METHOD = 1
 """Counts changes of how an interval is computed; those kept from before are not taken."""
 
