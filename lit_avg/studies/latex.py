@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import cache
 
 from lit_avg.studies.cells import Cell, Sheet
 
@@ -87,6 +88,7 @@ def _signs(text: str) -> str:
     return re.sub(r"([-+])(?=\d)", r"$\1$", escaped(text))
 
 
+@cache  # of the few hundred there are
 def _letter(character: str) -> str:
     if character in _COMMANDS:
         return _COMMANDS[character]

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ class Sample:
     values: tuple[float, ...]
     seeds: tuple[int, ...] = field(default=(), kw_only=True)
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         """None without values."""
         return statistics.fmean(self.values) if self.values else None
 
-    @property
+    @cached_property  # the statistics module is exact, and takes its time
     def sd(self) -> float | None:
         """Sample standard deviation; None for fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
