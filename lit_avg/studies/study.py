@@ -43,15 +43,15 @@ class Row:
         name: as in the study, axes filled in.
         run: the run's name.
         policy: the policy's name.
-        axes: the value of each axis that the row was made for.
         paper: the paper's number for a column, in the column's own unit, where there is one.
+        axes: the value of each axis that the row was made for.
     """
 
     name: str
     run: str
     policy: str
-    axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     paper: Mapping[str, float] = field(default_factory=dict[str, float])
+    axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,15 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
     """The study with its rows, and the runs that they make."""
     runs, rows = dict(study.runs), dict[str, Row]()
     for section in sections:
+        paper = take_paper(section, study.columns)
         for chosen in combinations(axes, (section.name, section.left)):
             fields = Fields(substituted(section.left, chosen), section.place, errors)
-            paper = take_paper(fields, study.columns)
-            row = replace(_row(fields, runs, errors), name=substituted(section.name, chosen), axes=chosen, paper=paper)
-            if paper and chosen:
-                fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
+            row = replace(_row(fields, runs, errors), name=substituted(section.name, chosen), axes=chosen)
             if row.name in rows:
                 fields.complain(f"there are two rows {row.name!r}; name each axis in the row's own name")
-            rows[row.name] = row
+            rows[row.name] = replace(row, paper=paper)
+            if paper and chosen:
+                fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
     if study.reference is not None and study.reference not in rows:
         errors.append(Mistake("reference", f"there is no row {study.reference!r}"))
     return replace(study, runs=runs, rows=tuple(rows.values()))

@@ -108,10 +108,10 @@ def _finish(study: Study, console: Console) -> None:
     """Table and figures; matplotlib takes a second to load, so not before it is needed."""
     from lit_avg.studies.figures import draw_figures
 
-    sheet = sheet_of(study)
-    write_tables(sheet)
+    table = sheet_of(study)
+    write_tables(table)
     draw_figures(study)
-    print_table(sheet)
+    print_table(table)
     lines = [f"table      {study.out / 'table.md'}, {study.out / 'table.csv'}"]
     lines += [f"figures    {study.out / 'figures'}", f"all runs   tensorboard --logdir {study.out}"]
     _say(console, lines)
