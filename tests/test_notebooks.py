@@ -78,7 +78,8 @@ def test_a_study_is_read_from_what_its_runs_have_left(tmp_path: Path) -> None:
     study = made_up_study(tmp_path, seeds=[0, 1, 2], rows=rows, reference="fixed 64")
     finish(study, lambda run: router_metrics(0.9 + run.seed / 100, 0.5, CHOICES))
     for run in plan(study):
-        (run.directory / "outcomes.csv").write_text(outcomes_csv(outcomes(run.seed), Granularities(LEVELS)))
+        found, always_16 = outcomes(run.seed), {"router": torch.full((30,), LEVELS.index(16))}
+        (run.directory / "outcomes.csv").write_text(outcomes_csv(found, Granularities(LEVELS), always_16))
     notebook = executed(READING, STUDY=study.path)
     assert len(outputs(notebook, "image/png")) == 3
     table, by_kind = outputs(notebook, "text/html")
