@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 SAMPLES_PER_SHARD = 500
 
 VERSION = 3
-"""Goes up when the pictures or the questions change, so that no old cache is taken for the new data; a test sees to it."""
+"""Goes up when the pictures or the questions change (a test sees to it), so that no cache is taken for the new data."""
 
 
 @dataclass(frozen=True)
