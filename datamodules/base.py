@@ -1,7 +1,7 @@
 """What all data modules share: tokenizer, tiling, and a stream of batches from a folder of shards for each split."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -16,6 +16,8 @@ from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
 from datamodules.processor import llava_next_processor
 from datamodules.shards import ShardedSamples, read_manifest
 from datamodules.stream import BatchStream, EncodedSamples, EpochOrder
+from datamodules.stretch import stretch
+from lit_avg.batch import Batch
 from lit_avg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -165,6 +167,46 @@ class ShardsDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> BatchStream:
         """What a test sees."""
         return self.test_dataloader()
+
+    @property
+    def text_and_pixels(self) -> dict[str, str]:
+        """What makes tokens and pixels of a sample, by name; long things by their hash."""
+        backend = self.tokenizer_object.backend_tokenizer.to_str()
+        template = self.encoder.renderer.template
+        return {
+            "tokenizer": hashlib.sha256(backend.encode()).hexdigest()[:16],
+            "template": hashlib.sha256(template.encode()).hexdigest()[:16],
+            "system prompt": self.system_prompt or "",
+            "max_length": str(self.max_length),
+            "independent_turns": str(self.independent_turns),
+            "pack_questions": str(self.collate.pack_questions),
+            "tile_size": str(self.tile_size),
+            "grid_pinpoints": str(self.grid_pinpoints),
+            "image_mean and image_std": f"{list(self.image_mean)} {list(self.image_std)}",
+        }
+
+    def data_digest(self, split: Split) -> str | None:
+        """SHA-256 of which samples a split has; None if there is no such split."""
+        if self.folder(split) is None:
+            return None
+        samples = self._samples(split)
+        return hashlib.sha256(samples.manifest.digest.encode() + samples.numbers.tobytes()).hexdigest()
+
+    def sample_count(self, split: Split) -> int:
+        """Samples of a split."""
+        return len(self._samples(split))
+
+    def stretch(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
+        """The samples from `begin` to before `end`, each once; those without room for their answer are left out."""
+        return stretch(
+            self._samples(split), self.encoder, self.collate, (begin, end), self.eval_batch_size, self.workers
+        )
+
+    def _samples(self, split: Split) -> ShardedSamples:
+        folder = self.folder(split)
+        if folder is None:
+            raise UserError(f"there is no {split} split; give the data module its folder of shards")
+        return ShardedSamples(folder, self.keeps(split))
 
     def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
         folder = self.folder(split)

@@ -22,6 +22,7 @@ class Question:
     kind: str
     answer: str  # the last one of a dialogue
     rendering: Rendering
+    source: str = ""  # of the sample
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,18 @@ class SampleEncoder:
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None
         if not self.independent_turns:
-            yield _question(sample.key, sample.kinds[-1:], self.renderer(sample.turns, has_image), sample.turns[-1])
+            rendering = self.renderer(sample.turns, has_image)
+            yield _question(sample.key, sample.kinds[-1:], rendering, sample.turns[-1], sample.source)
             return
         for number, (asked, answered) in enumerate(sample.rounds):
             rendering = self.renderer((*sample.system, asked, answered), has_image)
-            yield _question(f"{sample.key}/{number}", sample.kinds[number : number + 1], rendering, answered)
+            yield _question(
+                f"{sample.key}/{number}", sample.kinds[number : number + 1], rendering, answered, sample.source
+            )
 
 
-def _question(key: str, kinds: tuple[str, ...], rendering: Rendering, answered: Turn) -> Question:
-    return Question(key, kinds[0] if kinds else "all", words_of(answered.text), rendering)
+def _question(key: str, kinds: tuple[str, ...], rendering: Rendering, answered: Turn, source: str) -> Question:
+    return Question(key, kinds[0] if kinds else "all", words_of(answered.text), rendering, source)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Collate:
             keys=[question.key for question in questions],
             kinds=[question.kind for question in questions],
             answers=[question.answer for question in questions],
+            sources=[question.source for question in questions],
         )
 
     def _rows(self, samples: Sequence[EncodedSample]) -> Iterator[Row]:

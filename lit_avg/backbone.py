@@ -14,7 +14,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.errors import UserError
 from lit_avg.generation import Generation
-from lit_avg.llava_next import composed, config_of, whole
+from lit_avg.llava_next import composed, config_of, llm_left_out, settings_hash, whole
 from lit_avg.sequences import LlmInput
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
@@ -68,6 +68,10 @@ class Backbone(nn.Module):
             self.hf = composed(config_of(vision_encoder), config_of(llm), vision_feature_layer, attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
+        self.attention = attention
+        self.llm_not_loaded = llm_left_out()  # its SHA-256; None where there is an LLM
+        if self.llm_not_loaded is not None:
+            self.hf.lm_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  nothing will be asked of it
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
         if gradient_checkpointing:
@@ -77,6 +81,18 @@ class Backbone(nn.Module):
     def width(self) -> int:
         """D, the width of the LLM's embeddings."""
         return cast(PreTrainedConfig, self.hf.config.text_config).hidden_size
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What, beside weights, decides what it computes; long things by their hash."""
+        config = self.hf.config
+        return {
+            "vision encoder": settings_hash(config.vision_config),
+            "llm": settings_hash(config.text_config),
+            "feature layer": str(config.vision_feature_layer),
+            "feature selection": str(config.vision_feature_select_strategy),
+            "attention": self.attention,
+        }
 
     @property
     def end_tokens(self) -> list[int]:
@@ -115,9 +131,10 @@ class Backbone(nn.Module):
         """
         own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
         try:
-            loaded = type(own).from_pretrained(source)
+            only_embeddings = {"config": own.config} if part == "llm" and self.llm_not_loaded is not None else {}
+            loaded = type(own).from_pretrained(source, **only_embeddings)
             own.load_state_dict(loaded.state_dict())
-            if part == "llm":
+            if part == "llm" and self.llm_not_loaded is None:
                 self.hf.lm_head.load_state_dict(AutoModelForCausalLM.from_pretrained(source).lm_head.state_dict())
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -147,6 +164,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
         """
+        self._require_llm()
         mask = rows.attention_mask()
         if mask is not None:
             self._check_window(rows)
@@ -159,6 +177,13 @@ class Backbone(nn.Module):
         logits = self.hf.lm_head(hidden[rows.answer_row, rows.answer_from]).float()  # (A, V)
         log_prob = -nn.functional.cross_entropy(logits, rows.answer_token, reduction="none")
         return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
+
+    def _require_llm(self) -> None:
+        """Refuse to let a backbone speak whose LLM was left out."""
+        if self.llm_not_loaded is not None:
+            raise UserError(
+                "this run has its feedback from a store and no LLM; nothing can be scored or answered by it"
+            )
 
     def _check_window(self, rows: LlmInput) -> None:
         """Where transformers is given a mask, it leaves the window to the mask, and ours has none."""
@@ -185,6 +210,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: the generation config asks for more than one continuation of a prompt.
         """
+        self._require_llm()
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])

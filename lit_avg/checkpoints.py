@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_avg.backbone import Backbone, BackbonePart
 from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, names_of
+from lit_avg.llava_next import LLM_LAYERS
 from lit_avg.model import AvgLlava
 from lit_avg.weight_files import check_fit
 
@@ -22,6 +23,8 @@ LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""
 
 _BACKBONE = "model.backbone."
+
+_LLM_LAYERS = tuple(f"{_BACKBONE}hf.{beginning}" for beginning in LLM_LAYERS)
 
 STAGE_KEY = "lit_avg_stage"
 """Entry of a checkpoint that names the stage it belongs to."""
@@ -68,7 +71,7 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str) -
     weights = {
         name.removeprefix(_BACKBONE): tensor
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
-        if name.startswith(_BACKBONE)
+        if name.startswith(_BACKBONE) and not (backbone.llm_not_loaded and name.startswith(_LLM_LAYERS))
     }
     kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)

@@ -28,6 +28,10 @@ VERBS = {
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
     "shard": Verb("pack conversations and images into shards", "datamodules.shard_command"),
+    "feedback": Verb(
+        "compute what the LMM thinks of each granularity, once; or report on it", "lit_avg.feedback_command"
+    ),
+    "calibrate": Verb("fit how much of a run's accuracy may be given for fewer tokens", "lit_avg.calibrate_command"),
     "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.export"),
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"
