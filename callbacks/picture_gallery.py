@@ -36,8 +36,8 @@ class Answered:
 class PictureGallery(L.Callback):
     """After each validation of a run: the first pictures of the validation split in TensorBoard.
 
-    Only in runs that have their LLM, not those on stored feedback; and of one process: to generate is a matter for all ranks of a sharded model, and they would not agree
-    on when to stop.
+    Only in runs that have their LLM, not those on stored feedback; and of one process: to generate is a matter for all
+    ranks of a sharded model, and they would not agree on when to stop.
 
     Args:
         pictures: how many.

@@ -1,6 +1,5 @@
 """Feedback written once is read by every router: bit for bit what it would be live, and only where it belongs."""
 
-import copy
 import json
 import os
 import signal
@@ -9,41 +8,19 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from lit_avg.cli import main
 from lit_avg.feedback_parts import read_part
 from lit_avg.feedback_store import FeedbackStore
+from lit_avg.stages import RGLF
 from tests.drawn import drawn_shards
-from tests.tiny_run import MODEL, write_yaml
+from tests.stored import config, copied, trained
 
 SAMPLES = 14
-
-
-def model(levels: list[int]) -> dict[str, Any]:
-    made = copy.deepcopy(MODEL)
-    made["init_args"]["backbone"]["init_args"]["llm"]["vocab_size"] = 512
-    made["init_args"]["granularities"] = {"tokens": levels, "step": levels[1] // levels[0]}
-    made["init_args"]["router"]["init_args"]["dropout"] = 0.1  # which draws, and must draw alike
-    return made
-
-
-def config(folder: Path, shards: Path, stage: str, name: str, levels: list[int] | None = None, **more: object) -> str:
-    data = {"train": str(shards), "tokenizer": "jersey", "batch_size": 3, "tile_size": 32, "val_share": 0.3}
-    data |= {"grid_pinpoints": [[32, 64], [64, 32]], "system_prompt": None, "independent_turns": True}
-    arguments = {"model": model(levels or [1, 2, 4, 8, 16]), "optimization": {"lr": 0.01}, **more}
-    content = {
-        "run_root": str(folder),
-        "trainer": {"default_root_dir": str(folder / name), "max_steps": 5, "accelerator": "cpu"},
-        "model": {"class_path": f"lit_avg.stages.{stage}", "init_args": arguments},
-        "data": {"class_path": "datamodules.llava_shards.LLaVAShards", "init_args": data},
-    }
-    return write_yaml(folder / f"{name}.yaml", content)
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +40,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> tuple[Path,
     return folder, command
 
 
-def trained(run: Path) -> dict[str, Tensor]:
-    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return {name: tensor for name, tensor in weights.items() if "router" in name or name == "delta"}
-
-
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     capsys.readouterr()
     assert main(argv) == 2
     return capsys.readouterr().err
-
-
-def copied(store: Path, to: Path) -> Path:
-    for path in store.rglob("*"):
-        if path.is_file():
-            target = to / path.relative_to(store)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    return to
 
 
 def test_a_router_trained_from_the_store_is_bit_equal_to_one_trained_live(chain: tuple[Path, list[str]]) -> None:
@@ -108,8 +71,6 @@ def test_three_of_the_five_levels_train_from_the_same_store(chain: tuple[Path, l
 
 
 def test_a_fit_from_the_store_has_no_llm(chain: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_avg.stages import RGLF
-
     folder, _ = chain
     seen = list[set[str]]()
 
