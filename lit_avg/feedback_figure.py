@@ -44,6 +44,7 @@ def _stack(axis: Axes, shares: Mapping[str, Sequence[float]], granularities: Seq
         colour = colours(level / max(1, len(granularities) - 1))
         axis.barh(names, widths, left=lefts, color=colour, label=str(tokens))
         lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
+    axis.set(xlim=(0, 100), ylim=(-0.6, max(1.6, len(names) - 0.4)))  # a single group is no wall
     axis.set_xlabel("questions for which a granularity has the best feedback (%)")
     axis.legend(title="tokens per tile", ncols=len(granularities), loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
@@ -57,4 +58,4 @@ def _trade(axis: Axes, fixed: Mapping[int, tuple[float, float]], curve: Sequence
     axis.annotate("ε = 0", (100 * curve[0][1], curve[0][2]), (6, 4), textcoords="offset points", color="#D55E00")
     axis.set_xlabel("visual tokens, of those of the finest granularity (%)")
     axis.set_ylabel("accuracy")
-    axis.legend(loc="lower right", frameon=False)
+    axis.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)

@@ -126,8 +126,12 @@ def curve_table(curve: Sequence[tuple[float, float, float]]) -> Table:
 
 def _print_ties(console: Console, stored: StoredFeedback, epsilon: float) -> None:
     tied = ties(stored, epsilon)
-    line = f"ties within {epsilon:g} nats: {(tied > 1).double().mean():.1%} of the questions, "
-    console.print(f"{line}{tied.double().mean():.2f} granularities as good as the best on average", highlight=False)
+    share, mean = (tied > 1).double().mean().item(), tied.double().mean().item()
+    console.print(
+        f"ties within {epsilon:g} nats: {share:.1%} of the questions; {mean:.2f} granularities are as good as the best",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _worth(stored: StoredFeedback, chosen: Tensor) -> tuple[float, float]:
