@@ -87,8 +87,8 @@ class Backbone(nn.Module):
         """What, beside weights, decides what it computes; long things by their hash."""
         config = self.hf.config
         return {
-            "vision encoder": settings_hash(config.vision_config),
-            "llm": settings_hash(config.text_config),
+            "vision encoder": settings_hash(cast(PreTrainedConfig, config.vision_config)),
+            "llm": settings_hash(cast(PreTrainedConfig, config.text_config)),
             "feature layer": str(config.vision_feature_layer),
             "feature selection": str(config.vision_feature_select_strategy),
             "attention": self.attention,

@@ -8,7 +8,7 @@ its `.lock` file, and the kernel takes a dead process's lock away.
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +191,7 @@ class FeedbackReader:
 
 
 @contextmanager
-def _lock(path: Path, wait: bool) -> Iterator[bool]:
+def _lock(path: Path, wait: bool) -> Generator[bool]:
     """Whether the lock on a file is held."""
     with path.open("w") as file:
         try:

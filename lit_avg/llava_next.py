@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pickle import UnpicklingError
@@ -25,7 +25,7 @@ LLM_LAYERS = ("model.language_model.layers.", "lm_head.")
 
 
 @contextmanager
-def without_llm(sha256: str) -> Iterator[None]:
+def without_llm(sha256: str) -> Generator[None]:
     """Backbones made here have no LLM but its token embeddings, which is all that a router needs of it.
 
     Args:
@@ -50,9 +50,9 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
         UserError: it cannot be loaded, or is not what its config says.
     """
     try:
-        config = cast(LlavaNextConfig, LlavaNextConfig.from_pretrained(source))
+        config = LlavaNextConfig.from_pretrained(source)
         if llm_left_out() is not None:
-            config.text_config.num_hidden_layers = 0
+            cast(PreTrainedConfig, config.text_config).num_hidden_layers = 0
         hf, report = cast(
             tuple[LlavaNextForConditionalGeneration, dict[str, Any]],
             LlavaNextForConditionalGeneration.from_pretrained(

@@ -33,6 +33,7 @@ def tiny_backbone(**changes: object) -> Backbone:
 def tiny_model(
     k: int = 4, levels: tuple[int, ...] = LEVELS, semantics: Semantics | Preset = "paper", slots: int = 4
 ) -> AvgLlava:
+    torch.manual_seed(0)  # for the router, which begins alike whatever the backbone draws
     router = partial(GranularityRouter, instruction_tokens=slots, heads=2, dropout=0.0)
     return AvgLlava(tiny_backbone, Granularities(levels), router, k=k, semantics=semantics).eval()
 
