@@ -1,10 +1,13 @@
 """Lightning callbacks that watch a run and never steer its maths: one class a file."""
 
+from callbacks.data_counts import DataCounts
 from callbacks.granularity_histogram import GranularityHistogram
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.loss_record import LossRecord
 from callbacks.picture_gallery import PictureGallery
 from callbacks.policy_table import PolicyTable
 from callbacks.predictions_writer import PredictionsWriter
+from callbacks.preemption import Preemption
 from callbacks.results_writer import ResultsWriter
 from callbacks.run_progress import RunProgress
 from callbacks.save_config import SaveConfig
@@ -12,11 +15,14 @@ from callbacks.throughput import Throughput
 from callbacks.token_savings import TokenSavings
 
 __all__ = [
+    "DataCounts",
     "GranularityHistogram",
     "LastCheckpoint",
+    "LossRecord",
     "PictureGallery",
     "PolicyTable",
     "PredictionsWriter",
+    "Preemption",
     "ResultsWriter",
     "RunProgress",
     "SaveConfig",

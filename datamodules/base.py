@@ -1,35 +1,40 @@
 """What all data modules share: tokenizer, tiling, and a stream of batches from a folder of shards for each split."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import lightning as L
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
 
+from datamodules.bad_samples import BadSampleLog, EncodedSamples
 from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
+from datamodules.grouping import Lengths
 from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.mixture import Mixture
+from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
-from datamodules.shards import ShardedSamples, read_manifest
-from datamodules.stream import BatchStream, EncodedSamples, EpochOrder
+from datamodules.shard_cache import ShardCache, default_cache
+from datamodules.sizes import lengths_of_all
+from datamodules.splits import Split, Splits
+from datamodules.stream import BatchStream
 from datamodules.stretch import stretch
+from datamodules.wording import Wording, wording
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
-
-Split = Literal["train", "val", "test"]
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 """Tokenizers that ship with the project, one folder each."""
 
 
-class ShardsDataModule(L.LightningDataModule):
+class ShardsDataModule(Splits, L.LightningDataModule):
     """Batches from shards; a subclass says where the shards of each split are.
+
+    A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.sources`.
 
     Args:
         tokenizer: hub id, folder, or the name of one that ships with the project (`jersey`).
@@ -46,6 +51,12 @@ class ShardsDataModule(L.LightningDataModule):
         image_mean: what is subtracted from each channel, pixels being 0 to 1.
         image_std: what each channel is divided by then.
         eval_batch_size: samples a step when nothing is trained; `batch_size` if not given.
+        group_by_length: train on batches of similar length, with images or without; less padding, and another order.
+        max_bad_share: so large a share of the training samples may turn out to be no good, and others stand in for
+            them; one more ends the run.
+        shard_cache: folder for shards from elsewhere, shared by all runs; `shards` in $LIT_AVG_CACHE or
+            ~/.cache/lit_avg if not given.
+        cache_gb: what that folder may hold; the shard used longest ago makes room.
     """
 
     def __init__(
@@ -64,6 +75,10 @@ class ShardsDataModule(L.LightningDataModule):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         eval_batch_size: int | None = None,
+        group_by_length: bool = False,
+        max_bad_share: float = 0.01,
+        shard_cache: str | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -71,20 +86,15 @@ class ShardsDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.template, self.system_prompt, self.max_length = template, system_prompt, max_length
         self.independent_turns = independent_turns
+        self.group_by_length, self.max_bad_share = group_by_length, max_bad_share
         self.workers = workers
         self.seed = seed
         self.tile_size, self.grid_pinpoints = tile_size, grid_pinpoints
         self.image_mean, self.image_std = image_mean, image_std
         self.tiling = Tiling(tile_size, grid_pinpoints, image_mean, image_std)
         self.collate = Collate(tile_size, pack_questions)
-
-    def folder(self, split: Split) -> Path | None:
-        """The shards of a split, None if there is no such split."""
-        raise NotImplementedError
-
-    def keeps(self, split: Split) -> Callable[[str], bool] | None:
-        """Which samples of `folder(split)` belong to the split, by key; None for all."""
-        return None
+        folder = Path(shard_cache) if shard_cache else default_cache() / "shards"
+        self.shard_cache = ShardCache(folder, int(cache_gb * 1e9))
 
     @cached_property
     def tokenizer_object(self) -> PreTrainedTokenizerFast:
@@ -132,11 +142,27 @@ class ShardsDataModule(L.LightningDataModule):
         return cast(str, self.tokenizer_object.decode(ids[ids >= 0].tolist(), skip_special_tokens=True)).strip()
 
     @property
-    def manifest_hash(self) -> str:
-        """16 hex digits that name the data of all splits."""
-        folders = [folder for split in SPLITS if (folder := self.folder(split)) is not None]
-        digests = [read_manifest(folder).digest for folder in folders]
-        return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    def end_token(self) -> int:
+        """The token that ends every answer."""
+        return self.encoder.renderer.end_token
+
+    @cached_property
+    def wording(self) -> Wording:
+        """How conversations become tokens."""
+        renderer = self.encoder.renderer
+        return wording(self.template, renderer.template, self.system_prompt, self.tokenizer, renderer.tokenizer)
+
+    def state_dict(self) -> dict[str, dict[str, str]]:
+        """What checkpoints keep of the data (Lightning asks)."""
+        return self.wording.state()
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, str]]) -> None:
+        """Refuse to go on with, or to evaluate, what was trained with other words.
+
+        Raises:
+            UserError: names what differs.
+        """
+        self.wording.check_same_as(state_dict)
 
     def train_dataloader(self) -> BatchStream:
         """Shuffled anew each epoch, whole batches only.
@@ -144,8 +170,7 @@ class ShardsDataModule(L.LightningDataModule):
         Raises:
             UserError: there is no training split.
         """
-        stream = self._stream("train", training=True)
-        if stream is None:
+        if (stream := self._stream("train", training=True)) is None:
             raise UserError("there is no training data; give the data module its folder of shards")
         return stream
 
@@ -159,8 +184,7 @@ class ShardsDataModule(L.LightningDataModule):
         Raises:
             UserError: there is no test split.
         """
-        stream = self._stream("test")
-        if stream is None:
+        if (stream := self._stream("test")) is None:
             raise UserError("there is no test data; give the data module its folder of shards")
         return stream
 
@@ -185,35 +209,36 @@ class ShardsDataModule(L.LightningDataModule):
             "image_mean and image_std": f"{list(self.image_mean)} {list(self.image_std)}",
         }
 
-    def data_digest(self, split: Split) -> str | None:
-        """SHA-256 of which samples a split has; None if there is no such split."""
-        if self.folder(split) is None:
-            return None
-        samples = self._samples(split)
-        return hashlib.sha256(samples.manifest.digest.encode() + samples.numbers.tobytes()).hexdigest()
-
     def sample_count(self, split: Split) -> int:
         """Samples of a split."""
-        return len(self._samples(split))
+        return len(self.samples(split))
 
     def stretch(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
-        """The samples from `begin` to before `end`, each once; those without room for their answer are left out."""
+        """The samples from `begin` to before `end`, each once; those that are no good are left out."""
         return stretch(
-            self._samples(split), self.encoder, self.collate, (begin, end), self.eval_batch_size, self.workers
+            self.samples(split), self.encoder, self.collate, (begin, end), self.eval_batch_size, self.workers
         )
 
-    def _samples(self, split: Split) -> ShardedSamples:
-        folder = self.folder(split)
-        if folder is None:
-            raise UserError(f"there is no {split} split; give the data module its folder of shards")
-        return ShardedSamples(folder, self.keeps(split))
-
     def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
-        folder = self.folder(split)
-        if folder is None:
+        if not (sources := self.sources(split)):
             return None
-        samples = ShardedSamples(folder, self.keeps(split))
+        samples = self.samples(split)
+        for part in samples.parts:
+            part.source.check_room(SHARDS_AT_ONCE if training else 1)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        size = self.batch_size if training else self.eval_batch_size
-        order = EpochOrder(samples.shard_of_sample, size, training, self.seed, rank, ranks)
-        return BatchStream(EncodedSamples(samples, self.encoder, replace=training), order, self.collate, self.workers)
+        order = EpochOrder(
+            samples.sources([source.weight for source in sources]),
+            self.batch_size if training else self.eval_batch_size,
+            training,
+            self.seed,
+            rank,
+            ranks,
+            self._lengths(samples) if training and self.group_by_length else None,
+        )
+        run = Path(self.trainer.default_root_dir) if self.trainer and training else None
+        bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
+        encoded = EncodedSamples(samples, self.encoder, replace=training)
+        return BatchStream(encoded, order, self.collate, self.workers, bad_samples)
+
+    def _lengths(self, samples: Mixture) -> Lengths:
+        return lengths_of_all(samples.parts, self.tile_size, self.tiling.planes, self.max_length)

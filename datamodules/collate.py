@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules.conversation import ConversationRenderer, NoRoomError, Rendering, words_of
 from datamodules.images import TiledImage, Tiling
 from datamodules.pictures import decode_picture
-from datamodules.samples import Sample, Turn
+from datamodules.samples import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
+from lit_avg.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SampleEncoder:
 
         Raises:
             NoRoomError: an answer does not fit into the maximum length.
-            UserError: the picture cannot be decoded.
+            BadSampleError: the picture cannot be decoded.
         """
         try:
             questions = tuple(self._questions(sample))
@@ -60,7 +61,11 @@ class SampleEncoder:
             raise NoRoomError(f"sample {sample.key}: {error}; raise max_length or leave the sample out") from error
         if sample.image is None:
             return EncodedSample(questions, None)
-        return EncodedSample(questions, self.tiling(decode_picture(sample.image, f"sample {sample.key}")))
+        try:
+            picture = decode_picture(sample.image, f"sample {sample.key}")
+        except UserError as error:
+            raise BadSampleError(str(error)) from error
+        return EncodedSample(questions, self.tiling(picture))
 
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None

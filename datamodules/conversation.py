@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from datamodules.samples import IMAGE_MARK, Turn
+from datamodules.samples import IMAGE_MARK, BadSampleError, Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.errors import UserError
 
@@ -30,10 +30,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 REMEMBERED = 4096
 """Conversations whose rendering is kept: data sets of few distinct questions and answers are rendered once."""
 
+_PROBE = (Turn("human", "Why?"), Turn("gpt", "So."))
+"""The shortest conversation, to try a template with."""
+
 Span = tuple[int, int]
 
 
-class NoRoomError(UserError):
+class NoRoomError(BadSampleError):
     """A conversation whose first answer does not fit into the maximum length."""
 
 
@@ -45,6 +48,7 @@ class Rendering:
     answer: Tensor  # (T,) bool
     instruction: Tensor  # (T,) bool
     prefix: int  # tokens up to and including the image, 0 without one
+    ends: tuple[int, ...]  # tokens up to and including the end of each answer
 
     def cut(self, length: int) -> "Rendering":
         """The first tokens only."""
@@ -53,6 +57,7 @@ class Rendering:
             input_ids=self.input_ids[:length],
             answer=self.answer[:length],
             instruction=self.instruction[:length],
+            ends=tuple(end for end in self.ends if end <= length),
         )
 
 
@@ -61,13 +66,14 @@ class ConversationRenderer:
 
     Args:
         tokenizer: a fast one; `<image>` is added to it as a special token if it has none.
-        template: `vicuna`, `plain` (captions, as in stage 1), or a file with a chat template that marks its answers.
+        template: `vicuna`, `llama3`, `qwen2`, `plain` (captions, as in stage 1), or a file with a chat template that
+            marks its answers.
         system_prompt: what a conversation without a system turn begins with; None or empty for nothing.
         max_length: longest rendering in tokens, the image counted as one so that the same words are left at every
             granularity. What is longer ends with the last answer that fits whole.
 
     Raises:
-        UserError: there is no such template, or it marks no answers.
+        UserError: there is no such template, it marks no answers, or the tokenizer does not fit it.
     """
 
     def __init__(
@@ -86,6 +92,13 @@ class ConversationRenderer:
         self.system_prompt = system_prompt
         self.max_length = max_length
         self._remembered: dict[tuple[tuple[Turn, ...], bool], Rendering] = {}
+        self._check_fit(template)
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends every answer, where generation has to stop."""
+        rendering = self._render(_PROBE, has_image=False)
+        return int(rendering.input_ids[rendering.answer][-1])
 
     def __call__(self, turns: tuple[Turn, ...], has_image: bool) -> Rendering:
         """Render one conversation.
@@ -112,7 +125,7 @@ class ConversationRenderer:
             chat_template=self.template,
             return_assistant_tokens_mask=True,
             bos_token=self.tokenizer.bos_token or "",
-            eos_token=self.tokenizer.eos_token,
+            eos_token=self.tokenizer.eos_token or "",
         )
         text, answers = rendered[0], cast(list[Span], generated[0])
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -125,7 +138,31 @@ class ConversationRenderer:
             answer=_in_spans(offsets, answers),
             instruction=_in_spans(offsets, _question_spans(text, questions, answers)) & ~image,
             prefix=int(image.nonzero()[0]) + 1 if has_image else 0,
+            ends=tuple(int((offsets[:, 0] < end).sum()) for _, end in answers),
         )
+
+    def _check_fit(self, template: str) -> None:
+        """See that answers end with one special token, and that a prompt has the tokens that training shows."""
+        end = self.end_token
+        if end not in self.tokenizer.added_tokens_decoder:
+            text = self.tokenizer.convert_ids_to_tokens(end)
+            raise UserError(
+                f"template: {template} ends answers with {text!r}, which is no special token of the tokenizer; choose "
+                "the template that belongs to the tokenizer, or add the token to it"
+            )
+        taught = self._render(_PROBE, has_image=False)
+        asked = self.tokenizer.apply_chat_template(
+            self._messages(_PROBE, has_image=False)[:-1],
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        shown = self.tokenizer(cast(str, asked), add_special_tokens=False)["input_ids"]
+        if shown != taught.input_ids[: int(taught.answer.nonzero()[0])].tolist():
+            raise UserError(
+                f"template: with this tokenizer {template} shows other tokens before an answer than in a prompt; move "
+                "a space into the {% generation %} block, or choose the template that belongs to the tokenizer"
+            )
 
     def _messages(self, turns: tuple[Turn, ...], has_image: bool) -> list[dict[str, str]]:
         """Turns as chat templates expect them, the image before the first question."""
@@ -142,11 +179,11 @@ class ConversationRenderer:
         """End with the last answer that fits whole."""
         if len(rendering.input_ids) <= self.max_length:
             return rendering
-        last_tokens = rendering.answer & ~torch.cat([rendering.answer[1:], torch.tensor([False])])
-        lengths = [end + 1 for end in last_tokens.nonzero().flatten().tolist()]
-        fitting = [length for length in lengths if length <= self.max_length]
+        fitting = [end for end in rendering.ends if end <= self.max_length]
         if not fitting:
-            raise NoRoomError(f"its first answer ends at token {min(lengths)}, and max_length is {self.max_length}")
+            raise NoRoomError(
+                f"its first answer ends at token {rendering.ends[0]}, and max_length is {self.max_length}"
+            )
         return rendering.cut(fitting[-1])
 
 

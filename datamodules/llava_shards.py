@@ -1,26 +1,27 @@
 """`LLaVAShards`: any data that `lit-avg shard` has packed."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from datamodules.base import ShardsDataModule, Split
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT
 from datamodules.images import CLIP_MEAN, CLIP_STD
+from datamodules.mixture import WeightedShards, check_mixture
 from datamodules.shards import held_out
 from lit_avg.errors import UserError
 
 
 class LLaVAShards(ShardsDataModule):
-    """Conversations in LLaVA's form, from folders of shards.
+    """Conversations in LLaVA's form, from folders of shards, here or elsewhere.
 
     Args:
-        train: folder with the training shards.
+        train: folder with the training shards, or another location of shards as in `datamodules.sources`; or several
+            with weights, as in `datamodules.mixture`.
         tokenizer: as in `ShardsDataModule`, like all that are not named here.
         batch_size: see there.
         tile_size: see there.
         grid_pinpoints: see there.
-        val: folder with the validation shards.
-        test: folder with the test shards; the validation split if not given.
+        val: where the validation shards are.
+        test: where the test shards are; the validation split if not given.
         val_share: instead of `val`, the share of the training folder's samples to keep for validation, chosen by
             their keys. Samples about the same picture may then fall on both sides: `lit-avg shard --val-share` keeps
             them together.
@@ -34,14 +35,18 @@ class LLaVAShards(ShardsDataModule):
         image_mean: see there.
         image_std: see there.
         eval_batch_size: see there.
+        group_by_length: see there.
+        max_bad_share: see there.
+        shard_cache: see there.
+        cache_gb: see there.
 
     Raises:
-        UserError: both `val` and `val_share` are given, or the share is none.
+        UserError: the mixture is none, both `val` and `val_share` are given, or the share is none.
     """
 
     def __init__(
         self,
-        train: str,
+        train: str | list[WeightedShards],
         tokenizer: str,
         batch_size: int,
         tile_size: int,
@@ -59,6 +64,10 @@ class LLaVAShards(ShardsDataModule):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         eval_batch_size: int | None = None,
+        group_by_length: bool = False,
+        max_bad_share: float = 0.01,
+        shard_cache: str | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -75,22 +84,31 @@ class LLaVAShards(ShardsDataModule):
             image_mean=image_mean,
             image_std=image_std,
             eval_batch_size=eval_batch_size,
+            group_by_length=group_by_length,
+            max_bad_share=max_bad_share,
+            shard_cache=shard_cache,
+            cache_gb=cache_gb,
         )
         if val is not None and val_share:
             raise UserError("give either `val`, a folder of its own, or `val_share`, a part of `train`")
         if not 0 <= val_share < 1:
             raise UserError(f"val_share is a share from 0 to below 1, but is {val_share}")
         self.val_share = val_share
-        own = Path(train) if val_share else None
-        validation = Path(val) if val is not None else own
-        self.folders = {"train": Path(train), "val": validation, "test": Path(test) if test else validation}
+        training = [WeightedShards(train)] if isinstance(train, str) else train
+        check_mixture(training)
+        validation = [WeightedShards(val)] if val is not None else training if val_share else []
+        self.of_split = {
+            "train": training,
+            "val": validation,
+            "test": [WeightedShards(test)] if test else validation,
+        }
 
-    def folder(self, split: Split) -> Path | None:
-        """The folder that was given for it."""
-        return self.folders[split]
+    def sources(self, split: Split) -> list[WeightedShards]:
+        """The folders that were given for it."""
+        return self.of_split[split]
 
     def keeps(self, split: Split) -> Callable[[str], bool] | None:
-        """With `val_share`, each sample of the training folder belongs to one side of it."""
-        if self.folders[split] != self.folders["train"] or not self.val_share:
+        """With `val_share`, each sample of the training data belongs to one side of it."""
+        if self.of_split[split] != self.of_split["train"] or not self.val_share:
             return None
         return lambda key: held_out(key, self.val_share) == (split != "train")

@@ -18,6 +18,10 @@ IMAGE_MARK = "<image>"
 SPEAKERS = ("human", "gpt", "system")
 
 
+class BadSampleError(UserError):
+    """A sample that is no good; in training, another may stand in for it."""
+
+
 class Turn(NamedTuple):
     """What one speaker says."""
 
@@ -51,7 +55,7 @@ def parse_sample(key: str, record: bytes, image: bytes | None) -> Sample:
     """Read a sample back from a shard.
 
     Raises:
-        UserError: the record is not a sample; packing would not have let it through.
+        BadSampleError: the record is not a sample; packing would not have let it through.
     """
     try:
         fields = json.loads(record)
@@ -62,7 +66,7 @@ def parse_sample(key: str, record: bytes, image: bytes | None) -> Sample:
         if kinds and 2 * len(kinds) != len(turns) - len(turns) % 2:
             raise ValueError(f"it has {len(kinds)} kinds for {len(turns) // 2} rounds")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"sample {key} is not a conversation: {error}; pack it with `lit-avg shard`") from error
+        raise BadSampleError(f"sample {key} is not a conversation: {error}; pack it with `lit-avg shard`") from error
     return Sample(key, turns, kinds, image, str(fields.get("source", "")))
 
 

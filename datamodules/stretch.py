@@ -6,30 +6,30 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.collate import Collate, EncodedSample, SampleEncoder
-from datamodules.conversation import NoRoomError
-from datamodules.shards import ShardedSamples
+from datamodules.mixture import Mixture
+from datamodules.samples import BadSampleError
 from lit_avg.batch import Batch
 
 _log = logging.getLogger(__name__)
 
 
 def stretch(
-    samples: ShardedSamples,
+    samples: Mixture,
     encode: SampleEncoder,
     collate: Collate,
     ends: tuple[int, int],
     batch_size: int,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of the samples from `ends[0]` to before `ends[1]`; those without room for their answer are left out."""
-    dataset = SamplesWithRoom(samples, encode, *ends)
+    """Batches of the samples from `ends[0]` to before `ends[1]`; those that are no good are left out."""
+    dataset = GoodSamples(samples, encode, *ends)
     for encoded in DataLoader(dataset, batch_size, num_workers=workers, collate_fn=_as_they_are):
-        if with_room := [one for one in encoded if one is not None]:
-            yield collate(with_room)
+        if good := [one for one in encoded if one is not None]:
+            yield collate(good)
 
 
-class SamplesWithRoom(Dataset[EncodedSample | None]):
-    """Encoded samples by index, None for one without room for its answer.
+class GoodSamples(Dataset[EncodedSample | None]):
+    """Encoded samples by index, None for one that is no good.
 
     Args:
         samples: where they come from.
@@ -38,7 +38,7 @@ class SamplesWithRoom(Dataset[EncodedSample | None]):
         end: the one behind the last.
     """
 
-    def __init__(self, samples: ShardedSamples, encode: SampleEncoder, begin: int, end: int) -> None:
+    def __init__(self, samples: Mixture, encode: SampleEncoder, begin: int, end: int) -> None:
         self.samples, self.encode = samples, encode
         self.begin, self.end = begin, end
 
@@ -48,7 +48,7 @@ class SamplesWithRoom(Dataset[EncodedSample | None]):
     def __getitem__(self, index: int) -> EncodedSample | None:
         try:
             return self.encode(self.samples[self.begin + index])
-        except NoRoomError as error:
+        except BadSampleError as error:
             _log.warning("%s (it is left out)", error)
             return None
 

@@ -1,8 +1,8 @@
 """Samples computed one at a time, so that no number depends on which others happened to be in the batch.
 
-A matrix product of many rows need not give each row the bits that it has by itself: kernels are chosen by shape. What
-is written down once and compared for ever (feedback, see `lit_avg.feedback_store`) is computed sample by sample
-wherever it is computed, live or in advance. A sample is what shares a picture, or a text-only sample's rows.
+A matrix product of many rows need not give each row the bits that it has by itself: kernels are chosen by shape. Who
+wants what is computed once (feedback, see `lit_avg.feedback_store`) to be bit by bit what is computed live has both
+computed so. It costs time; whole batches differ by rounding, if at all. Rows about one picture make a sample.
 """
 
 from dataclasses import dataclass, replace
@@ -26,22 +26,26 @@ class SampleAlone:
 
 def samples_alone(batch: Batch) -> list[SampleAlone]:
     """The samples of a batch, in the order of their first rows."""
-    rows_of = dict[int | str, list[int]]()
+    rows_of = dict[int, list[int]]()
     questions_of_row: list[list[int]] = [[] for _ in batch.input_ids]
     for question, row in enumerate(batch.row_of_question.tolist()):
         questions_of_row[row].append(question)
     for row, image in enumerate(batch.image_of_row.tolist()):
-        sample = image if image >= 0 else sample_of(batch.keys[questions_of_row[row][0]])
-        rows_of.setdefault(sample, []).append(row)
+        rows_of.setdefault(image if image >= 0 else -1 - row, []).append(row)  # without a picture, a row shares nothing
     return [
         _alone(batch, rows, [question for row in rows for question in questions_of_row[row]])
         for rows in rows_of.values()
     ]
 
 
-def sample_of(key: str) -> str:
-    """The key of the sample that a question belongs to."""
-    return key.partition("/")[0]
+def seen(model: AvgLlava, batch: Batch, alone: bool) -> list[Tensor]:
+    """`AvgLlava.see`, sample by sample or all at once."""
+    return see_alone(model, batch) if alone else model.see(batch)
+
+
+def fed_back(model: AvgLlava, batch: Batch, levels: list[Tensor], alone: bool) -> Feedback:
+    """`lmm_feedback` on what `seen` gave, sample by sample or all at once."""
+    return (lmm_feedback_alone if alone else lmm_feedback)(model, batch, levels)
 
 
 def see_alone(model: AvgLlava, batch: Batch) -> list[Tensor]:

@@ -12,10 +12,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 
+from lit_avg.answer_scores import score
+from lit_avg.answer_states import answer_states
 from lit_avg.errors import UserError
-from lit_avg.generation import Generation
+from lit_avg.generation import Generation, listed
+from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import composed, config_of, llm_left_out, settings_hash, whole
+from lit_avg.packed_rows import PACKED_ATTENTION
 from lit_avg.sequences import LlmInput
+from lit_avg.unread import unread_parameters
+from lit_avg.vision_layers import hidden_state
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
@@ -40,7 +46,8 @@ class Backbone(nn.Module):
             `load_part` fetches them.
         llm: the same for the LLM.
         pretrained: hub id or folder of a whole LLaVA-NeXT, weights included, instead of the two.
-        vision_feature_layer: which hidden state of the encoder is read; -2 is the second to last layer.
+        vision_feature_layer: which hidden state of the encoder is read, -2 being the second to last layer; None takes
+            what `pretrained` says, or else -2.
         vision_feature_select_strategy: whether its first token, CLS, is left out (`default`) or there is none (`full`);
             None takes what `pretrained` says, or else `full` for an encoder of `ENCODERS_WITHOUT_CLS`.
         attention: transformers' `attn_implementation`.
@@ -55,7 +62,7 @@ class Backbone(nn.Module):
         vision_encoder: dict[str, Any] | None = None,
         llm: dict[str, Any] | None = None,
         pretrained: str | None = None,
-        vision_feature_layer: int = -2,
+        vision_feature_layer: int | None = None,
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
         vision_feature_select_strategy: FeatureSelection | None = None,
@@ -63,17 +70,21 @@ class Backbone(nn.Module):
         super().__init__()
         if pretrained is not None and vision_encoder is None and llm is None:
             self.hf = whole(pretrained, attention)
-            self.hf.config.vision_feature_layer = vision_feature_layer
         elif pretrained is None and vision_encoder is not None and llm is not None:
-            self.hf = composed(config_of(vision_encoder), config_of(llm), vision_feature_layer, attention)
+            self.hf = composed(config_of(vision_encoder), config_of(llm), attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
         self.attention = attention
         self.llm_not_loaded = llm_left_out()  # its SHA-256; None where there is an LLM
         if self.llm_not_loaded is not None:
             self.hf.lm_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  nothing will be asked of it
+        if vision_feature_layer is not None:
+            self.hf.config.vision_feature_layer = vision_feature_layer
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
+        if attention == "sdpa":
+            self.hf.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -98,7 +109,7 @@ class Backbone(nn.Module):
     def end_tokens(self) -> list[int]:
         """The tokens that end an answer, by the model's generation config; a composed model has its LLM's."""
         ends = cast(int | list[int] | None, self.hf.generation_config.eos_token_id)
-        return [ends] if isinstance(ends, int) else ends or []
+        return listed(ends)
 
     @property
     def image_newline(self) -> Tensor:
@@ -118,6 +129,12 @@ class Backbone(nn.Module):
         if part == "connector":
             parameters.append(self.hf.model.image_newline)
         return list(dict.fromkeys(parameters))  # an LM head tied to the embeddings counts once
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of the vision encoder behind the layer that is read."""
+        config = cast(PreTrainedConfig, self.hf.config.vision_config)
+        layer = cast(int, self.hf.config.vision_feature_layer)
+        return list(unread_parameters(self.hf.model.vision_tower, config.num_hidden_layers, layer))
 
     def load_part(self, part: Literal["vision_encoder", "llm"], source: str) -> None:
         """Copy the weights of a pretrained encoder or LLM.
@@ -148,8 +165,8 @@ class Backbone(nn.Module):
         """
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
-        outputs = hf.vision_tower(tiles.to(hf.vision_tower.dtype), output_hidden_states=True)
-        hidden = outputs.hidden_states[self.hf.config.vision_feature_layer]
+        layer = cast(int, self.hf.config.vision_feature_layer)
+        hidden = hidden_state(hf.vision_tower, tiles.to(hf.vision_tower.dtype), layer)
         if self.hf.config.vision_feature_select_strategy == "default":
             hidden = hidden[:, 1:]  # without CLS
         return hf.multi_modal_projector(hidden)[: len(pixel_values)]
@@ -159,24 +176,15 @@ class Backbone(nn.Module):
         return self.hf.model.language_model.get_input_embeddings()(input_ids.clamp(min=0))
 
     def answer_tokens(self, embeddings: Tensor, rows: LlmInput) -> AnswerTokens:
-        """Score the answer tokens of rows (B, S, D); the LM head sees only the positions that predict one.
+        """Score the answer tokens of rows (B, S, D); the LLM's head and last layer see only what predicts one.
 
         Raises:
             UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
         """
         self._require_llm()
-        mask = rows.attention_mask()
-        if mask is not None:
-            self._check_window(rows)
-        hidden = self.hf.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=rows.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        logits = self.hf.lm_head(hidden[rows.answer_row, rows.answer_from]).float()  # (A, V)
-        log_prob = -nn.functional.cross_entropy(logits, rows.answer_token, reduction="none")
-        return AnswerTokens(log_prob, logits.argmax(dim=1) == rows.answer_token, rows.answer_question)
+        hidden = answer_states(self.hf.model.language_model, embeddings, rows, self.gradient_checkpointing)
+        log_prob, best = score(self.hf.lm_head, hidden, rows.answer_token)
+        return AnswerTokens(log_prob, best == rows.answer_token, rows.answer_question)
 
     def _require_llm(self) -> None:
         """Refuse to let a backbone speak whose LLM was left out."""
@@ -185,18 +193,9 @@ class Backbone(nn.Module):
                 "this run has its feedback from a store and no LLM; nothing can be scored or answered by it"
             )
 
-    def _check_window(self, rows: LlmInput) -> None:
-        """Where transformers is given a mask, it leaves the window to the mask, and ours has none."""
-        window = cast(PreTrainedConfig, self.hf.config.text_config).to_dict().get("sliding_window")
-        if window is not None and (longest := int(rows.position_ids.max()) + 1) > window:
-            raise UserError(
-                f"a question packed with others sees {longest} tokens, but the LLM's sliding window is {window}; "
-                "set pack_questions: false"
-            )
-
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
-        """Continue each prompt, given by its embeddings (S, D).
+        """Continue each prompt, given by its embeddings (S, D); those of like length in one batch.
 
         Args:
             prompts: B of them.
@@ -211,11 +210,21 @@ class Backbone(nn.Module):
             UserError: the generation config asks for more than one continuation of a prompt.
         """
         self._require_llm()
+        generation = generation or Generation()
+        groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
+        answers = [self.continued([prompts[place] for place in group], max_new_tokens, generation) for group in groups]
+        longest = max(answer.shape[1] for answer in answers)
+        filling = generation.filling(self.hf.generation_config)
+        padded = [nn.functional.pad(answer, (0, longest - answer.shape[1]), value=filling) for answer in answers]
+        order = torch.tensor([place for group in groups for place in group], device=padded[0].device)
+        return torch.cat(padded)[order.argsort()]
+
+    def continued(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation) -> Tensor:
+        """`generate` with all prompts in one batch, padded on the left to the longest."""
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
         generate = cast(Callable[..., Tensor], self.hf.generate)  # pyright: ignore[reportAttributeAccessIssue]  transformers' mixin
-        generation = generation or Generation()
         return generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),

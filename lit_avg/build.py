@@ -25,6 +25,12 @@ class BuildingCLI(TrainingCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
 
+    def config_text(self) -> str:
+        """All that the config comes to, class defaults included, as YAML."""
+        config = self.config["fit"].clone()
+        config.resume = config.ckpt_path = None  # how a run is continued is not what it is
+        return self._parser("fit").dump(config, skip_none=False)
+
     @property
     def stage(self) -> Stage:
         """The stage.

@@ -27,7 +27,9 @@ VERBS = {
     "test": Verb("compare all policies on the test split", "lit_avg.training_cli", named=True),
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
-    "shard": Verb("pack conversations and images into shards", "datamodules.shard_command"),
+    "shard": Verb("pack conversations and images into shards", "datamodules.packing.command"),
+    "data": Verb("check shards by their hashes and tell what is in them", "datamodules.checking.command"),
+    "check": Verb("see whether configs can be built, without weights or data", "lit_avg.check"),
     "feedback": Verb(
         "compute what the LMM thinks of each granularity, once; or report on it", "lit_avg.feedback_command"
     ),
@@ -37,6 +39,9 @@ VERBS = {
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"
     ),
     "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.studies.sweep_command"),
+    "status": Verb("tell how far a study has come", "lit_avg.studies.status_command"),
+    "logs": Verb("show what a run of a study has printed", "lit_avg.studies.logs_command"),
+    "cancel": Verb("stop a study's runs and take back its jobs", "lit_avg.studies.cancel_command"),
     "table": Verb("make a study's table from the results that are there", "lit_avg.studies.table_command"),
 }
 

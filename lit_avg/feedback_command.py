@@ -79,7 +79,7 @@ def write_store(fit: list[str], source: str, out: Path, splits: Sequence[str], s
     model = stage.model.eval().to(fabric.device)
     data.prepare_data()
     stored_splits = {split: _split(data, split, samples_per_part) for split in splits}
-    store = open_store(out, identity_of(model, source, data, _full_name(precision)), stored_splits)
+    store = open_store(out, identity_of(model, source, data, _full_name(precision), stage.alone), stored_splits)
     for split in splits:
         begun = time.perf_counter()
         questions = [0]
@@ -88,7 +88,7 @@ def write_store(fit: list[str], source: str, out: Path, splits: Sequence[str], s
             questions[0] += count
 
         with fabric.autocast(), torch.no_grad():
-            made = store.fill(split, compute_feedback(model, data, split, fabric.device, said))
+            made = store.fill(split, compute_feedback(model, data, split, fabric.device, stage.alone, said))
         parts, seconds = len(store.splits[split].parts), time.perf_counter() - begun
         print(f"{split}: {made} of {parts} parts made here, {questions[0]} questions in {seconds:.0f} s; all are there")
 

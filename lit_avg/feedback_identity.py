@@ -41,7 +41,7 @@ class FeedsBack(Protocol):
         ...
 
 
-def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str) -> dict[str, str]:
+def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, alone: bool) -> dict[str, str]:
     """What the feedback of a run's backbone depends on, but for the split's data.
 
     Args:
@@ -49,6 +49,7 @@ def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str) -
         source: run or checkpoint the weights are from.
         data: the data module.
         precision: Lightning's name for it.
+        alone: whether samples are computed one by one, as in `RGLF`.
     """
     return {
         **{f"weights of the {part.replace('_', ' ')}": sha256[:16] for part, sha256 in base_weights(source).items()},
@@ -58,6 +59,7 @@ def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str) -
         "unpad": model.semantics.unpad,
         **data.text_and_pixels,
         "precision": precision,
+        "alone": str(alone).lower(),
     }
 
 

@@ -1,13 +1,42 @@
 """`Generation`: how answers are generated, in transformers' own terms."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
 
 from transformers.generation.configuration_utils import GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from lit_avg.errors import UserError
+
+
+@runtime_checkable
+class HasEndToken(Protocol):
+    """A data module that can say how its answers end."""
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends every answer."""
+        ...
+
+
+def check_end_token(data: object, end_tokens: Sequence[int]) -> None:
+    """See that generation stops where the answers that are taught end.
+
+    Args:
+        data: a data module.
+        end_tokens: the model's.
+
+    Raises:
+        UserError: it would not.
+    """
+    if isinstance(data, HasEndToken) and data.end_token not in end_tokens:
+        raise UserError(
+            f"the template ends answers with token {data.end_token}, but the model stops at {list(end_tokens)}; choose "
+            "the template that belongs to the model, or say eos_token_id in the llm's settings"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,3 +65,18 @@ class Generation:
         config.max_new_tokens = max_new_tokens
         config.return_dict_in_generate = False
         return config
+
+    def filling(self, models: GenerationConfig) -> int:
+        """What stands behind a row that ended early, given the model's own config.
+
+        As in transformers: the pad token, or else the first end token; 0 where no row can end.
+        """
+        own = self.config or GenerationConfig()
+        pads = [cast(int | None, config.pad_token_id) for config in (own, models)]
+        ends = [end for config in (own, models) for end in listed(cast(int | list[int] | None, config.eos_token_id))]
+        return next((token for token in (*pads, *ends) if token is not None), 0)
+
+
+def listed(tokens: int | list[int] | None) -> list[int]:
+    """One token, several or none, as transformers' configs have them."""
+    return [tokens] if isinstance(tokens, int) else tokens or []

@@ -64,7 +64,7 @@ def imported(source: str) -> AvgLlava:
 def _imported(folder: Path) -> AvgLlava:
     config = cast(dict[str, Any], read_json(folder / "config.json"))
     if config.get("model_type") == "llava_next":
-        return _from_transformers(folder, config)
+        return _from_transformers(folder)
     settings = release_config(config)
     weights = from_release(read_weights(folder))
     vision = _vision_config(folder, settings.vision_tower)
@@ -121,7 +121,6 @@ def _vision_config(folder: Path, vision_tower: str) -> dict[str, Any]:
     return vision | {"model_type": "clip_vision_model"}
 
 
-def _from_transformers(folder: Path, config: Mapping[str, Any]) -> AvgLlava:
+def _from_transformers(folder: Path) -> AvgLlava:
     """A LLaVA-NeXT in transformers' layout, and a fresh router."""
-    backbone = partial(Backbone, pretrained=str(folder), vision_feature_layer=config.get("vision_feature_layer", -2))
-    return AvgLlava(backbone, Granularities()).eval()
+    return AvgLlava(partial(Backbone, pretrained=str(folder)), Granularities()).eval()

@@ -77,7 +77,7 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
 
 
 def composed(
-    vision_config: PreTrainedConfig, text_config: PreTrainedConfig, vision_feature_layer: int, attention: str
+    vision_config: PreTrainedConfig, text_config: PreTrainedConfig, attention: str
 ) -> LlavaNextForConditionalGeneration:
     """Random weights; the connector is initialised as torch does, which is how LLaVA does it."""
     if llm_left_out() is not None:
@@ -86,7 +86,7 @@ def composed(
         LlavaNextConfig(
             vision_config=vision_config,
             text_config=text_config,
-            vision_feature_layer=vision_feature_layer,
+            vision_feature_layer=-2,
             vision_feature_select_strategy="full" if vision_config.model_type in ENCODERS_WITHOUT_CLS else "default",
             image_token_index=text_config.vocab_size,
             tie_word_embeddings=text_config.tie_word_embeddings,

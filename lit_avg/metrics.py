@@ -8,6 +8,9 @@ from torch import Tensor
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 
+METRICS = ("accuracy", "tokens_per_tile", "visual_tokens", "token_share", "selected")
+"""What the names that `policy_metrics` gives begin with."""
+
 
 def policy_metrics(outcomes: Outcomes, chosen: Tensor, granularities: Granularities) -> dict[str, float]:
     """Metrics of one choice of levels.

@@ -1,6 +1,6 @@
 """`AvgLlava`: LLaVA-NeXT with a scaler, an instruction filter and a router. A plain torch module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from lit_avg.sequences import (
     visual_token_counts,
     without_last_answers,
 )
+
+Levels = Sequence[Tensor] | Mapping[int, Tensor]
+"""Visual tokens (tiles, tokens of the level, D) of every level, or of those that are needed, by their places."""
 
 
 @dataclass
@@ -79,7 +82,11 @@ class AvgLlava(nn.Module):
         self.prompt_encoder: PromptEncoder | None = None
 
     def see(self, batch: Batch) -> list[Tensor]:
-        """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine.
+        """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine. Raises as `encode`."""
+        return self.scaler(self.encode(batch))
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Every tile's tokens at the finest level, (tiles, finest tokens, D).
 
         Raises:
             UserError: the encoder gives another number of tokens per tile than the finest granularity.
@@ -90,7 +97,7 @@ class AvgLlava(nn.Module):
                 f"the vision encoder gives {features.shape[1]} tokens per tile, but the finest granularity is "
                 f"{self.granularities.finest}; choose granularities that end in {features.shape[1]}"
             )
-        return self.scaler(features)
+        return features
 
     def route(self, batch: Batch, levels: Sequence[Tensor]) -> Tensor:
         """Router logits of every question, (Q, N); zeros where there is no image and so nothing to route."""
@@ -105,18 +112,20 @@ class AvgLlava(nn.Module):
         tiles = torch.cat([torch.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
         places = torch.tensor(routed, device=logits.device)
         instruction = self.instruction_filter(*self._candidates(batch, places), levels[-1][begins])
-        return logits.index_copy(0, places, self.router([level[tiles] for level in levels], instruction, counts))
+        seen = levels if tiles.equal(torch.arange(sum(batch.tiles))) else [level[tiles] for level in levels]
+        scores = self.router(seen, instruction, counts, averaged=self.scaler.pooling == "average")
+        return logits.index_copy(0, places, scores)
 
-    def answer_tokens(self, batch: Batch, levels: Sequence[Tensor], level_of_row: Sequence[int]) -> AnswerTokens:
+    def answer_tokens(self, batch: Batch, levels: Levels, level_of_row: Sequence[int]) -> AnswerTokens:
         """Let the LLM score the answers, each row seeing its image at the granularity chosen for it."""
         rows = llm_input(batch, level_of_row, self.layout)
         return self.backbone.answer_tokens(self.embeddings(batch, levels, level_of_row, rows), rows)
 
-    def answer_tokens_at(self, batch: Batch, levels: Sequence[Tensor], level: int) -> AnswerTokens:
+    def answer_tokens_at(self, batch: Batch, levels: Levels, level: int) -> AnswerTokens:
         """`answer_tokens` with every row at the same level."""
         return self.answer_tokens(batch, levels, [level] * len(batch.input_ids))
 
-    def embeddings(self, batch: Batch, levels: Sequence[Tensor], level_of_row: Sequence[int], rows: LlmInput) -> Tensor:
+    def embeddings(self, batch: Batch, levels: Levels, level_of_row: Sequence[int], rows: LlmInput) -> Tensor:
         """What the LLM reads, (B, S, D): text and visual tokens where `rows` says."""
         visual = [levels[level].flatten(0, 1) for level in used_levels(level_of_row)]
         text = self.backbone.embed(batch.input_ids).flatten(0, 1)

@@ -47,7 +47,6 @@ def save_model(model: AvgLlava, folder: Path) -> None:
             "dropout": model.router.fusion.dropout.p,
         },
         "semantics": asdict(model.semantics),
-        "vision_feature_layer": model.backbone.hf.config.vision_feature_layer,
     }
     (folder / ROUTER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     if model.prompt_encoder is not None:
@@ -68,12 +67,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
     try:
         tokens = cast(Sequence[int], settings["granularities"]["tokens"])
         model = AvgLlava(
-            partial(
-                Backbone,
-                pretrained=str(folder),
-                vision_feature_layer=settings["vision_feature_layer"],
-                attention=attention,
-            ),
+            partial(Backbone, pretrained=str(folder), attention=attention),
             Granularities(tokens, settings["granularities"]["step"]),
             partial(GranularityRouter, **settings["router"]),
             settings["pooling"],

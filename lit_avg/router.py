@@ -14,10 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionTokens
+from lit_avg.router_layer import FusionLayer
 from lit_avg.semantics import Attention
 
 VoterInit = Literal["normal", "mean"]
@@ -35,6 +37,8 @@ class GranularityRouter(nn.Module):
         heads: attention heads.
         dropout: in the Transformer layer.
         voter_init: `normal` starts the voter at N(0, 1) as the release does, `mean` at one over the number of tokens.
+        recompute: compute the Transformer layer and the MLP again in the backward pass instead of storing what they
+            made of every token.
     """
 
     def __init__(
@@ -47,12 +51,15 @@ class GranularityRouter(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         voter_init: VoterInit = "normal",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         levels, slots = len(granularities), granularities.router_slots + instruction_tokens
         self.instruction_tokens = instruction_tokens
         self.attention: Attention = attention
-        self.fusion = nn.TransformerEncoderLayer(width, heads, dim_feedforward=width, dropout=dropout, batch_first=True)
+        self.granularities = granularities
+        self.recompute = recompute
+        self.fusion = FusionLayer(width, heads, dropout)
         hidden, ballot = nn.Linear(width, width), nn.Linear(width, levels)
         nn.init.kaiming_normal_(hidden.weight)
         nn.init.kaiming_normal_(ballot.weight)
@@ -60,13 +67,16 @@ class GranularityRouter(nn.Module):
         self.voter = nn.Parameter(torch.randn(slots) if voter_init == "normal" else torch.full((slots,), 1 / slots))
         self.norm = nn.LayerNorm(levels) if logit_norm else nn.Identity()
 
-    def forward(self, levels: Sequence[Tensor], instruction: InstructionTokens, tiles: Sequence[int]) -> Tensor:
+    def forward(
+        self, levels: Sequence[Tensor], instruction: InstructionTokens, tiles: Sequence[int], averaged: bool = False
+    ) -> Tensor:
         """Logits of each question, averaged over the tiles of its image.
 
         Args:
             levels: N tensors (tiles in all, tokens of the level, D), one question's tiles after the other's.
             instruction: the filtered tokens of each of the Q questions, at most `instruction_tokens` slots.
             tiles: Q numbers, how many of the tiles belong to each question.
+            averaged: the coarser levels are averages of the finest, which spares work.
 
         Returns:
             (Q, N), coarse to fine.
@@ -82,17 +92,27 @@ class GranularityRouter(nn.Module):
         tokens = torch.cat([*levels, heard[question]], dim=1)  # (tiles, slots, D)
         seen = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         seen[:, tokens.shape[1] - self.instruction_tokens :] = valid[question]
-        votes = self.votes(self.fuse(tokens, seen, tiles), seen)  # (tiles, N)
+        votes = self._judged(tokens, seen, tiles, averaged)  # (tiles, N)
         totals = votes.new_zeros(len(tiles), votes.shape[1]).index_add(0, question, votes)
         return self.norm(totals / torch.tensor(tiles, device=totals.device).unsqueeze(1))
 
-    def fuse(self, tokens: Tensor, seen: Tensor, tiles: Sequence[int]) -> Tensor:
+    def _judged(self, tokens: Tensor, seen: Tensor, tiles: Sequence[int], averaged: bool) -> Tensor:
+        """Each tile's logits (tiles, N) from its tokens."""
+
+        def judge(slots: Tensor) -> Tensor:
+            return self.votes(self.fuse(slots, seen, tiles, averaged), seen)
+
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(judge, tokens, use_reentrant=False)
+        return judge(tokens)
+
+    def fuse(self, tokens: Tensor, seen: Tensor, tiles: Sequence[int], averaged: bool = False) -> Tensor:
         """The Transformer layer on tokens (tiles, slots, D); those not `seen` (tiles, slots) are not attended to."""
+        levels = self.granularities if averaged else None
         if self.attention == "tokens":
-            return self.fusion(tokens, src_key_padding_mask=None if bool(seen.all()) else ~seen)
+            return self.fusion(tokens, None if bool(seen.all()) else seen, None, levels)
         # Each slot attends to itself in the image's other tiles: an empty one only to empty ones, so there is no mask.
-        images = tokens.split(list(tiles))
-        return torch.cat([self.fusion(image.transpose(0, 1)).transpose(0, 1) for image in images])
+        return self.fusion(tokens, None, tiles, levels)
 
     def votes(self, fused: Tensor, seen: Tensor) -> Tensor:
         """Fused tokens (tiles, slots, D), those marked in `seen` (tiles, slots), to each tile's logits (tiles, N)."""

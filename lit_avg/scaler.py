@@ -6,6 +6,7 @@ pool per level gives what the stacked ones give (average and maximum both compos
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,3 +52,22 @@ class GranularityScaler(nn.Module):
         plane = features.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (tiles, D, side, side)
         window = (side // rows, side // columns)
         return _POOLINGS[self.pooling](plane, window).flatten(2).transpose(1, 2)
+
+
+def averages(finest: Tensor, granularities: Granularities) -> list[Tensor]:
+    """Whatever every token of the finest level has, averaged for the tokens of the coarser ones.
+
+    Args:
+        finest: (tiles, finest tokens, ...).
+        granularities: the levels.
+
+    Returns:
+        (tiles, tokens of the level, ...) of all levels but the finest, coarse to fine.
+    """
+    plane, levels = finest.unflatten(1, granularities.grids[-1]), list[Tensor]()
+    for rows, columns in granularities.grids[-2::-1]:
+        high, wide = plane.shape[1] // rows, plane.shape[2] // columns
+        cells = [plane[:, row::high, column::wide] for row in range(high) for column in range(wide)]
+        plane = torch.stack(cells).mean(dim=0) if len(cells) > 2 else (cells[0] + cells[1]) / 2
+        levels.insert(0, plane.flatten(1, 2))
+    return levels

@@ -41,6 +41,30 @@ class LlmInput:
         seen = (self.question.unsqueeze(1) == self.question.unsqueeze(2)) | (self.question == PREFIX).unsqueeze(1)
         return seen.tril().unsqueeze(1)
 
+    def split(self, tokens: int) -> list["LlmInput"]:
+        """The same rows in parts of so many tokens at most, or of a single row that is longer."""
+        lengths, begins, held = (self.question != PADDING).sum(dim=1).tolist(), [0], 0
+        for row, length in enumerate(lengths):
+            held += length
+            if held > tokens and row > begins[-1]:
+                begins.append(row)
+                held = length
+        ends = [*begins[1:], len(lengths)]
+        return [self._rows(begin, end, max(lengths[begin:end])) for begin, end in zip(begins, ends, strict=True)]
+
+    def _rows(self, begin: int, end: int, longest: int) -> "LlmInput":
+        mine = (self.answer_row >= begin) & (self.answer_row < end)
+        return LlmInput(
+            source=self.source[begin:end, :longest],
+            visual=self.visual[begin:end, :longest],
+            question=self.question[begin:end, :longest],
+            position_ids=self.position_ids[begin:end, :longest],
+            answer_row=self.answer_row[mine] - begin,
+            answer_from=self.answer_from[mine],
+            answer_token=self.answer_token[mine],
+            answer_question=self.answer_question[mine],
+        )
+
     def to(self, device: torch.device) -> "LlmInput":
         """The same on another device."""
         return LlmInput(*(tensor.to(device) for tensor in vars(self).values()))

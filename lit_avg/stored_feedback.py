@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lit_avg.alone import lmm_feedback_alone, see_alone
+from lit_avg.alone import fed_back, seen
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.errors import UserError
 from lit_avg.feedback_identity import FeedsBack, check_identity, identity_of
@@ -27,7 +27,9 @@ def feeds_back(data: LightningDataModule | None) -> FeedsBack:
     return data
 
 
-def open_readers(model: AvgLlava, source: str, folder: Path, trainer: Trainer) -> dict[str, FeedbackReader]:
+def open_readers(
+    model: AvgLlava, source: str, folder: Path, trainer: Trainer, alone: bool
+) -> dict[str, FeedbackReader]:
     """What a fit reads of a store: of the training split, and of the validation split unless it does not validate.
 
     Raises:
@@ -35,7 +37,7 @@ def open_readers(model: AvgLlava, source: str, folder: Path, trainer: Trainer) -
     """
     data = feeds_back(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it, untyped
     store = FeedbackStore(folder)
-    check_identity(store.identity, identity_of(model, source, data, str(trainer.precision)), str(folder))
+    check_identity(store.identity, identity_of(model, source, data, str(trainer.precision), alone), str(folder))
     validates = trainer.limit_val_batches != 0 and data.data_digest("val") is not None
     readers = dict[str, FeedbackReader]()
     for split in ("train", "val") if validates else ("train",):
@@ -46,7 +48,7 @@ def open_readers(model: AvgLlava, source: str, folder: Path, trainer: Trainer) -
 
 
 def compute_feedback(
-    model: AvgLlava, data: FeedsBack, split: str, device: torch.device, said: Callable[[int], None]
+    model: AvgLlava, data: FeedsBack, split: str, device: torch.device, alone: bool, said: Callable[[int], None]
 ) -> Callable[[int, int], StoredFeedback]:
     """What computes a part of a store, for `FeedbackStore.fill`.
 
@@ -55,13 +57,14 @@ def compute_feedback(
         data: gives the samples.
         split: of the data.
         device: to compute on.
+        alone: sample by sample, as in `RGLF`.
         said: is told of every batch how many questions it had.
     """
 
     def compute(begin: int, end: int) -> StoredFeedback:
         parts = [_nothing(len(model.granularities))]
         for batch in data.stretch(split, begin, end):
-            parts.append(_stored(model, batch.to(device)))
+            parts.append(_stored(model, batch.to(device), alone))
             said(len(batch.keys))
         return StoredFeedback.merge(parts)
 
@@ -69,8 +72,8 @@ def compute_feedback(
 
 
 @torch.no_grad()
-def _stored(model: AvgLlava, batch: Batch) -> StoredFeedback:
-    feedback = lmm_feedback_alone(model, batch, see_alone(model, batch))
+def _stored(model: AvgLlava, batch: Batch, alone: bool) -> StoredFeedback:
+    feedback = fed_back(model, batch, seen(model, batch, alone), alone)
     questions = len(batch.keys)
     answered = batch.question[batch.labels != IGNORED_LABEL].bincount(minlength=questions)
     return StoredFeedback(

@@ -25,6 +25,9 @@ from lit_avg.training_parser import TrainingParser, chain_of
 BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
 """Read before every --config."""
 
+WORDING_KEY = "wording"
+"""Entry of a data module's state that tells how conversations became tokens."""
+
 Resume = Literal["none", "auto"]
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -99,10 +102,18 @@ class TrainingCLI(LightningCLI):
         options = self.config_init[str(self.subcommand)]
         checkpoint = options["ckpt_path"] or self._own_checkpoint()
         if checkpoint is not None:
-            check_same_run(_hyperparameters(Path(checkpoint)), plain(dict(self.model.hparams)))
+            content = _checkpoint(Path(checkpoint))
+            check_same_run(content["hyper_parameters"], plain(dict(self.model.hparams)))
+            self._check_same_words(content)
         options["ckpt_path"] = checkpoint
         options["weights_only"] = True
         options["verbose"] = False  # of hundreds of metrics a person wants the few that `PolicyTable` prints
+
+    def _check_same_words(self, checkpoint: dict[str, Any]) -> None:
+        """Have the data refuse another template's checkpoint, also where another data module's class made it."""
+        for state in checkpoint.values():
+            if isinstance(state, dict) and WORDING_KEY in state:
+                self.datamodule.load_state_dict(cast(dict[str, Any], state))
 
     def _own_checkpoint(self) -> str | None:
         """The run's newest checkpoint where `--resume` asks for it."""
@@ -150,6 +161,7 @@ def hush() -> None:
     for said_every_time in (
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",
+        "The `srun` command is available on your system but is not used.*",
         ".*in eval mode at the start of training.*",  # what is frozen
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
@@ -162,15 +174,15 @@ def _configs(argv: list[str]) -> list[str]:
     return behind + [option.partition("=")[2] for option in argv if option.startswith("--config=")]
 
 
-def _hyperparameters(path: Path) -> dict[str, Any]:
-    """Those of a checkpoint.
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that says what it was made with.
 
     Raises:
-        UserError: the file is not there, not a checkpoint, or says nothing of them.
+        UserError: the file is not there, not a checkpoint, or says nothing of its hyperparameters.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}")
     checkpoint = read_checkpoint(path)
     if "hyper_parameters" not in checkpoint:
         raise UserError(f"{path} says nothing of its hyperparameters, so it cannot be told whose run it is")
-    return cast(dict[str, Any], checkpoint["hyper_parameters"])
+    return checkpoint

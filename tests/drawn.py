@@ -2,13 +2,17 @@
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from datamodules.pack import pack
+from datamodules.packing.examine import Packable
+from datamodules.packing.pack import PackJob, pack
+from datamodules.packing.roots import ImageRoot
+from datamodules.packing.writer import ShardWriter, WriterState, write_manifest
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -49,5 +53,15 @@ def draw_llava(folder: Path, samples: int = 12, rounds: int = 1, text_only_every
 def drawn_shards(folder: Path, samples: int = 12, rounds: int = 1, shard_bytes: int = 40_000) -> Path:
     """Several shards of drawn samples."""
     annotations, images = draw_llava(folder / "raw", samples, rounds)
-    pack(annotations, images, folder / "shards", shard_bytes)
+    pack(PackJob((annotations,), (ImageRoot(images),), shard_bytes=shard_bytes), folder / "shards")
     return folder / "shards"
+
+
+def raw_shards(folder: Path, samples: Iterable[tuple[bytes, bytes | None]], shard_bytes: int = 40_000) -> Path:
+    """Shards of records and PNG pictures as they are: packing might not let them through."""
+    writer = ShardWriter(folder, shard_bytes, WriterState())
+    for record, image in samples:
+        writer.write(Packable(record, image, "png", origin="", root=-1, read=0, rounds=1, left_out=()))
+    writer.close()
+    write_manifest(folder, writer.state(), {"settings": {}})
+    return folder

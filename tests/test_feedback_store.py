@@ -34,7 +34,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> tuple[Path,
     folder = tmp_path_factory.mktemp("chain")
     stage3 = config(folder, shards, "MultiGranularityTuning", "stage3")
     assert main(["fit", "--config", stage3]) == 0
-    stage4 = config(folder, shards, "RGLF", "live", init_from=str(folder / "stage3"))
+    stage4 = config(folder, shards, "RGLF", "live", init_from=str(folder / "stage3"), alone=True)
     command = ["feedback", "--config", stage4, "--ckpt", str(folder / "stage3"), "--samples-per-part", "3"]
     assert main([*command, "--out", str(folder / "store")]) == 0
     return folder, command
@@ -59,9 +59,19 @@ def test_a_router_trained_from_the_store_is_bit_equal_to_one_trained_live(chain:
     assert main(["test", "--config", str(folder / "live.yaml"), *from_store, str(folder / "stored")]) == 0
 
 
+def test_whole_batches_give_the_feedback_of_samples_alone_but_for_rounding(chain: tuple[Path, list[str]]) -> None:
+    folder, command = chain
+    batched = ["--model.init_args.alone", "false", "--out", str(folder / "batched")]
+    assert main([*command, *batched]) == 0
+    for split in ("train", "val"):
+        alone, together = (FeedbackStore(folder / store).read(split) for store in ("store", "batched"))
+        assert together.keys == alone.keys
+        torch.testing.assert_close(together.log_prob, alone.log_prob, atol=1e-6, rtol=1e-6)
+
+
 def test_three_of_the_five_levels_train_from_the_same_store(chain: tuple[Path, list[str]], shards: Path) -> None:
     folder, _ = chain
-    three = {"levels": [1, 4, 16], "init_from": str(folder / "stage3")}
+    three = {"levels": [1, 4, 16], "init_from": str(folder / "stage3"), "alone": True}
     live = config(folder, shards, "RGLF", "three-live", **three)
     stored = config(folder, shards, "RGLF", "three-stored", feedback=str(folder / "store"), alpha=0.1, **three)
     assert main(["fit", "--config", live]) == 0
@@ -159,6 +169,7 @@ def test_a_flipped_byte_is_found_and_the_part_named(chain: tuple[Path, list[str]
         ("model.init_args.model.init_args.pooling", "max", "pooling is average there and max here"),
         ("model.init_args.model.init_args.semantics", "release", "unpad is true share there and token grid here"),
         ("trainer.precision", "bf16-mixed", "precision is 32-true there and bf16-mixed here"),
+        ("model.init_args.alone", "false", "alone is true there and false here"),
     ],
 )
 def test_feedback_of_another_origin_is_refused_with_both_sides_named(

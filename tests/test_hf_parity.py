@@ -104,14 +104,19 @@ def test_logits_loss_and_every_gradient_equal_those_of_transformers(
         differ("gradient", gradient[name], their_gradient[name])
 
 
-@pytest.mark.parametrize(("encoder", "selection"), [("clip_vision_model", "default"), ("siglip_vision_model", "full")])
-def test_a_whole_llava_next_is_taken_over_as_it_was_saved(encoder: str, selection: str, tmp_path: Path) -> None:
-    made = model(encoder, "qwen2")
+@pytest.mark.parametrize(
+    ("encoder", "selection", "layer"), [("clip_vision_model", "default", -1), ("siglip_vision_model", "full", -2)]
+)
+def test_a_whole_llava_next_is_taken_over_as_it_was_saved(
+    encoder: str, selection: str, layer: int, tmp_path: Path
+) -> None:
+    made = model(encoder, "qwen2", layer)
     twin(made).save_pretrained(tmp_path)
     loaded = Backbone(pretrained=str(tmp_path))
     batch, _ = ours_and_theirs([Asked((40, 20), [[(3, 2)]])], twin(made))
     assert torch.equal(loaded.encode(batch.pixel_values), made.backbone.encode(batch.pixel_values))
     assert loaded.hf.config.vision_feature_select_strategy == selection
+    assert loaded.hf.config.vision_feature_layer == layer
 
 
 def test_the_selection_of_features_can_be_said_outright() -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.model_folder import load_model, save_model
 from lit_avg.release_config import release_config
 from lit_avg.release_weights import PREFIXES, VOTER, from_release, to_release
+from tests.hub import hub
 
 CASE = Path(__file__).parent / "data" / "golden" / "case_a"
 Change = Callable[[dict[str, Tensor]], object]
@@ -200,3 +203,27 @@ def test_three_granularities_are_read_with_their_step() -> None:
     granularities = release_config(config | {"vis_token_granularity": [36, 144, 576]}).granularities
     assert granularities is not None
     assert granularities.step == 4
+
+
+def test_a_hub_id_is_downloaded_and_so_is_the_encoder_it_names(
+    checkpoint: Path, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    authors, encoder = tmp_path / "authors" / "avg-llava", tmp_path / "openai" / "clip-vit-large-patch14-336"
+    encoder.mkdir(parents=True)
+    (checkpoint / "vision_config.json").rename(encoder / "config.json")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "openai/" + encoder.name}))
+    authors.parent.mkdir()
+    checkpoint.rename(authors)
+    save_file(weights, authors / "model.safetensors")
+    (authors / "README.md").write_text("not asked for")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "lit_avg.cli", "import-release", "authors/avg-llava", "--out", str(out)]
+    nobody = [*command[:4], "authors/nobody", *command[5:]]
+    with hub(tmp_path) as environment:
+        refused = subprocess.run(nobody, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        fetched = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (refused.returncode, "authors/nobody is no folder, and cannot be had" in refused.stderr) == (2, True)
+    assert fetched.returncode == 0, fetched.stderr
+    assert torch.equal(load_model(out).router.voter.flatten(), weights["model.router.voter"].flatten())
+    assert not list(tmp_path.glob("cache/**/README.md"))

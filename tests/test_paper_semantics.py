@@ -55,7 +55,9 @@ def voted(model: AvgLlava, levels: list[Tensor], heard: Tensor) -> Tensor:
     """One tile's logits: fuse all its tokens, let every one of them cast a ballot, weigh the ballots."""
     router = model.router
     tokens = torch.cat([*levels, heard])
-    fused = router.fusion(tokens.unsqueeze(0))[0]
+    layer = torch.nn.TransformerEncoderLayer(tokens.shape[1], 2, tokens.shape[1], dropout=0.0, batch_first=True)
+    layer.load_state_dict(router.fusion.state_dict())
+    fused = layer(tokens.unsqueeze(0))[0]
     visual = len(tokens) - len(heard)
     weights = torch.cat([router.voter[:visual], router.voter[visual:][: len(heard)]])
     return torch.stack([weight * router.mlp(token) for weight, token in zip(weights, fused, strict=True)]).sum(dim=0)

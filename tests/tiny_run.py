@@ -1,5 +1,7 @@
 """Runs of a few steps on made-up batches, described in YAML as a real run is."""
 
+import os
+import signal
 from pathlib import Path
 
 import lightning as L
@@ -132,3 +134,23 @@ def write_stage(folder: Path, stage: str, **arguments: object) -> str:
         "data": {"class_path": "tests.tiny_run.TinyData"},
     }
     return write_yaml(folder / f"{stage}.yaml", content)
+
+
+class ToldToMakeRoom(L.Callback):
+    """The cluster wants its node back in the midst of a step, once; only the first process is told.
+
+    Every process writes down the steps it does, into `steps-<rank>.txt` beside the run.
+    """
+
+    def __init__(self, step: int, told: str) -> None:
+        self.step = step
+        self.told = Path(told)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        with (Path(trainer.default_root_dir) / f"steps-{trainer.global_rank}.txt").open("a") as steps:
+            steps.write(f"{trainer.global_step}\n")
+        if trainer.global_step == self.step and trainer.is_global_zero and not self.told.exists():
+            self.told.touch()
+            os.kill(os.getpid(), signal.SIGUSR2)

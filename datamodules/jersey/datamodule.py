@@ -1,6 +1,5 @@
 """`Jersey`: the embedded data set, drawn on first use and then read like any other shards."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,10 +7,9 @@ from typing import Literal
 from datamodules.base import ShardsDataModule
 from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
+from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached
-
-CACHE_VARIABLE = "LIT_AVG_CACHE"
-"""Environment variable that names the cache folder."""
+from datamodules.shard_cache import default_cache
 
 
 class Jersey(ShardsDataModule):
@@ -30,6 +28,8 @@ class Jersey(ShardsDataModule):
         grid_pinpoints: (height, width) of the planes pictures are tiled in; none for a single view.
         eval_batch_size: pictures a step in evaluation; `batch_size` if not given.
     """
+
+    question_kinds = tuple(QUESTIONS)
 
     def __init__(
         self,
@@ -58,8 +58,11 @@ class Jersey(ShardsDataModule):
             eval_batch_size=eval_batch_size,
         )
         self.settings = JerseySettings(pictures_train, pictures_val, pictures_test, picture_seed)
-        default = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lit_avg"
-        self.cache = Path(cache_dir or default)
+        self.cache = Path(cache_dir) if cache_dir else default_cache()
+
+    def manifests(self) -> list[Path]:
+        """None: the settings decide what is drawn, so drawing it only to look is not worth the time."""
+        return []
 
     def prepare_data(self) -> None:
         """Draw the pictures, unless they are in the cache."""

@@ -1,13 +1,13 @@
 """Make the tokenizer that ships in datamodules/tokenizers/jersey. Run: python -m datamodules.jersey.make_tokenizer
 
-Byte-level BPE, so any text goes through it unchanged; digits always stand alone; every word of Jersey's questions and
-answers is one token, with and without a space before it. 512 tokens at most.
+Byte-level BPE, so any text goes through it unchanged; digits never share a token; every digit and every word of
+Jersey's questions and answers is one token, with and without a space before it. 512 tokens at most.
 """
 
 from itertools import product
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.conversation import read_template
@@ -25,10 +25,10 @@ def words() -> list[str]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Learn the merges from the words alone, which makes each of them one token."""
+    """Learn the merges from the words and digits alone, which makes each of them one token with its space."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]  a setter without type
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(Regex(r" ?\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]  a setter without type
     trainer = trainers.BpeTrainer(
@@ -37,7 +37,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([space + word for word, space in product(words(), ("", " "))], trainer)
+    tokenizer.train_from_iterator(
+        [space + word for word, space in product([*words(), *"0123456789"], ("", " "))], trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
@@ -16,6 +16,7 @@ from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
+from lit_avg.generation import check_end_token
 from lit_avg.granularity import Granularities
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
 from lit_avg.metrics import policy_metrics
@@ -75,6 +76,10 @@ class Stage(L.LightningModule):
             self.load_weights()
         self.freeze_the_rest()
 
+    def on_fit_start(self) -> None:
+        """Refuse data whose answers end with a token at which the model does not stop."""
+        check_end_token(cast(Any, self.trainer).datamodule, self.model.backbone.end_tokens)
+
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""
         if self.init_from is not None:
@@ -90,7 +95,7 @@ class Stage(L.LightningModule):
         return {part: left_out_of_run(backbone, part, self.init_from, run) for part in frozen}
 
     def freeze_the_rest(self) -> None:
-        """Leave gradients, dropout and recomputation to the parts that are trained.
+        """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
 
         The release's semantics have no stage train the vision encoder.
         """
@@ -102,6 +107,8 @@ class Stage(L.LightningModule):
                 module.train()
             for parameter in self.parameters_of(part):
                 parameter.requires_grad_(True)
+        for parameter in self.model.backbone.unread_parameters():
+            parameter.requires_grad_(False)
 
     @property
     def granularities(self) -> Granularities:
@@ -123,7 +130,8 @@ class Stage(L.LightningModule):
         """What the optimiser gets: the trained parts, the vision encoder with a learning rate of its own."""
         lr = self.optimization.lr
         lrs = {part: self.optimization.vision_lr or lr if part == "vision_encoder" else lr for part in PARTS}
-        return [ParameterGroup(part, lrs[part], self.parameters_of(part)) for part in self.trained_parts]
+        learning = {part: [one for one in self.parameters_of(part) if one.requires_grad] for part in self.trained_parts}
+        return [ParameterGroup(part, lrs[part], parameters) for part, parameters in learning.items()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and cosine over the run's own number of steps."""

@@ -1,28 +1,112 @@
 """Stage 3: the model learns to answer from every granularity (paper, section 3.3)."""
 
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_avg.batch import Batch
+from lit_avg.errors import UserError
+from lit_avg.model import AvgLlava
+from lit_avg.one_by_one import summed_one_by_one
+from lit_avg.optim import Optimization
 from lit_avg.outcomes import Outcomes
+from lit_avg.sequences import LlmInput, llm_input
+from lit_avg.sharding import shards
 from lit_avg.stages.base import Part, Stage
 
 
 class MultiGranularityTuning(Stage):
-    """The loss of stage 2 at each of the N granularities, averaged over N; the picture is encoded once."""
+    """The loss of stage 2 at each of the N granularities, averaged over N; the picture is encoded once.
+
+    Args:
+        model: as in `Stage`.
+        optimization: as in `Stage`.
+        init_from: as in `Stage`.
+        frozen: as in `Stage`.
+        one_by_one: go back through the LLM after each level, which holds the activations of one level instead of N,
+            and through connector and encoder once. The gradients are the same. Not done, whatever this says, where
+            parameters are sharded or float16 gradients are scaled.
+        tokens_at_once: going one by one, a level whose rows have more tokens than that is taken in parts of whole
+            rows, each with its own way back.
+        levels_per_step: how many levels, drawn anew for each batch, a step is averaged over: an unbiased estimate of
+            the loss at a part of the cost. None for all.
+
+    Raises:
+        UserError: `levels_per_step` is less than one.
+    """
 
     trains: ClassVar[tuple[Part, ...]] = ("vision_encoder", "connector", "llm")
     starts_from: ClassVar[tuple[str, ...]] = ("InstructionTuning",)
     objective = "cross-entropy of the answer tokens, averaged over all granularities"
 
+    def __init__(
+        self,
+        model: Callable[[], AvgLlava],
+        optimization: Optimization,
+        init_from: str | None = None,
+        frozen: Sequence[Part] = (),
+        one_by_one: bool = True,
+        tokens_at_once: int = 4096,
+        levels_per_step: int | None = None,
+    ) -> None:
+        super().__init__(model, optimization, init_from, frozen)
+        if levels_per_step is not None and levels_per_step < 1:
+            raise UserError(
+                f"levels_per_step is {levels_per_step}, but a step needs at least one; leave it out for all"
+            )
+        self.one_by_one = one_by_one
+        self.tokens_at_once = tokens_at_once
+        self.levels_per_step = levels_per_step
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean over levels of the mean negative log-prob of the answer tokens, and each level's own."""
-        levels = self.model.see(batch)
-        losses = [-self.model.answer_tokens_at(batch, levels, level).log_prob.mean() for level in range(len(levels))]
-        named = {f"loss@{tokens}": loss for tokens, loss in zip(self.granularities.tokens, losses, strict=True)}
-        return {"loss": torch.stack(losses).mean(), **named}
+        features, levels = self.model.encode(batch), self.levels_of_step()
+        if self.one_by_one and torch.is_grad_enabled() and not self._must_add_up():
+            terms = [self._terms(batch, level, self.tokens_at_once) for level in levels]
+            parameters = self._parameters_of_terms()
+            loss, found = summed_one_by_one(
+                [t for of_level in terms for t in of_level], features, parameters, 1 / len(levels)
+            )
+            losses = [part.sum() for part in torch.stack(found).split([len(of_level) for of_level in terms])]
+        else:
+            losses = [term(features) for level in levels for term in self._terms(batch, level, sys.maxsize)]
+            loss = torch.stack(losses).mean()
+        tokens = [self.granularities.tokens[level] for level in levels]
+        return {"loss": loss, **{f"loss@{count}": value for count, value in zip(tokens, losses, strict=True)}}
+
+    def levels_of_step(self) -> list[int]:
+        """The levels this step is averaged over, coarse to fine."""
+        count = len(self.granularities)
+        if self.levels_per_step is None or self.levels_per_step >= count:
+            return list(range(count))
+        return sorted(torch.randperm(count)[: self.levels_per_step].tolist())
+
+    def _terms(self, batch: Batch, level: int, tokens: int) -> list[Callable[[Tensor], Tensor]]:
+        """What gives the loss at a level from the features, in parts of so many tokens, to be added up."""
+        rows = llm_input(batch, [level] * len(batch.input_ids), self.model.layout)
+        answers = len(rows.answer_token)
+        return [partial(self._share_of_loss, batch, level, part, answers) for part in rows.split(tokens)]
+
+    def _share_of_loss(self, batch: Batch, level: int, rows: LlmInput, answers: int, features: Tensor) -> Tensor:
+        """What some rows add to the mean over that many answer tokens."""
+        levels = {level: self.model.scaler.pool(features, level)}
+        embeddings = self.model.embeddings(batch, levels, [level] * len(batch.input_ids), rows)
+        return -self.model.backbone.answer_tokens(embeddings, rows).log_prob.sum() / answers
+
+    def _parameters_of_terms(self) -> list[Tensor]:
+        """What is trained and comes after the features: the LLM and the newline token."""
+        backbone = self.model.backbone
+        return [p for p in (*backbone.parameters_of("llm"), backbone.image_newline) if p.requires_grad]
+
+    def _must_add_up(self) -> bool:
+        """See `lit_avg.one_by_one` for the reasons."""
+        device = self.model.backbone.image_newline.device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+        return half or shards(self.model)
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:
         """Mean negative log-prob of an answer over all granularities."""

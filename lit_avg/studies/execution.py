@@ -3,89 +3,148 @@
 The processes are forked from a server that has imported what takes long, once. The server holds no state of ours.
 """
 
-import fcntl
 import multiprocessing
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from lit_avg.errors import UserError
+from lit_avg.studies.claiming import claim
+from lit_avg.studies.identity import source_of
+from lit_avg.studies.locks import BusyError, locked
 from lit_avg.studies.plan import PlannedRun
-from lit_avg.studies.records import Record, read_record, unfinished_commands, write_record
-
-LOG = "log.txt"
-LOCK = ".lock"
+from lit_avg.studies.records import LOG, Record, is_finished, own_record, unfinished_commands, write_record
 
 Command = Callable[[list[str]], int]
 """A command line: takes arguments, returns the exit status. `lit_avg.cli.main`, but for tests."""
 
-_PRELOADED = ["lightning.pytorch.cli", "transformers", "torch.utils.tensorboard", "lit_avg.training_cli", "callbacks"]
+BUSY = 75
+"""Exit status of a process that found its run in other hands; EX_TEMPFAIL, what one may try again."""
+
+CHANGED = 65
+"""Exit status of a process whose run's configs were changed; EX_DATAERR."""
+
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a command that somebody has stopped: no failure of its own."""
+
+PRELOADED = ["lightning.pytorch.cli", "transformers", "torch.utils.tensorboard", "lit_avg.training_cli", "callbacks"]
+"""What every run needs and takes long to import."""
 
 
-def start(run: PlannedRun, command: Command) -> BaseProcess:
-    """Start whatever of a run is not done yet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    process = context.Process(target=execute, args=(run, command), name=run.label)
-    process.start()
-    return process
+def start(run: PlannedRun, command: Command, gpus: str | None = None) -> BaseProcess:
+    """Start whatever of a run is not done yet; `gpus` are those it may use, as CUDA numbers them."""
+    return _start(_execute_here, run, command, gpus)
 
 
-def execute(run: PlannedRun, command: Command) -> None:
-    """Do the commands of a run that are not done, in this process; exit with the status of the first that fails."""
-    import torch  # here, in the run's own process, it is already loaded
-
-    _die_with_the_sweep()
-    torch.set_num_threads(run.threads)
-    run.directory.mkdir(parents=True, exist_ok=True)
-    with locked(run.directory, wait=True):  # the dying process of a killed sweep may still be writing
-        _log_to(run.directory / LOG)
-        for arguments in unfinished_commands(run):
-            if status := command(list(arguments)):
-                sys.exit(status)
-            record = read_record(run.directory) or Record(run.identity)
-            write_record(run.directory, replace(record, finished=(*record.finished, arguments[0])))
+def call(arguments: Sequence[str], log: Path, command: Command) -> BaseProcess:
+    """Start one command that is no run."""
+    return _start(_call_here, arguments, log, command)
 
 
-@contextmanager
-def locked(directory: Path, wait: bool = False) -> Generator[None]:
-    """Hold a folder against other processes; the system lets go of it when this one ends, however it ends.
+def execute(run: PlannedRun, command: Command, announce: Callable[[list[str]], None] = lambda verbs: None) -> int:
+    """Do the commands of a run that are not done, in this process, unless another process is at it.
 
-    Raises:
-        UserError: another process holds it, and `wait` is off.
+    Args:
+        run: what is done.
+        command: what it calls.
+        announce: is told the verbs that will be called, once the run's folder is its own.
+
+    Returns:
+        The exit status of the first that fails, 0 without failure, `BUSY` if another process is at work on the run.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UserError(f"another sweep is at work in {directory}; wait for it or stop it") from error
-        yield
-
-
-def log_lines(run: PlannedRun, count: int) -> list[str]:
-    """The last lines a run has written, without empty ones."""
     try:
-        with (run.directory / LOG).open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 200 * count))
-            text = log.read().decode(errors="replace")
+        with locked(run.directory):
+            if is_finished(run):  # by somebody else, since the run was planned
+                announce([])
+                return 0
+            claim(run)
+            log_to(run.directory / LOG)
+            announce([command[0] for command in unfinished_commands(run)])
+            return do_commands(run, command)
+    except BusyError:
+        return BUSY
+
+
+def do_commands(run: PlannedRun, command: Command) -> int:
+    """Do what is left of a claimed run, and keep its record. Returns the exit status."""
+    record = replace(own_record(run) or Record(run.identity), failed=None)
+    write_record(run.directory, record)
+    for arguments in unfinished_commands(run):
+        if was_changed(run):
+            return CHANGED
+        began = time.monotonic()
+        try:
+            status = command(list(arguments))
+        except Exception:
+            write_record(run.directory, replace(record, failed=1))
+            raise
+        if status:
+            if status not in STOPPED:
+                write_record(run.directory, replace(record, failed=status))
+            return status
+        if was_changed(run):
+            return CHANGED
+        seconds = record.seconds + time.monotonic() - began
+        record = replace(record, finished=(*record.finished, arguments[0]), seconds=round(seconds, 2))
+        write_record(run.directory, record)
+    return 0
+
+
+def was_changed(run: PlannedRun) -> bool:
+    """Whether a run's configs are others than when it was planned; it must not go by the identity it had then."""
+    if source_of(run.run) == run.source:
+        return False
+    print(f"configs were changed since {run.label} was planned; sweep again", flush=True)
+    return True
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last lines of a log, without empty ones."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 200 * count))
+            text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
 
 
-def _log_to(path: Path) -> None:
+def log_to(path: Path) -> None:
     """Send everything this process prints, in Python or below, to a file."""
     with path.open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def _start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def _execute_here(run: PlannedRun, command: Command, gpus: str | None) -> None:
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    import torch  # here, in the run's own process, it is already loaded
+
+    _die_with_the_sweep()
+    torch.set_num_threads(run.threads)
+    sys.exit(execute(run, command))
+
+
+def _call_here(arguments: Sequence[str], log: Path, command: Command) -> None:
+    _die_with_the_sweep()
+    log_to(log)
+    sys.exit(command(list(arguments)))
 
 
 def _die_with_the_sweep() -> None:

@@ -1,18 +1,15 @@
 """From a study to its runs: where each lives, which commands make it, and what decides its result."""
 
-import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from lit_avg.studies.fields import read_yaml
-from lit_avg.studies.study import Run, Study
-
-DEFAULTS = Path(__file__).resolve().parents[2] / "experiments" / "base.yaml"
-"""What every run's config starts from."""
+from lit_avg.studies.identity import code_hash, digest, source_of
+from lit_avg.studies.sources import config_content
+from lit_avg.studies.study import Study
+from lit_avg.studies.variants import Run
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,13 @@ class PlannedRun:
         seed: of everything random in it.
         directory: all it writes goes here.
         commands: what is called, in this order, each a list of arguments for `lit-avg`.
-        identity: hash of all that decides its result: the configs' content, the seed, the threads, the runs before.
+        identity: hash of all that decides its result: configs, values, data, seed, threads, the runs before.
         parents: folders of the runs before.
         threads: CPU threads it computes with.
+        links: what its configs look for elsewhere than where it lies: (where it is looked for, where it is).
+        run: the run as the study says it.
+        source: hash of what its files said when this was planned.
+        out: the study's folder.
     """
 
     name: str
@@ -36,6 +37,13 @@ class PlannedRun:
     identity: str
     parents: tuple[Path, ...]
     threads: int
+    links: tuple[tuple[Path, Path], ...]
+    run: Run
+    source: str
+    out: Path
+
+    def __hash__(self) -> int:
+        return hash((self.directory, self.identity))  # values of a run may be lists
 
     @property
     def label(self) -> str:
@@ -45,26 +53,34 @@ class PlannedRun:
 
 def plan(study: Study) -> list[PlannedRun]:
     """Every run of a study, seed by seed, each after those it needs."""
-    content = cache(_content)  # most runs share their config files
+    code = code_hash() if study.code else None
+    content = cache(config_content)  # most runs share their config files
+    sources = {run.name: source_of(run, content) for run in study.runs.values()}
     planned: dict[tuple[str, int], PlannedRun] = {}
     for seed in study.seeds:
         for run in study.runs.values():
             parents = [planned[parent, seed] for parent in run.after]
+            called = {name: known_as for known_as, name in run.links}
             decides: dict[str, Any] = {
-                "configs": [content(config) for config in (DEFAULTS, *run.configs)],
+                "config": study.digests[run.name],
                 "seed": seed,
                 "threads": study.threads,
-                "test": run.test,
-                "parents": {parent.name: parent.identity for parent in parents},
+                "code": code,
+                "parents": {called.get(parent.name, parent.run.stage): parent.identity for parent in parents},
             }
+            directory = run_directory(study, run.name, seed)
             planned[run.name, seed] = PlannedRun(
                 name=run.name,
                 seed=seed,
-                directory=run_directory(study, run.name, seed),
-                commands=_commands(study, run, seed),
-                identity=_digest(decides),
+                directory=directory,
+                commands=_commands(run, directory, seed),
+                identity=digest(decides),
                 parents=tuple(parent.directory for parent in parents),
                 threads=study.threads,
+                links=tuple((directory.parent / stage, run_directory(study, name, seed)) for stage, name in run.links),
+                run=run,
+                source=sources[run.name],
+                out=study.out,
             )
     return list(planned.values())
 
@@ -74,33 +90,15 @@ def run_directory(study: Study, run: str, seed: int) -> Path:
     return study.out / f"seed-{seed}" / run
 
 
-def _commands(study: Study, run: Run, seed: int) -> tuple[tuple[str, ...], ...]:
-    directory = run_directory(study, run.name, seed)
-    shared = [argument for config in run.configs for argument in ("--config", str(config))]
-    shared += ["--run_root", str(directory.parent), "--trainer.default_root_dir", str(directory)]
-    shared += ["--seed_everything", str(seed)]
+def value_arguments(run: Run) -> list[str]:
+    """The values that a study lays over a run's configs, as the command line takes them."""
+    as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in run.values}
+    return [part for name, text in as_text.items() for part in (f"--{name}", text)]
+
+
+def _commands(run: Run, directory: Path, seed: int) -> tuple[tuple[str, ...], ...]:
+    configs = [part for config in run.configs for part in ("--config", str(config))]
+    shared = [*configs, "--run_root", str(directory.parent), "--trainer.default_root_dir", str(directory)]
+    shared += ["--seed_everything", str(seed), *value_arguments(run)]
     fit = ("fit", *shared, "--resume", "auto")
     return (fit, ("test", *shared)) if run.test else (fit,)
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _content(config: Path) -> list[dict[str, Any]]:
-    """What a config file says, and what the files that it names say; comments do not count."""
-    content = read_yaml(config)
-    named = [config.parent / text for text in _texts(content) if text.endswith((".yaml", ".yml"))]
-    return [content, *(part for path in named if path.is_file() for part in _content(path))]
-
-
-def _texts(content: object) -> Iterator[str]:
-    """Every string value in nested YAML."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict):
-        for value in cast(dict[object, object], content).values():
-            yield from _texts(value)
-    elif isinstance(content, list):
-        for value in cast(list[object], content):
-            yield from _texts(value)

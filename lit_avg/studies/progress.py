@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -10,8 +9,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lit_avg.studies.execution import LOG, log_lines
+from lit_avg.studies.claiming import REPLACED, Standing
+from lit_avg.studies.execution import last_lines
+from lit_avg.studies.graph import clock
 from lit_avg.studies.plan import PlannedRun
+from lit_avg.studies.records import LOG
 
 _LINES_OF_A_FAILURE = 15
 
@@ -41,31 +43,42 @@ class Progress:
 
     def kept(self, runs: Sequence[PlannedRun]) -> None:
         """See `Watcher`."""
-        self._done = len(runs)
+        self._done += len(runs)
         if runs:
             self._say(f"{len(runs)} of {self.total} runs were done before")
 
-    def replaced(self, run: PlannedRun, where: Path) -> None:
+    def left(self, run: PlannedRun) -> None:
         """See `Watcher`."""
-        self._say(f"{run.label}: made anew, what was there no longer fits and is now in {where}")
+        self._say(f"{run.label}: failed before (--retry tries again)")
+        self._say_log(run)
 
-    def started(self, run: PlannedRun, goes_on: bool) -> None:
+    def elsewhere(self, run: PlannedRun) -> None:
+        """See `Watcher`."""
+        self._say(f"{run.label}: another sweep is at work on it")
+
+    def started(self, run: PlannedRun, found: Standing) -> None:
         """See `Watcher`."""
         self._running[run] = time.monotonic()
-        if goes_on:
+        if found == "goes on":
             self._say(f"{run.label}: goes on from where it was interrupted")
+        elif found == "replaces":
+            self._say(f"{run.label}: made anew, what was there no longer fits and is now in {run.out / REPLACED}")
         elif not self.console.is_terminal:
             self._say(f"{run.label}: started")
 
     def ended(self, run: PlannedRun, well: bool, seconds: float) -> None:
         """See `Watcher`."""
-        del self._running[run]
+        self._running.pop(run, None)
         if well:
             self._done += 1
-            self._say(f"{run.label}: done in {_clock(seconds)} ({self._done} of {self.total})")
+            self._say(f"{run.label}: done in {clock(seconds)} ({self._done} of {self.total})")
             return
-        self._say(f"{run.label}: failed after {_clock(seconds)}; the end of {run.directory / LOG}:")
-        for line in log_lines(run, _LINES_OF_A_FAILURE):
+        self._say(f"{run.label}: failed after {clock(seconds)}")
+        self._say_log(run)
+
+    def _say_log(self, run: PlannedRun) -> None:
+        self._say(f"  the end of {run.directory / LOG}:")
+        for line in last_lines(run.directory / LOG, _LINES_OF_A_FAILURE):
             self._say(f"    {line}")
 
     def _say(self, text: str) -> None:
@@ -75,12 +88,7 @@ class Progress:
         """One line per run at work: which, since when, and the last thing it wrote."""
         table = Table.grid(padding=(0, 2))
         for run, begun in self._running.items():
-            said = log_lines(run, 1) or ["starting"]
+            said = last_lines(run.directory / LOG, 1) or ["starting"]
             newest = Text(said[0], no_wrap=True, overflow="ellipsis")
-            table.add_row(run.label, _clock(time.monotonic() - begun), newest)
+            table.add_row(run.label, clock(time.monotonic() - begun), newest)
         return table
-
-
-def _clock(seconds: float) -> str:
-    """75 to 1:15."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

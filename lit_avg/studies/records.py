@@ -1,53 +1,73 @@
 """What is known of a run on disk: whose folder it is and how far it came (`identity.json`), and what it measured."""
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
+from lit_avg.studies.files import write_whole
 from lit_avg.studies.plan import PlannedRun
 
 RECORD = "identity.json"
 RESULT = "result.json"
+LOG = "log.txt"
 
 
 @dataclass(frozen=True)
 class Record:
-    """Which run a folder belongs to, and which of its commands have ended well."""
+    """Which run a folder belongs to, and how far it is.
+
+    Args:
+        identity: the run's.
+        finished: those of its commands that have ended well.
+        failed: the exit status of a command that has ended badly of itself, not by being stopped.
+        seconds: time spent on commands that have ended well.
+    """
 
     identity: str
     finished: tuple[str, ...] = ()
+    failed: int | None = None
+    seconds: float = field(default=0.0, compare=False)
 
 
 def read_record(directory: Path) -> Record | None:
     """The record of a folder; None where there is none, or none that can be read."""
     try:
         content = json.loads((directory / RECORD).read_text())
-        return Record(str(content["identity"]), tuple(content["finished"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        failed, seconds = content.get("failed"), float(content.get("seconds", 0))
+        return Record(str(content["identity"]), tuple(content["finished"]), failed, seconds)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def write_record(directory: Path, record: Record) -> None:
     """Replace the record at one stroke, so that a crash leaves the old or the new one."""
-    partial = directory / f"{RECORD}.partial"
-    partial.write_text(json.dumps({"identity": record.identity, "finished": record.finished}) + "\n")
-    os.replace(partial, directory / RECORD)  # noqa: PTH105  Path.replace hides that this is the atomic step
+    write_whole(directory / RECORD, json.dumps(asdict(record)) + "\n")
+
+
+def own_record(run: PlannedRun) -> Record | None:
+    """The record of a run's folder, if the folder is that of this very run."""
+    record = read_record(run.directory)
+    return record if record is not None and record.identity == run.identity else None
 
 
 def unfinished_commands(run: PlannedRun) -> list[Sequence[str]]:
     """The commands of a run that have not yet ended well."""
-    record = read_record(run.directory)
-    finished = record.finished if record is not None and record.identity == run.identity else ()
-    return [command for command in run.commands if command[0] not in finished]
+    record = own_record(run)
+    return [command for command in run.commands if record is None or command[0] not in record.finished]
 
 
 def is_finished(run: PlannedRun) -> bool:
     """Whether a run has been made as the study now describes it."""
     return not unfinished_commands(run) and (run.directory / RESULT).is_file()
+
+
+def has_failed(run: PlannedRun) -> bool:
+    """Whether a run has ended badly of itself, and nobody has tried again."""
+    record = own_record(run)
+    return record is not None and record.failed is not None
 
 
 def read_result(run: PlannedRun) -> dict[str, Any]:

@@ -4,11 +4,14 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
 
     out: runs/quickstart                 # where runs, table and figures go
     seeds: [0]
+    axes: {k: [0, 8, 32]}                # `{k}` in a row makes one row for each
     runs:
       stage3: {configs: [../jersey/stage3.yaml], after: [stage2]}
       stage4: {configs: [../jersey/stage4.yaml], after: [stage3], test: true}
     rows:
       router: {run: stage4, policy: router}
+      three levels: {run: stage4, policy: router, overlays: [three_levels.yaml], stages: [stage3, stage4]}
+      "k {k}": {run: stage4, policy: router, set: {model.init_args.model.init_args.k: "{k}"}}
     columns: [accuracy, token_share]
     reference: router
 
@@ -16,41 +19,36 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
 Configs are found from the study file that names them, `out` from where the command is called.
 """
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
-from lit_avg.studies.fields import Fields, read_yaml
-
-
-@dataclass(frozen=True)
-class Run:
-    """One stage with one config, made once per seed; its name is also that of its folder.
-
-    Args:
-        name: as other runs' `after` and rows call it.
-        configs: config files, the later overlaying the earlier.
-        after: runs that must be finished before.
-        test: whether the test split is evaluated after training, as every run in a row of the table must be.
-    """
-
-    name: str
-    configs: tuple[Path, ...]
-    after: tuple[str, ...] = ()
-    test: bool = False
+from lit_avg.studies.cluster_options import ClusterOptions, read_options
+from lit_avg.studies.fields import Fields, Mistake
+from lit_avg.studies.identity import digests, unified
+from lit_avg.studies.lines import located
+from lit_avg.studies.sources import config_content, study_content
+from lit_avg.studies.variants import Change, Run, branched, combinations, substituted, way_to
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a run, and the policy by which it chooses granularities on the test split."""
+    """One row of the table: a run, and the policy by which it chooses granularities on the test split.
+
+    Args:
+        name: as in the study, axes filled in.
+        run: the run's name.
+        policy: the policy's name.
+        axes: the value of each axis that the row was made for.
+    """
 
     name: str
     run: str
     policy: str
+    axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,10 @@ class Study:
         columns: names of metrics, without the policy.
         reference: the row that the others are compared with, if any.
         threads: CPU threads of one run; part of what decides its result.
+        code: whether the program's source is part of what decides a result.
+        slurm: what `--launcher slurm` asks of the cluster.
+        files: the study file and the one it extends.
+        digests: for each run what its own configs and data contribute to its identity.
     """
 
     path: Path
@@ -76,113 +78,147 @@ class Study:
     columns: tuple[str, ...]
     reference: str | None = None
     threads: int = 1
+    code: bool = False
+    slurm: ClusterOptions = field(default_factory=ClusterOptions)
+    files: tuple[Path, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def load_study(path: str | Path) -> Study:
     """Read a study file and check all of it before anything is run.
 
     Raises:
-        UserError: names every mistake in the file at once.
+        UserError: names every mistake in the file at once, each with its line.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    errors: list[str] = []
-    content = Fields(_with_base(path, errors), "", errors)
+    errors: list[Mistake] = []
+    raw, files = study_content(path, errors)
+    content = Fields(raw, "", errors)
+    axes = _axes(content)
     runs = {run.name: run for run in (_run(fields) for fields in content.take_sections("runs"))}
-    rows = tuple(_row(fields) for fields in content.take_sections("rows"))
     study = Study(
         path=path,
         out=Path(content.take("out", str, "a folder") or "."),
         seeds=tuple(content.take_list("seeds", int, "whole numbers")),
         runs=_in_order(runs, errors),
-        rows=rows,
+        rows=(),
         columns=tuple(content.take_list("columns", str, "names of metrics")),
         reference=content.take("reference", str, "the name of a row", optional=True),
         threads=content.take("threads", int, "a whole number", optional=True) or 1,
+        code=content.take("code", bool, "true or false", optional=True) or False,
+        slurm=read_options(content.take_section("slurm")),
+        files=files,
     )
-    content.refuse_the_rest()
     errors += _broken_references(study)
+    study = _with_rows(study, content.take_sections("rows"), axes, errors)
+    content.refuse_the_rest()
     if errors:
-        raise UserError("\n".join([f"{path} has {len(errors)} mistake(s):", *(f"  {error}" for error in errors)]))
-    return study
+        lines = [f"  {error} ({located(error.place, files)})" for error in errors]
+        raise UserError("\n".join([f"{path} has {len(errors)} mistake(s):", *lines]))
+    return _shared(study)
+
+
+def _shared(study: Study) -> Study:
+    """The study with equal runs made one."""
+    own = digests(study.out, study.runs)
+    runs, means = unified(study.runs, own)
+    rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
+    return replace(study, runs=runs, rows=rows, digests=own)
+
+
+def _axes(content: Fields) -> dict[str, list[Any]]:
+    axes = content.take_mapping("axes", "lists of values")
+    for name, values in axes.items():
+        if not isinstance(values, list) or not values:
+            content.complain(f"must be a list of values, but is {values!r}", f"axes.{name}")
+    return {name: cast(list[Any], values) for name, values in axes.items() if isinstance(values, list)}
 
 
 def _run(fields: Fields) -> Run:
     run = Run(
         name=fields.name,
-        configs=tuple(Path(config) for config in fields.take_list("configs", str, "config files")),
+        configs=_configs(fields, "configs"),
         after=tuple(fields.take_list("after", str, "names of runs", optional=True)),
         test=bool(fields.take("test", bool, "true or false", optional=True)),
+        values=tuple(fields.take_mapping("set", "single values").items()),
     )
     fields.refuse_the_rest()
-    for config in run.configs:
-        if not config.is_file():
-            fields.complain(f"there is no config file {config}")
     return run
 
 
-def _row(fields: Fields) -> Row:
+def _configs(fields: Fields, key: str, optional: bool = False) -> tuple[Path, ...]:
+    configs = tuple(Path(config) for config in fields.take_list(key, str, "config files", optional))
+    for config in configs:
+        if not config.is_file():
+            fields.complain(f"there is no config file {config}")
+            continue
+        try:
+            config_content(config)
+        except UserError as error:
+            fields.complain(str(error))
+    return configs
+
+
+def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]], errors: list[Mistake]) -> Study:
+    """The study with its rows, and the runs that they make."""
+    runs, rows = dict(study.runs), dict[str, Row]()
+    for section in sections:
+        for chosen in combinations(axes, (section.name, section.left)):
+            fields = Fields(substituted(section.left, chosen), section.place, errors)
+            row = replace(_row(fields, runs, errors), name=substituted(section.name, chosen), axes=chosen)
+            if row.name in rows:
+                fields.complain(f"there are two rows {row.name!r}; name each axis in the row's own name")
+            rows[row.name] = row
+    if study.reference is not None and study.reference not in rows:
+        errors.append(Mistake("reference", f"there is no row {study.reference!r}"))
+    return replace(study, runs=runs, rows=tuple(rows.values()))
+
+
+def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
+    """One row; the runs it makes are added to `runs`."""
+    before = len(errors)
     run = fields.take("run", str, "the name of a run") or ""
     policy = fields.take("policy", str, "the name of a policy") or ""
+    overlays = _configs(fields, "overlays", optional=True)
+    values = tuple(fields.take_mapping("set", "single values").items())
+    stages = tuple(fields.take_list("stages", str, "names of runs", optional=True))
     fields.refuse_the_rest()
+    if run not in runs:
+        fields.complain(f"there is no run {run!r}", "run")
+    elif not runs[run].test:
+        fields.complain(f"{run} is never tested; say `test: true` in runs.{run}", "run")
+    for stage in stages if run in runs else ():
+        if stage not in way_to(runs, run):
+            fields.complain(f"{stage!r} is not on the way to {run}", "stages")
+    if stages and not (overlays or values):
+        fields.complain("is there without `overlays` or `set` to lay over them", "stages")
+    if (overlays or values) and len(errors) == before:
+        run = branched(runs, run, Change(overlays, values, stages or (run,)))
     return Row(fields.name, run, policy)
 
 
-def _broken_references(study: Study) -> list[str]:
+def _broken_references(study: Study) -> list[Mistake]:
     """What names something that is not there."""
     broken = [
-        f"runs.{run.name}.after: there is no run {parent!r}"
+        Mistake(f"runs.{run.name}.after", f"there is no run {parent!r}")
         for run in study.runs.values()
         for parent in run.after
         if parent not in study.runs
     ]
-    for row in study.rows:
-        if row.run not in study.runs:
-            broken.append(f"rows.{row.name}.run: there is no run {row.run!r}")
-        elif not study.runs[row.run].test:
-            broken.append(f"rows.{row.name}.run: {row.run} is never tested; say `test: true` in runs.{row.run}")
-    if study.reference is not None and study.reference not in {row.name for row in study.rows}:
-        broken.append(f"reference: there is no row {study.reference!r}")
     if len(set(study.seeds)) < len(study.seeds):
-        broken.append("seeds: each may be there once")
+        broken.append(Mistake("seeds", "each may be there once"))
     if study.threads < 1:
-        broken.append(f"threads: must be at least 1, but is {study.threads}")
+        broken.append(Mistake("threads", f"must be at least 1, but is {study.threads}"))
     return broken
 
 
-def _in_order(runs: Mapping[str, Run], errors: list[str]) -> dict[str, Run]:
+def _in_order(runs: Mapping[str, Run], errors: list[Mistake]) -> dict[str, Run]:
     """The runs, each after those it needs."""
     try:
         order = TopologicalSorter({run.name: run.after for run in runs.values()}).static_order()
         return {name: runs[name] for name in order if name in runs}
     except CycleError as error:
-        errors.append(f"runs: each waits for the other: {' -> '.join(cast(list[str], error.args[1]))}")
+        circle = " -> ".join(cast(list[str], error.args[1]))
+        errors.append(Mistake("runs", f"each waits for the other: {circle}"))
         return dict(runs)
-
-
-def _with_base(path: Path, errors: list[str]) -> dict[str, Any]:
-    """The file's content over that of the study it extends."""
-    content = _with_own_paths(path)
-    if (extends := content.pop("extends", None)) is None:
-        return content
-    base_path = path.parent / str(extends)
-    if not base_path.is_file():
-        errors.append(f"extends: there is no study {base_path}")
-        return content
-    base = _with_own_paths(base_path)
-    if "extends" in base:
-        errors.append(f"extends: {base_path} extends a study itself; extend that one directly")
-    for section in ("runs", "rows"):
-        if isinstance(base.get(section), dict) and isinstance(content.get(section), dict):
-            content[section] = base[section] | content[section]
-    return base | content
-
-
-def _with_own_paths(path: Path) -> dict[str, Any]:
-    """The file's content, its configs found from the file itself."""
-    content = read_yaml(path)
-    runs = content.get("runs")
-    for run in cast(dict[str, Any], runs).values() if isinstance(runs, dict) else ():
-        if isinstance(run, dict) and isinstance(configs := cast(dict[str, Any], run).get("configs"), list):
-            run["configs"] = [os.path.normpath(path.parent / str(name)) for name in cast(list[object], configs)]
-    return content

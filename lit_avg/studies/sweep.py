@@ -1,24 +1,20 @@
-"""Doing the runs of a study: each after those it needs, several side by side where that is wanted."""
+"""Doing the runs of a study on this machine: each after those it needs, several side by side where that is wanted."""
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Protocol
 
 from lit_avg.studies import execution
+from lit_avg.studies.claiming import Standing, standing
+from lit_avg.studies.locks import owner_of
 from lit_avg.studies.plan import PlannedRun
-from lit_avg.studies.records import Record, is_finished, read_record, unfinished_commands, write_record
+from lit_avg.studies.records import has_failed, is_finished
 
-REPLACED = "replaced"
-"""Folder, inside a study's, of runs whose config has changed since."""
-
-
-_Begun = tuple[PlannedRun, float]
-"""A run, and when it was started."""
+POLL_SECONDS = 1.0
+"""How often runs in other hands are looked at."""
 
 
 class Watcher(Protocol):
@@ -28,12 +24,16 @@ class Watcher(Protocol):
         """These were finished before."""
         ...
 
-    def replaced(self, run: PlannedRun, where: Path) -> None:
-        """What lay in a run's folder was made differently or has lost its result, and is now elsewhere."""
+    def left(self, run: PlannedRun) -> None:
+        """A run has failed before, and nobody has asked for it to be tried again."""
         ...
 
-    def started(self, run: PlannedRun, goes_on: bool) -> None:
-        """A run was started, or goes on where it was interrupted."""
+    def elsewhere(self, run: PlannedRun) -> None:
+        """Another sweep is at work on a run."""
+        ...
+
+    def started(self, run: PlannedRun, found: Standing) -> None:
+        """A run was started, on what was found in its folder."""
         ...
 
     def ended(self, run: PlannedRun, well: bool, seconds: float) -> None:
@@ -41,69 +41,108 @@ class Watcher(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Begun:
+    run: PlannedRun
+    at: float
+    slot: int
+
+
 @dataclass
 class Sweep:
     """The state of doing a plan.
 
     Args:
-        out: the study's folder.
         waiting: runs not yet started, each after those it needs.
-        jobs: how many runs are done side by side.
         watcher: is told what happens.
         command: what a run calls.
+        slots: one for each run that may go on at once: the GPUs it may use, None where nobody deals them out.
+        retry: try again what has failed before.
     """
 
-    out: Path
     waiting: list[PlannedRun]
-    jobs: int
     watcher: Watcher
     command: execution.Command
+    slots: Sequence[str | None]
+    retry: bool = False
     running: dict[BaseProcess, _Begun] = field(default_factory=dict[BaseProcess, _Begun])
+    elsewhere: list[PlannedRun] = field(default_factory=list[PlannedRun])
     failed: list[PlannedRun] = field(default_factory=list[PlannedRun])
 
     def run(self) -> None:
-        """Do what is not done. After a failure what runs is brought to its end, and nothing new is started."""
+        """Do what is not done. What depends on a failure is left; all else is brought to its end."""
         finished = [run for run in self.waiting if is_finished(run)]
         self.waiting = [run for run in self.waiting if run not in finished]
         self.watcher.kept(finished)
+        self._leave_failed()
         try:
-            while self.running or (self.waiting and not self.failed):
+            while True:
+                self._look_elsewhere()
+                self._drop_dependants()
                 self._start_what_is_ready()
+                if not (self.running or self.waiting or self.elsewhere):
+                    return
                 self._await_one()
         finally:
             for process in self.running:  # left only by an exception, as when interrupted
                 process.terminate()
 
-    def _start_what_is_ready(self) -> None:
-        unfinished = {run.directory for run in self.waiting} | {run.directory for run, _ in self.running.values()}
-        ready = [run for run in self.waiting if not unfinished.intersection(run.parents)]
-        for run in ready[: self.jobs - len(self.running)] if not self.failed else ():
+    def _leave_failed(self) -> None:
+        for run in [] if self.retry else [run for run in self.waiting if has_failed(run)]:
             self.waiting.remove(run)
-            goes_on = self._claim(run)
-            self.watcher.started(run, goes_on)
-            self.running[execution.start(run, self.command)] = run, time.monotonic()
+            self.failed.append(run)
+            self.watcher.left(run)
 
-    def _claim(self, run: PlannedRun) -> bool:
-        """Make a run's folder its own; True if the folder holds an interrupted attempt at this very run."""
-        record = read_record(run.directory)
-        if record is not None and record.identity == run.identity and unfinished_commands(run):
-            return True
-        if run.directory.exists():
-            self.watcher.replaced(run, _move_aside(run, self.out / REPLACED))
-        run.directory.mkdir(parents=True)
-        write_record(run.directory, Record(run.identity))
-        return False
+    def _drop_dependants(self) -> None:
+        dropped = dependants(self.waiting, self.failed)
+        self.waiting = [run for run in self.waiting if run not in dropped]
+
+    def _look_elsewhere(self) -> None:
+        """Take back what others have ended or left."""
+        for run in [run for run in self.elsewhere if owner_of(run.directory) is None]:
+            self.elsewhere.remove(run)
+            if is_finished(run):
+                self.watcher.kept([run])
+            elif has_failed(run):
+                self.failed.append(run)
+                self.watcher.left(run)
+            else:
+                self.waiting.insert(0, run)
+
+    def _start_what_is_ready(self) -> None:
+        begun = [one.run for one in self.running.values()]
+        unfinished = {run.directory for run in (*self.waiting, *self.elsewhere, *begun)}
+        free = [slot for slot in range(len(self.slots)) if slot not in {one.slot for one in self.running.values()}]
+        for run in [run for run in self.waiting if not unfinished.intersection(run.parents)]:
+            if owner_of(run.directory) is not None:
+                self.waiting.remove(run)
+                self._found_elsewhere(run)
+            elif free:
+                self.waiting.remove(run)
+                slot = free.pop(0)
+                self.watcher.started(run, standing(run))
+                process = execution.start(run, self.command, self.slots[slot])
+                self.running[process] = _Begun(run, time.monotonic(), slot)
+
+    def _found_elsewhere(self, run: PlannedRun) -> None:
+        self.elsewhere.append(run)
+        self.watcher.elsewhere(run)
 
     def _await_one(self) -> None:
         by_sentinel = {process.sentinel: process for process in self.running}
-        for sentinel in wait(list(by_sentinel)):
+        if not by_sentinel:
+            time.sleep(POLL_SECONDS)
+        for sentinel in wait(list(by_sentinel), POLL_SECONDS if self.elsewhere else None) if by_sentinel else ():
             process = by_sentinel[sentinel]  # pyright: ignore[reportArgumentType]  we gave it sentinels only
             process.join()
-            run, begun = self.running.pop(process)
-            well = process.exitcode == 0 and is_finished(run)
+            begun = self.running.pop(process)
+            if process.exitcode == execution.BUSY:
+                self._found_elsewhere(begun.run)
+                continue
+            well = process.exitcode == 0 and is_finished(begun.run)
             if not well:
-                self.failed.append(run)
-            self.watcher.ended(run, well, time.monotonic() - begun)
+                self.failed.append(begun.run)
+            self.watcher.ended(begun.run, well, time.monotonic() - begun.at)
 
 
 def dependants(runs: Sequence[PlannedRun], failed: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -115,12 +154,3 @@ def dependants(runs: Sequence[PlannedRun], failed: Sequence[PlannedRun]) -> list
             missing.add(run.directory)
             cut_off.append(run)
     return cut_off
-
-
-def _move_aside(run: PlannedRun, attic: Path) -> Path:
-    attic.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (place := attic / f"seed-{run.seed}-{run.name}-{number}").exists():
-        number += 1
-    os.rename(run.directory, place)  # noqa: PTH104  Path.rename hides that this is one atomic step
-    return place

@@ -120,5 +120,5 @@ def test_a_template_that_marks_no_answers_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="none called vicunna; give plain, vicuna"):
+    with pytest.raises(UserError, match="none called vicunna; give llama3, plain, qwen2, vicuna"):
         read_template("vicunna")

@@ -1,11 +1,15 @@
+import contextlib
 import io
+import struct
 import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.pictures import MAX_PIXELS, decode_picture, picture_format
+from datamodules.pictures import MAX_PIXELS, decode_picture, picture_size, recognise_picture
 from lit_avg.errors import UserError
 
 
@@ -63,7 +67,11 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
 
 def test_content_decides_what_a_picture_is() -> None:
     picture = Image.new("RGB", (4, 4))
-    assert [picture_format(encoded(picture, form)) for form in ("PNG", "JPEG", "TIFF")] == ["png", "jpg", "tif"]
+    assert [recognise_picture(encoded(picture, form), "it")[1] for form in ("PNG", "JPEG", "TIFF")] == [
+        "png",
+        "jpg",
+        "tif",
+    ]
 
 
 @pytest.mark.parametrize("cut", [0, 10, 60])
@@ -83,3 +91,47 @@ def test_a_web_page_is_no_picture() -> None:
 def test_a_picture_of_too_many_pixels_is_refused_without_being_unpacked(side: int) -> None:
     with warnings.catch_warnings(action="error"), pytest.raises(UserError, match="pixels"):
         decode_picture(encoded(Image.new("1", (side, side))), "a bomb")
+
+
+def test_sixteen_bits_in_a_wider_mode_are_scaled_as_well() -> None:
+    values = np.full((3, 4), 90 * 256, ">u2")
+    assert colour_of(b"P5 4 3 65535\n" + values.tobytes()) == (90, 90, 90)
+
+
+def test_values_that_are_no_numbers_do_no_harm() -> None:
+    values = np.array([[0, 5, 10], [np.nan, np.inf, -np.inf]], np.float32)
+    seen = np.asarray(decode_picture(encoded(Image.fromarray(values), "TIFF"), "it"))
+    assert seen[..., 0].tolist() == [[0, 127, 255], [0, 0, 0]]
+
+
+def test_a_format_that_another_program_would_have_to_run_is_refused() -> None:
+    with pytest.raises(UserError, match="not a picture of a known format"):
+        decode_picture(encoded(Image.new("RGB", (4, 4)), "EPS"), "a program")
+
+
+def test_a_large_picture_within_a_small_icon_is_refused_without_being_unpacked() -> None:
+    png = encoded(Image.new("1", (12_000, 12_000)))
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(png), 22) + png
+    with pytest.raises(UserError, match="144000000 pixels"):
+        decode_picture(icon, "an icon")
+
+
+@given(form=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "JPEG2000"]), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_damage_is_refused_or_survived_but_never_a_crash(form: str, data: st.DataObject) -> None:
+    whole = bytearray(encoded(Image.linear_gradient("L").resize((17, 13)).convert("RGB"), form))
+    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=6)):
+        whole[place] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(UserError):
+        assert decode_picture(bytes(whole), "it").mode == "RGB"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 99])
+def test_the_size_is_that_of_the_decoded_picture(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.new("RGB", (8, 4)), form, exif=exif)
+    width, height = decode_picture(data, "it").size
+    assert picture_size(data, "it") == (height, width)
+    assert (width, height) == ((4, 8) if orientation in (6, 8) else (8, 4))

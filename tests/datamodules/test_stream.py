@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from datamodules.llava_shards import LLaVAShards
+from datamodules.order import EpochOrder, Source
 from datamodules.shards import held_out
-from datamodules.stream import BatchStream, EpochOrder
+from datamodules.stream import BatchStream
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
 from tests.drawn import drawn_shards
@@ -122,10 +123,10 @@ def test_ranks_share_the_samples_in_equally_many_batches(samples: int, size: int
     shard_of_sample = np.arange(samples) // 7
     if shuffle and samples < size * ranks:
         with pytest.raises(UserError, match="too few"):
-            EpochOrder(shard_of_sample, size, shuffle, ranks=ranks)
+            EpochOrder([Source(shard_of_sample)], size, shuffle, ranks=ranks)
         return
-    orders = [EpochOrder(shard_of_sample, size, shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
-    shares = [order.batches() for order in orders]
+    orders = [EpochOrder([Source(shard_of_sample)], size, shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
+    shares = [list(order.batches()) for order in orders]
     assert {len(share) for share in shares} == {len(orders[0])}
     seen = [index for share in shares for batch in share for index in batch]
     if shuffle:  # whole batches, nothing twice, fewer left over than one batch on each rank
@@ -138,7 +139,7 @@ def test_ranks_share_the_samples_in_equally_many_batches(samples: int, size: int
 
 def test_samples_are_mixed_a_few_shards_at_a_time() -> None:
     shard_of_sample = np.repeat(np.arange(40), 10)
-    (order,) = np.array(EpochOrder(shard_of_sample, 400, shuffle=True).batches())
+    (order,) = np.array(list(EpochOrder([Source(shard_of_sample)], 400, shuffle=True).batches()))
     begin, end = shard_of_sample[order[:160]], shard_of_sample[order[160:]]
     assert len(set(begin)) == 16  # shards at once
     assert not set(begin) & set(end)
@@ -148,21 +149,8 @@ def test_samples_are_mixed_a_few_shards_at_a_time() -> None:
 def test_going_on_with_another_batch_size_is_refused(shards: Path) -> None:
     stream, other = data(shards).train_dataloader(), data(shards).train_dataloader()
     other.sampler.batch_size = 4
-    with pytest.raises(UserError, match="batch_size was 3 and is 4"):
+    with pytest.raises(UserError, match=r"samples a step \(batch_size x ranks\) was 3 and is 4"):
         other.load_state_dict(stream.state_dict())
-
-
-def test_a_sample_without_room_is_replaced_in_training_and_an_error_in_evaluation(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shards = drawn_shards(tmp_path, 6)
-    lengths = [len(batch.input_ids[0]) for batch in data(shards).test_dataloader()]
-    short = data(shards, max_length=max(lengths) - 1)
-    kept = {key for keys in keys_of(short.train_dataloader()) for key in keys}
-    assert 0 < len(kept) < 6
-    assert "the sample after it is used instead" in caplog.text
-    with pytest.raises(UserError, match=r"sample 0000000\d\d: its first answer ends at token"):
-        keys_of(short.test_dataloader())
 
 
 def test_a_held_out_share_is_never_trained_on(shards: Path) -> None:

@@ -31,9 +31,10 @@ def test_feedback_of_samples_alone_is_that_of_the_batch_but_for_rounding(model: 
 
 
 def test_rows_about_one_picture_are_one_sample(make: Callable[..., Batch]) -> None:
-    batch = make([([(2, 1)], 1), ([(3, 1)], 0), ([(2, 2)], -1), ([(9, 1)], 1)], TWO_PICTURES)
+    batch = make([([(2, 1)], 1), ([(3, 1)], 0), ([(2, 2)], -1), ([(9, 1)], 1), ([(2, 2)], -1)], TWO_PICTURES)
+    batch.keys = [f"chat/{key}" for key in batch.keys]  # as in a mixture: what they begin with says nothing
     samples = samples_alone(batch)
-    assert [sample.questions for sample in samples] == [[0, 3], [1], [2]]
-    assert [sample.batch.keys for sample in samples] == [["000", "003"], ["001"], ["002"]]
-    assert [(sample.tiles.start, sample.tiles.stop) for sample in samples] == [(3, 6), (0, 3), (0, 0)]
+    assert [sample.questions for sample in samples] == [[0, 3], [1], [2], [4]]
+    assert [sample.batch.keys for sample in samples[:3]] == [["chat/000", "chat/003"], ["chat/001"], ["chat/002"]]
+    assert [(sample.tiles.start, sample.tiles.stop) for sample in samples] == [(3, 6), (0, 3), (0, 0), (0, 0)]
     assert samples[1].batch.input_ids.shape == (1, 2 + 1 + 3 + 1)  # prefix, image, instruction, answer: no padding

@@ -10,16 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from lit_avg.errors import UserError
 from lit_avg.studies import sweep_command
-from lit_avg.studies.execution import locked
+from lit_avg.studies.locks import owner_of
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.records import Record, read_record, write_record
 from lit_avg.studies.study import load_study
 from lit_avg.studies.sweep import dependants
+from lit_avg.studies.variants import Run
 from tests.studies.toy_command import toy_command
 
 WriteStudy = Callable[..., Path]
+
+SWEEP = """
+import sys
+from lit_avg.studies import execution, sweep_command
+from tests.studies.toy_command import toy_command
+execution.PRELOADED = ["torch"]
+sys.exit(sweep_command.main(sys.argv[1:], toy_command))
+"""
+"""A sweep in a process of its own, without what only real runs need."""
 
 
 def sweep(study: Path, *options: str) -> int:
@@ -60,7 +69,7 @@ def test_two_jobs_run_side_by_side_once_their_parents_are_done(write_study: Writ
     assert first.stat().st_mtime <= min(second.stat().st_mtime, third.stat().st_mtime)
 
 
-def test_a_failed_run_shows_its_log_names_what_depends_on_it_and_is_tried_again(
+def test_a_failed_run_shows_its_log_names_what_depends_on_it_and_is_tried_again_if_asked(
     write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study()
@@ -71,6 +80,11 @@ def test_a_failed_run_shows_its_log_names_what_depends_on_it_and_is_tried_again(
     assert "the lights went out" in printed
     assert "not made: second (seed 0), third (seed 0)" in printed
     assert sweep(study) == 1
+    printed = capsys.readouterr().out
+    assert "first (seed 0): failed before" in printed
+    assert "the lights went out" in printed
+    assert calls(study)["first (seed 0)"] == ["fit"]
+    assert sweep(study, "--retry") == 1
     assert calls(study)["first (seed 0)"] == ["fit", "fit"]
 
 
@@ -124,24 +138,38 @@ def test_a_config_that_changes_while_its_run_is_made_is_not_passed_over(
     assert sweep(write_study()) == 0
 
 
-def test_a_second_sweep_on_the_same_folder_says_so(write_study: WriteStudy) -> None:
+def test_what_does_not_depend_on_a_failure_is_done_all_the_same(write_study: WriteStudy, tmp_path: Path) -> None:
+    (tmp_path / "second.yaml").write_text("fail: true\n")
     study = write_study()
-    with locked(load_study(study).out), pytest.raises(UserError, match="another sweep is at work"):
-        sweep(study)
+    assert sweep(study) == 1
+    assert calls(study) == {"first (seed 0)": ["fit"], "second (seed 0)": ["fit"], "third (seed 0)": ["fit"]}
+
+
+def test_two_sweeps_at_once_do_nothing_twice(write_study: WriteStudy, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    (tmp_path / "third.yaml").write_text(f"wait_for: {gate}\n")
+    study = write_study(seeds=[0, 1])
+    other = subprocess.Popen([sys.executable, "-c", SWEEP, str(study)], stdout=subprocess.PIPE, text=True)
+    third = plan(load_study(study))[2]
+    await_((third.directory / "calls.txt").exists)
+    threading.Timer(2, gate.touch).start()
+    assert sweep(study, "--jobs", "2") == 0
+    said, _ = other.communicate(timeout=300)
+    assert other.returncode == 0, said
+    each = {"first": ["fit"], "second": ["fit", "test"], "third": ["fit"]}
+    assert calls(study) == {f"{name} (seed {seed})": verbs for seed in (0, 1) for name, verbs in each.items()}
 
 
 def test_kill_9_ends_the_runs_as_well_and_the_same_command_goes_on(write_study: WriteStudy, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     (tmp_path / "third.yaml").write_text(f"wait_for: {gate}\n")
     study = write_study()
-    code = "import sys; from lit_avg.studies import sweep_command; from tests.studies.toy_command import toy_command;"
-    code += "sys.exit(sweep_command.main([sys.argv[1]], toy_command))"
-    process = subprocess.Popen([sys.executable, "-c", code, str(study)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", SWEEP, str(study)], stdout=subprocess.DEVNULL)
     third = plan(load_study(study))[2]
     await_(lambda: (third.directory / "calls.txt").exists())
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    await_(lambda: is_free(third.directory))
+    await_(lambda: owner_of(third.directory) is None)
     gate.touch()
     assert sweep(study) == 0
     assert calls(study) == {
@@ -149,12 +177,14 @@ def test_kill_9_ends_the_runs_as_well_and_the_same_command_goes_on(write_study: 
         "second (seed 0)": ["fit", "test"],
         "third (seed 0)": ["fit"] * 2,
     }
+    third = plan(load_study(study))[2]
     assert read_record(third.directory) == Record(third.identity, ("fit",))
 
 
 def test_dependants_are_found_through_others() -> None:
     a, b, c, d = (
-        PlannedRun(name, 0, Path(name), (), "", (Path(parent),), 1) for name, parent in ("ax", "ba", "cb", "dx")
+        PlannedRun(name, 0, Path(name), (), "", (Path(parent),), 1, (), Run(name, ()), "", Path())
+        for name, parent in ("ax", "ba", "cb", "dx")
     )
     assert dependants([a, b, c, d], [a]) == [b, c]
 
@@ -170,11 +200,3 @@ def await_(condition: Callable[[], bool], seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.05)
-
-
-def is_free(directory: Path) -> bool:
-    try:
-        with locked(directory):
-            return True
-    except UserError:
-        return False

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import webdataset
 
-from datamodules.pack import REJECTS, pack
-from datamodules.shard_command import main
-from datamodules.shards import MANIFEST, ShardedSamples, read_manifest
+from datamodules.manifest import MANIFEST, read_manifest
+from datamodules.packing.command import main
+from datamodules.packing.pack import REJECTS, PackJob, PackReport, pack
+from datamodules.packing.roots import ImageRoot
+from datamodules.shards import ShardedSamples
 from lit_avg.errors import UserError
 from tests.drawn import conversation, draw_llava, drawn_shards, picture
 
@@ -18,7 +20,13 @@ ASKED = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "
 
 
 def command(annotations: Path, images: Path, out: Path, *options: str) -> int:
-    return main(["--annotations", str(annotations), "--images", str(images), "--out", str(out), *options])
+    return main(
+        ["--annotations", str(annotations), "--images", str(images), "--out", str(out), "--workers", "1", *options]
+    )
+
+
+def packed(annotations: Path, images: Path, out: Path, shard_bytes: int = 2**28) -> PackReport:
+    return pack(PackJob((annotations,), (ImageRoot(images),), shard_bytes=shard_bytes), out, max_rejects=1.0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -29,16 +37,16 @@ def packed_records(tmp_path: Path, records: list[Any]) -> tuple[int, list[str]]:
     """How many samples were packed, and why the others were not; `0.png` is there."""
     (tmp_path / "0.png").write_bytes(picture(20, 10, "red", 0))
     (tmp_path / "records.json").write_text(json.dumps([*records, conversation(0, "red")]))
-    report = pack(tmp_path / "records.json", tmp_path, tmp_path / "out")
+    report = packed(tmp_path / "records.json", tmp_path, tmp_path / "out")
     rejects = [json.loads(line) for line in (tmp_path / "out" / REJECTS).read_text().splitlines()]
-    assert [reject["record"] for reject in rejects] == list(range(len(rejects)))
+    assert [reject["source"] for reject in rejects] == [f"records.json#{number}" for number in range(len(rejects))]
     assert report.refused.total() == len(rejects)
-    return report.packed.total(), [reject["reason"] for reject in rejects]
+    return report.samples, [reject["reason"] for reject in rejects]
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     annotations, images = draw_llava(tmp_path / "raw", samples=9, rounds=2)
-    pack(annotations, images, tmp_path / "out", shard_bytes=20_000)
+    packed(annotations, images, tmp_path / "out", shard_bytes=20_000)
     samples = ShardedSamples(tmp_path / "out")
     assert len(samples.manifest.shards) > 1
     for number, record in enumerate(json.loads(annotations.read_text())):
@@ -63,7 +71,7 @@ def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     annotations, images = draw_llava(tmp_path / "raw")
     for out in ("one", "other"):
-        pack(annotations, images, tmp_path / out)
+        packed(annotations, images, tmp_path / out)
         os.utime(images / "0.png", (0, 0))
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
@@ -90,8 +98,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_with_a_reason(tmp_path: Path, record: Any, reason: str) -> None:
-    packed, reasons = packed_records(tmp_path, [record])
-    assert packed == 1
+    samples, reasons = packed_records(tmp_path, [record])
+    assert samples == 1
     assert len(reasons) == 1
     assert reasons[0].startswith(reason)
 
@@ -110,7 +118,7 @@ def test_json_lines_and_a_json_list_give_the_same(tmp_path: Path) -> None:
     lines = annotations.with_suffix(".jsonl")
     lines.write_text("\n".join(json.dumps(record) for record in json.loads(annotations.read_text())))
     for source in (annotations, lines):
-        pack(source, images, tmp_path / source.name)
+        packed(source, images, tmp_path / source.name)
     one, other = (ShardedSamples(tmp_path / source.name) for source in (annotations, lines))
     assert one.manifest.shards == other.manifest.shards
 
@@ -154,7 +162,7 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
     annotations, images = draw_llava(tmp_path / "raw")
     with pytest.raises(UserError, match=r"no annotations file .*gone\.json"):
         command(tmp_path / "gone.json", images, tmp_path / "out")
-    with pytest.raises(UserError, match=r"no image folder .*gone"):
+    with pytest.raises(UserError, match=r"no image folder, zip or tar .*gone"):
         command(annotations, tmp_path / "gone", tmp_path / "out")
     with pytest.raises(UserError, match=r"0\.png is not JSON"):
         command(images / "0.png", images, tmp_path / "out")
@@ -169,23 +177,28 @@ def test_annotations_of_which_nothing_can_be_packed_leave_nothing_behind(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "raw"]
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    annotations, images = draw_llava(tmp_path / "raw", samples=20)
-    options = ["--annotations", str(annotations), "--images", str(images), "--out", str(tmp_path / "out")]
+def test_a_full_disk_keeps_what_is_packed_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    annotations, images = draw_llava(tmp_path / "raw", samples=12)
+    (images / "11.png").write_bytes(picture(200, 200, "red", 11))  # 100 kB of noise
+    arguments = ["--annotations", str(annotations), "--images", str(images), "--shard-size-mb", "0.02"]
+    stopped = [*arguments, "--out", str(tmp_path / "out"), "--workers", "1"]
     script = f"""
 import resource
 from lit_avg import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the kernel refuses to write more into a file
-raise SystemExit(cli.main(["shard", *{options!r}]))
+raise SystemExit(cli.main(["shard", *{stopped!r}]))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 2, run.stderr
-    assert run.stderr == f"lit-avg: cannot write {tmp_path / 'out'}: File too large; nothing was left behind\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+    kept = f"what is packed is kept in {tmp_path / 'out.partial'}, and the same command goes on from there"
+    assert run.stderr == f"lit-avg: cannot write {tmp_path / 'out'}: File too large; {kept}\n"
+    assert main(stopped) == 0
+    assert command(annotations, images, tmp_path / "undisturbed", "--shard-size-mb", "0.02") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
 def test_packing_loads_neither_torch_nor_transformers() -> None:
-    script = "import sys, datamodules.shard_command; print({'torch', 'transformers', 'lightning'} & set(sys.modules))"
+    script = "import sys, datamodules.packing.command; print({'torch', 'transformers', 'lightning'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "set()\n"
 

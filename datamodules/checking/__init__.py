@@ -1,0 +1,1 @@
+"""`lit-avg data check`: are the shards whole, and what is in them?"""

@@ -1,0 +1,126 @@
+"""`lit-avg data check`: verify a folder of shards by its hashes, and tell what is in it."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from datamodules.checking.configs import renderer_of, yardstick_of
+from datamodules.checking.figure import draw_distributions
+from datamodules.checking.report import print_report, problems_told
+from datamodules.checking.scan import Scanner, ShardToScan
+from datamodules.checking.statistics import Statistics
+from datamodules.checking.yardstick import Yardstick
+from datamodules.manifest import MANIFEST, read_manifest
+from datamodules.packing.pool import in_order
+from lit_avg.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Check one data set.
+
+    Args:
+        argv: the arguments behind `lit-avg data`.
+
+    Returns:
+        0: every shard is as it was packed.
+
+    Raises:
+        UserError: there are no shards, or some are damaged, which are named.
+    """
+    arguments = parser().parse_args(argv)
+    yardstick = _yardstick(arguments)
+    tasks = shards_to_scan(arguments.shards)
+    splits, problems = scan(tasks, yardstick, arguments.workers)
+    everything = Statistics(len(yardstick.granularities))
+    for statistics in splits.values():
+        everything.update(statistics)
+    print_report(Console(), splits, yardstick)
+    picture = arguments.picture or arguments.shards / "distributions.png"
+    if everything.samples:
+        draw_distributions(everything, yardstick, picture)
+        print(f"the distributions are drawn in {picture}")
+    if problems:
+        raise UserError(
+            f"{len(problems)} problems in {arguments.shards}; copy what is named again, or pack it again:\n"
+            + problems_told(problems)
+        )
+    size = sum(task.shard.bytes for task in tasks)
+    print(f"{len(tasks)} shards of {size / 1e6:,.1f} MB are as they were packed")
+    return 0
+
+
+def parser() -> ArgumentParser:
+    """The command's options."""
+    options = ArgumentParser("lit-avg data", description="Look after data sets that are packed.")
+    check = options.add_subparsers(required=True).add_parser("check", help="verify shards and tell what is in them")
+    check.add_argument("shards", type=Path, help="the folder that `lit-avg shard` has made, or one split of it")
+    check.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        help="take tokenizer, template, tiling, length and granularities from a YAML of a stage, data or model",
+    )
+    defaults = Yardstick()
+    check.add_argument("--tokenizer", help="hub id, folder, or a name that ships with the project; else words count")
+    check.add_argument("--template", help=f"chat template ({defaults.template})")
+    check.add_argument("--max-length", type=int, help=f"longest text in tokens ({defaults.max_length})")
+    check.add_argument("--picture", type=Path, help="the PNG to draw (SHARDS/distributions.png)")
+    check.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (all cores)")
+    return options
+
+
+def shards_to_scan(folder: Path) -> list[ShardToScan]:
+    """All shards of a folder, or of the splits below it.
+
+    Raises:
+        UserError: there are none, or one is not there in full length.
+    """
+    below = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    tasks: list[ShardToScan] = []
+    for split in below if below and not (folder / MANIFEST).is_file() else [folder]:
+        first = 0
+        for shard in read_manifest(split).shards:
+            tasks.append(ShardToScan(split.name, split, shard, first))
+            first += shard.samples
+    return tasks
+
+
+def scan(tasks: Sequence[ShardToScan], yardstick: Yardstick, workers: int) -> tuple[dict[str, Statistics], list[str]]:
+    """Read all shards.
+
+    Args:
+        tasks: the shards.
+        yardstick: what lengths are measured with.
+        workers: processes; 1 for this one alone.
+
+    Returns:
+        What was counted in each split, and what is wrong.
+    """
+    splits = {task.split: Statistics(len(yardstick.granularities)) for task in tasks}
+    problems: list[str] = []
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("checking", total=sum(task.shard.bytes for task in tasks))
+        for findings in in_order(Scanner(yardstick, renderer_of(yardstick)), tasks, min(workers, max(len(tasks), 1))):
+            splits[findings.task.split].update(findings.statistics)
+            problems += findings.problems
+            bar.advance(shown, findings.task.shard.bytes)
+    return splits, problems
+
+
+def _yardstick(arguments: Namespace) -> Yardstick:
+    """The config's, and what the other options say instead."""
+    yardstick = yardstick_of(arguments.config)
+    if arguments.tokenizer is not None:
+        yardstick = replace(yardstick, tokenizer=arguments.tokenizer)
+    if arguments.template is not None:
+        yardstick = replace(yardstick, template=arguments.template)
+    if arguments.max_length is not None:
+        yardstick = replace(yardstick, max_length=arguments.max_length)
+    return yardstick

@@ -1,0 +1,149 @@
+"""One shard, read from front to back: is it as it was packed, and what is in it?"""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+from datamodules.checking.statistics import Statistics
+from datamodules.checking.yardstick import Yardstick
+from datamodules.conversation import ConversationRenderer, words_of
+from datamodules.images import best_plane
+from datamodules.manifest import Shard
+from datamodules.packing.roots import file_sha256
+from datamodules.pictures import picture_size
+from datamodules.samples import Sample, parse_sample
+from datamodules.shards import sample_key
+from lit_avg.anyres import VisualLayout
+from lit_avg.errors import UserError
+from lit_avg.granularity import Granularities
+
+NAMED = 10
+"""Problems of a shard that are told one by one."""
+
+
+@dataclass(frozen=True)
+class ShardToScan:
+    """A shard, and the running number of its first sample."""
+
+    split: str
+    folder: Path
+    shard: Shard
+    first: int
+
+
+@dataclass
+class Findings:
+    """What a shard turned out to be."""
+
+    task: ShardToScan
+    statistics: Statistics
+    problems: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """Reads shards, in whichever process.
+
+    Args:
+        yardstick: what lengths are measured with.
+        renderer: of conversations, cutting nothing; None to count words.
+    """
+
+    yardstick: Yardstick
+    renderer: ConversationRenderer | None
+
+    def __call__(self, task: ShardToScan) -> Findings:
+        """Verify a shard's hash, and count what is in it if that is right."""
+        path = task.folder / task.shard.name
+        findings = Findings(task, Statistics(len(self.yardstick.granularities)))
+        expected_hash = task.shard.sha256
+        if (found := file_sha256(path)) != expected_hash:
+            findings.problems.append(
+                f"{path}: changed since it was packed (sha256 {found[:12]}…, but {expected_hash[:12]}… in the manifest)"
+            )
+            return findings
+        keys = [sample_key(number) for number in range(task.first, task.first + task.shard.samples)]
+        for expected, (key, members) in _beside_keys(keys, path):
+            try:
+                if key != expected:
+                    raise UserError(f"sample {key} stands where {expected} should be")
+                self._count(_sample(key, members), findings.statistics)
+            except UserError as error:
+                if len(findings.problems) < NAMED:
+                    findings.problems.append(f"{path}: {error}")
+        return findings
+
+    def _count(self, sample: Sample, statistics: Statistics) -> None:
+        statistics.samples += 1
+        statistics.text_only += sample.image is None
+        statistics.rounds.add(len(sample.rounds))
+        if sample.image is not None:
+            size = picture_size(sample.image, f"sample {sample.key}")
+            grid = self._grid(size)
+            levels = range(len(self._layout.granularities))
+            statistics.add_picture(size, grid, [self._layout.count(grid, size, level) for level in levels])
+        if self.renderer is None:
+            lengths = [len(words_of(text).split()) for _, text in sample.turns]
+            statistics.lengths.add(sum(lengths))
+            for length in lengths[1 + len(sample.system) :: 2]:
+                statistics.answers.add(length)
+        else:
+            self._count_tokens(self.renderer, sample, statistics)
+
+    def _count_tokens(self, renderer: ConversationRenderer, sample: Sample, statistics: Statistics) -> None:
+        rendering = renderer(sample.turns, sample.image is not None)
+        length = len(rendering.input_ids)
+        spans = [(is_answer, len(list(run))) for is_answer, run in groupby(rendering.answer.tolist())]
+        answers = [tokens for is_answer, tokens in spans if is_answer]
+        for tokens in answers:
+            statistics.answers.add(tokens)
+        statistics.lengths.add(length)
+        statistics.too_long += length > self.yardstick.max_length
+        before = spans[0][1] if spans and not spans[0][0] else 0
+        statistics.no_room += before + sum(answers[:1]) > self.yardstick.max_length
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        planes, side = self.yardstick.grid_pinpoints, self.yardstick.tile_size
+        if not planes:
+            return 0, 0
+        height, width = best_plane(size, planes)
+        return height // side, width // side
+
+    @cached_property
+    def _layout(self) -> VisualLayout:
+        return VisualLayout(Granularities(self.yardstick.granularities, self.yardstick.step))
+
+
+def _beside_keys(expected: list[str], path: Path) -> Iterator[tuple[str | None, tuple[str, dict[str, bytes]]]]:
+    """Samples of a shard as they lie, each beside the key that should be there; None beyond the last."""
+    missing = iter(expected)
+    for key, members in _samples(path):
+        yield next(missing, None), (key, members)
+    for key in missing:
+        yield key, ("nothing", {})
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    with tarfile.open(path, "r:") as archive:
+        for key, members in groupby(_members(archive), lambda member: member[0]):
+            yield key, {extension: data for _, extension, data in members}
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+    for info in archive:
+        archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  a list of all would grow
+        key, _, extension = info.name.partition(".")
+        file = archive.extractfile(info)
+        if file is not None:
+            yield key, extension, file.read()
+
+
+def _sample(key: str, members: dict[str, bytes]) -> Sample:
+    parts = dict(members)
+    record = parts.pop("json", None)
+    if record is None or len(parts) > 1:
+        raise UserError(f"sample {key} has {sorted(members)}, not .json and at most one picture")
+    return parse_sample(key, record, next(iter(parts.values()), None))

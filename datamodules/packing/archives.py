@@ -1,0 +1,167 @@
+"""Pictures in a zip or tar, read in place.
+
+A library lists the archive once, into an index on disk; from then on any number of processes read single members by
+their place. So an archive of a million pictures costs no process its memory, and nothing is ever unpacked.
+"""
+
+import sqlite3
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.parse import quote
+
+from datamodules.packing.names import MAX_FILE_BYTES, RefusedError, inside, spellings
+from lit_avg.errors import UserError
+
+_ENCRYPTED, _NAMED_IN_UTF8 = 0x1, 0x800  # flags of a zip's entry
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of an entry: signature, and the bytes of its name and of its extra field
+_TAR = -1  # the "compression method" of a tar's member: no header of its own, no checksum
+
+
+class Member(NamedTuple):
+    """Where a file lies in an archive."""
+
+    name: str
+    offset: int  # of a zip's local header, or of a tar's data
+    stored: int  # bytes in the archive
+    size: int  # bytes when unpacked
+    method: int
+    crc: int
+
+
+class Archive:
+    """A zip or a tar whose members can be read in any order, by many processes.
+
+    Args:
+        path: the archive.
+        index: as `build_index` has made it.
+    """
+
+    def __init__(self, path: Path, index: Path) -> None:
+        self.path = path
+        self.index = index
+
+    def read(self, name: str) -> bytes | None:
+        """The file of that name, None if there is none.
+
+        Raises:
+            RefusedError: it is damaged, too large, or packed in a way that cannot be read.
+        """
+        for spelling in spellings(name):
+            if (row := self._database.execute("SELECT * FROM members WHERE name = ?", (spelling,)).fetchone()) is None:
+                continue
+            member = Member(*row)
+            if member.size > MAX_FILE_BYTES:
+                raise RefusedError(f"image too large: {name} has {member.size} bytes")
+            return _unpacked(self._file, member)
+        return None
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self.path.open("rb")
+
+    @cached_property
+    def _database(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{quote(str(self.index.absolute()))}?mode=ro&immutable=1", uri=True)
+
+
+def build_index(path: Path, index: Path) -> None:
+    """List an archive's files into a database; entries that point outside are left out.
+
+    Raises:
+        UserError: it is no archive that can be read in place, or holds no file.
+    """
+    index.unlink(missing_ok=True)
+    database = sqlite3.connect(index)
+    try:
+        database.execute("PRAGMA synchronous = OFF")  # made anew at every start
+        database.execute(
+            "CREATE TABLE members (name TEXT PRIMARY KEY, offset INTEGER, stored INTEGER, size INTEGER, method INTEGER,"
+            " crc INTEGER) WITHOUT ROWID"
+        )
+        members = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path, database)
+        _insert(database, members)
+        if database.execute("SELECT 1 FROM members LIMIT 1").fetchone() is None:
+            raise UserError(f"there are no images in {path}: it holds no file")
+        database.commit()
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"{path} is not a readable zip or tar ({error}); fetch it again, or unpack it if it is a compressed tar"
+        ) from error
+    finally:
+        database.close()
+
+
+def _insert(database: sqlite3.Connection, members: Iterable[Member]) -> None:
+    """Of several members of one name the last counts, as in unpacking."""
+    named = ((inside(member.name), *member[1:]) for member in members)
+    database.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)", (one for one in named if one[0]))
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir() and not _is_link(info):
+                method = 99 if info.flag_bits & _ENCRYPTED else info.compress_type
+                yield Member(_zip_name(info), info.header_offset, info.compress_size, info.file_size, method, info.CRC)
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return info.external_attr >> 28 == 0o12  # the file type of Unix's mode
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Many tools write UTF-8 without saying so, which `zipfile` then takes for the letters of the first PCs."""
+    if info.flag_bits & _NAMED_IN_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def _tar_members(path: Path, database: sqlite3.Connection) -> Iterator[Member]:
+    with tarfile.open(path, "r:") as archive:
+        for info in archive:
+            archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  a list of all would grow
+            if info.isreg() and not info.issparse():
+                yield Member(info.name, info.offset_data, info.size, info.size, _TAR, 0)
+            elif info.islnk():  # the same file under a second name
+                found = database.execute("SELECT * FROM members WHERE name = ?", (inside(info.linkname),)).fetchone()
+                if found is not None:
+                    yield Member(info.name, *found[1:])
+
+
+def _unpacked(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    if member.method == _TAR:
+        data = file.read(member.size)
+        if len(data) < member.size:
+            raise RefusedError(f"image cut off: the archive ends within {member.name}")
+        return data
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        raise RefusedError(f"image damaged in the zip: {member.name} is not where the zip says")
+    _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
+    file.seek(name_bytes + extra_bytes, 1)
+    data = _inflated(file.read(member.stored), member)
+    if len(data) != member.size or zlib.crc32(data) != member.crc:
+        raise RefusedError(f"image damaged in the zip: {member.name} does not have its checksum")
+    return data
+
+
+def _inflated(data: bytes, member: Member) -> bytes:
+    """No more than the size it is said to have: a few bytes can unpack to any number."""
+    if member.method == zipfile.ZIP_STORED:
+        return data
+    if member.method != zipfile.ZIP_DEFLATED:
+        raise RefusedError(f"image packed in an unknown way: {member.name} is encrypted or not deflated; zip it anew")
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
+    except zlib.error as error:
+        raise RefusedError(f"image damaged in the zip: {member.name}: {error}") from error

@@ -1,0 +1,84 @@
+"""A record's conversation to turns that can be learned from, with what was left out on the way."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from datamodules.packing.names import RefusedError
+from datamodules.samples import IMAGE_MARK, Turn, parse_turns, problem_of
+
+_FIRST_ANSWER = "a leading answer left out"
+_LAST_QUESTION = "a trailing question left out"
+_EMPTY_ROUND = "an empty round left out"
+
+
+def clean_turns(fields: dict[str, Any], has_image: bool, whole_rounds: bool) -> tuple[tuple[Turn, ...], list[str]]:
+    """The turns of a record, and what was left out of them.
+
+    Args:
+        fields: the record.
+        has_image: whether it is about a picture.
+        whole_rounds: leave out what is no round, as far as something is left.
+
+    Raises:
+        RefusedError: it is no conversation of whole rounds.
+    """
+    try:
+        turns = parse_turns(fields["conversations"])
+    except (KeyError, TypeError) as error:
+        raise RefusedError(f"no conversation in LLaVA's form: {error!r}") from error
+    prompt = fields.get("system")
+    if isinstance(prompt, str) and prompt.strip() and (not turns or turns[0].speaker != "system"):
+        turns = (Turn("system", prompt), *turns)
+    if turns and turns[0].speaker == "system" and not turns[0].text.strip():
+        turns = turns[1:]
+    left_out: list[str] = []
+    if whole_rounds and problem_of(turns, has_image):
+        turns, left_out = _rounds_only(turns)
+    if problem := problem_of(turns, has_image):
+        raise RefusedError(problem)
+    return turns, left_out
+
+
+def image_name(fields: dict[str, Any]) -> str | None:
+    """What the record calls its picture; None if it has none.
+
+    Raises:
+        RefusedError: it has several, or something that is no name.
+    """
+    name = fields.get("image")
+    if isinstance(name, list):
+        names = cast(list[Any], name)
+        if len(names) > 1:
+            raise RefusedError("several images")
+        name = names[0] if names else None
+    if name is None or name == "":
+        return None
+    if not isinstance(name, str):
+        raise RefusedError("an image that is not named by a path")
+    return name
+
+
+def _rounds_only(turns: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], list[str]]:
+    """Without a leading answer, a trailing question and rounds of which one turn is empty; marks are never left out."""
+    left_out: list[str] = []
+    system = turns[:1] if turns and turns[0].speaker == "system" else ()
+    said = turns[len(system) :]
+    if len(said) > 1 and said[0].speaker == "gpt":
+        said, left_out = said[1:], [_FIRST_ANSWER]
+    if len(said) > 1 and said[-1].speaker == "human" and len(said) % 2:
+        said, left_out = said[:-1], [*left_out, _LAST_QUESTION]
+    if len(said) % 2:
+        return turns, []
+    rounds = list(zip(said[::2], said[1::2], strict=True))
+    whole = [both for both in rounds if not _is_empty(both)]
+    if len(whole) < len(rounds) and whole:
+        said = tuple(turn for both in whole for turn in both)
+        left_out = [*left_out, *[_EMPTY_ROUND] * (len(rounds) - len(whole))]
+    return (*system, *said), left_out
+
+
+def _is_empty(both: Sequence[Turn]) -> bool:
+    question, answer = both
+    if IMAGE_MARK in question.text + answer.text:
+        return False
+    return not question.text.strip() or not answer.text.strip()

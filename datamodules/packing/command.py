@@ -1,0 +1,147 @@
+"""`lit-avg shard`: LLaVA's JSON and its pictures to shards."""
+
+import os
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from datamodules.packing import presets
+from datamodules.packing.examine import DEFAULT_QUALITY, Resizing
+from datamodules.packing.journal import changed_settings, settings_of, tidy
+from datamodules.packing.pack import REJECTS, PackJob, pack
+from datamodules.packing.progress_bar import progress_bar
+from datamodules.packing.report import PackReport
+from datamodules.packing.roots import parse_root
+from lit_avg.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Pack one data set, unless it is there already.
+
+    Args:
+        argv: the arguments behind `lit-avg shard`.
+
+    Returns:
+        0: the data set is there.
+
+    Raises:
+        UserError: the input is not what it should be, too much of it is refused, `--out` holds something else, or the
+            disk is full.
+    """
+    arguments = parser().parse_args(argv)
+    _check(arguments)
+    job = PackJob(
+        tuple(arguments.annotations),
+        tuple(parse_root(argument) for argument in arguments.images),
+        arguments.preset,
+        round(arguments.shard_size_mb * 2**20),
+        arguments.val_share,
+        Resizing(arguments.max_side, arguments.quality),
+    )
+    out, settings = arguments.out, job.settings()
+    if _is_done(out, settings, arguments.overwrite):
+        print(f"already done: {out} was packed from these annotations with these settings")
+        return 0
+    with progress_bar(Console(stderr=True)) as watch:
+        report = pack(job, out, arguments.workers, arguments.max_rejects, arguments.overwrite, settings, watch)
+    _tell(report, out)
+    return 0
+
+
+def parser() -> ArgumentParser:
+    """The command's options."""
+    options = ArgumentParser(
+        "lit-avg shard",
+        description="Pack conversations in LLaVA's form and their images.",
+        epilog=f"presets: {presets.__doc__}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    _add_places(options)
+    _add_packing(options)
+    _add_running(options)
+    return options
+
+
+def _add_places(options: ArgumentParser) -> None:
+    options.add_argument(
+        "--annotations", type=Path, nargs="+", required=True, help="LLaVA records: a JSON list, or one record a line"
+    )
+    options.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="[PREFIX=]ROOT",
+        help="the folder, zip or tar that image paths start from, or those that begin with PREFIX; once for each",
+    )
+    options.add_argument("--out", type=Path, required=True, help="the folder to make")
+    options.add_argument("--preset", choices=list(presets.PRESETS), default="generic", help="see below (generic)")
+
+
+def _add_packing(options: ArgumentParser) -> None:
+    options.add_argument("--shard-size-mb", type=float, default=256, help="megabytes a shard (256)")
+    options.add_argument(
+        "--val-share",
+        type=float,
+        default=0.0,
+        help="share of the pictures to keep for validation: makes OUT/train and OUT/val, which share no picture (0)",
+    )
+    options.add_argument("--max-side", type=int, help="make pictures smaller that have more pixels on a side")
+    options.add_argument(
+        "--quality",
+        type=int,
+        help=f"write every picture anew as a JPEG of this quality; else only smaller ones, with {DEFAULT_QUALITY}",
+    )
+
+
+def _add_running(options: ArgumentParser) -> None:
+    options.add_argument(
+        "--max-rejects",
+        type=float,
+        default=0.01,
+        help="share of the records that may be refused; else OUT is not made, and OUT.partial can be looked at (0.01)",
+    )
+    options.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes; the bytes are the same with any number (all cores)",
+    )
+    options.add_argument("--overwrite", action="store_true", help="replace shards that were packed from something else")
+
+
+def _check(arguments: Namespace) -> None:
+    if not 0 <= arguments.val_share < 1:
+        raise UserError(f"--val-share is a share from 0 to below 1, but is {arguments.val_share}")
+    if not 0 <= arguments.max_rejects <= 1:
+        raise UserError(f"--max-rejects is a share from 0 to 1, but is {arguments.max_rejects}")
+    if arguments.workers < 1:
+        raise UserError(f"--workers is a number of processes, but is {arguments.workers}")
+    if arguments.shard_size_mb <= 0:
+        raise UserError(f"--shard-size-mb is a size, but is {arguments.shard_size_mb}")
+
+
+def _tell(report: PackReport, out: Path) -> None:
+    for split, counts in sorted(report.splits.items()):
+        print(f"{counts['samples']} samples packed into {out / split}")
+    for what, count in sorted(report.left_out.items()):
+        print(f"{count} × {what} of a conversation")
+    if report.refused:
+        print(f"{report.refused.total()} records refused ({report.reasons}): see {out / REJECTS}")
+
+
+def _is_done(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Whether `out` already holds what would be packed; what it holds instead is only replaced when told to."""
+    if not out.exists():
+        return False
+    if (existing := settings_of(out)) is None:
+        if out.is_dir() and not any(out.iterdir()):
+            return False
+        raise UserError(f"{out} is there and holds no shards of ours; choose another --out")
+    if overwrite:
+        return False
+    if changed := changed_settings(existing, settings):
+        raise UserError(f"{out} was packed with other {changed}; choose another --out, or replace it with --overwrite")
+    tidy(out)
+    return True

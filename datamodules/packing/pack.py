@@ -1,0 +1,229 @@
+"""LLaVA's JSON and its pictures to shards, in bounded memory.
+
+Records are read one by one, examined in chunks by as many processes as are given, and written in their order, so the
+same input gives the same bytes with any number of processes, and after any interruption.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from datamodules.packing.examine import Examiner, Packable, Refusal, Resizing
+from datamodules.packing.journal import INDEXES, Partial, Progress, begun, put_in_place
+from datamodules.packing.pool import in_order
+from datamodules.packing.presets import preset_named
+from datamodules.packing.records import Record, Records
+from datamodules.packing.report import PackReport
+from datamodules.packing.roots import ImageRoot, Pictures, file_sha256
+from datamodules.packing.writer import ShardWriter, write_manifest
+from datamodules.shards import held_out
+from lit_avg.errors import UserError
+
+REJECTS = "rejects.jsonl"
+"""The records that were refused, beside the shards: id, source and reason."""
+
+_CHUNK = 16
+"""Records that are examined together: enough to make sending them cheap, few enough to have their pictures at once."""
+
+_SECONDS = 2.0
+"""Between two entries of the journal: as much work is lost when a packing is killed."""
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """What is packed, and how: together with the program, this decides every byte.
+
+    Args:
+        annotations: files with LLaVA records, each a JSON list or one record a line.
+        images: where the pictures are.
+        preset: what the data set is known for, as in `presets`.
+        shard_bytes: a shard is closed when the next sample would take it beyond this.
+        val_share: share of the pictures that go to validation.
+        resizing: how pictures are written anew.
+    """
+
+    annotations: tuple[Path, ...]
+    images: tuple[ImageRoot, ...] = ()
+    preset: str = "generic"
+    shard_bytes: int = 2**28
+    val_share: float = 0.0
+    resizing: Resizing = field(default_factory=Resizing)
+
+    def settings(self) -> dict[str, Any]:
+        """What two jobs that make the same have in common.
+
+        Raises:
+            UserError: an annotations file is not there, or there is no such preset.
+        """
+        preset_named(self.preset)
+        Records(self.annotations)
+        return {
+            "annotations": [file_sha256(path) for path in self.annotations],
+            "images": [root.identity() for root in self.images],
+            "preset": self.preset,
+            "shard_bytes": self.shard_bytes,
+            "val_share": self.val_share,
+            **vars(self.resizing),
+        }
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Folders below the output."""
+        return ("train", "val") if self.val_share else (".",)
+
+    def split_of(self, sample: Packable) -> str:
+        """Where a sample goes."""
+        return self.splits[int(bool(self.val_share) and held_out(sample.origin, self.val_share))]
+
+
+Watch = Callable[[PackReport, Records], None]
+"""Is shown, again and again, what became of the records and how far they have been read."""
+
+
+def pack(
+    job: PackJob,
+    out: Path,
+    workers: int = 1,
+    max_rejects: float = 0.01,
+    overwrite: bool = False,
+    settings: dict[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> PackReport:
+    """Pack records into `out`, or into `out/train` and `out/val`; go on where an earlier call was stopped.
+
+    Args:
+        job: what and how.
+        out: the folder to make; what is there is replaced once the new data are whole.
+        workers: processes that read and decode; 1 for this one alone. They change nothing but the speed.
+        max_rejects: share of the records that may be refused. If more are, `out` is not made, and what is packed waits
+            beside it for another call that allows more.
+        overwrite: begin anew if the data were begun with other settings.
+        settings: `job.settings()`, if they are known already: they cost reading all files that are hashed.
+        watch: is told how it goes.
+
+    Raises:
+        UserError: the input is not what it should be, no record can be packed, too many are refused, or the disk is
+            full.
+    """
+    settings = settings or job.settings()
+    with begun(out, settings, overwrite) as partial:
+        progress = partial.read()
+        records = Records(job.annotations)
+        if not progress.whole:
+            _pack_records(job, records, partial, progress, workers, watch)
+        report = progress.report
+        if not report.samples:
+            names = ", ".join(str(path) for path in job.annotations)
+            raise UserError(f"none of the {report.records} records in {names} can be packed: {report.reasons}")
+        if report.refused_share > max_rejects:
+            raise UserError(_too_many(report, max_rejects, partial.folder, out))
+        _write_manifests(job, partial, progress)
+        put_in_place(partial.folder, out)
+    return report
+
+
+def _pack_records(
+    job: PackJob, records: Records, partial: Partial, progress: Progress, workers: int, watch: Watch | None
+) -> None:
+    preset = preset_named(job.preset)
+    pictures = Pictures(job.images, partial.folder / INDEXES, preset.folders, preset.any_extension)
+    pictures.build_indexes()
+    sink = _Sink(job, partial, progress)
+    try:
+        todo = _chunks(islice(records, progress.report.records, None))
+        for outcomes in in_order(Examiner(pictures, preset, job.resizing), todo, workers):
+            sink.take(outcomes)
+            if watch is not None:
+                watch(progress.report, records)
+        sink.finish()
+    finally:
+        sink.abandon()
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while chunk := list(islice(records, _CHUNK)):
+        yield chunk
+
+
+class _Sink:
+    """Writes what has been examined, and keeps the journal."""
+
+    def __init__(self, job: PackJob, partial: Partial, progress: Progress) -> None:
+        self.job, self.partial, self.progress = job, partial, progress
+        self.writers = {
+            split: ShardWriter(partial.folder / split, job.shard_bytes, progress.writers.get(split))
+            for split in job.splits
+        }
+        self.rejects = _cut_open(partial.folder / REJECTS, progress.rejects_bytes)
+        self.saved = time.monotonic()
+
+    def take(self, outcomes: Sequence[Packable | Refusal]) -> None:
+        for outcome in outcomes:
+            closed = self._closed
+            if isinstance(outcome, Refusal):
+                self.progress.report.count(outcome, "")
+                self.rejects.write(json.dumps(outcome._asdict()).encode() + b"\n")
+            else:
+                split = self.job.split_of(outcome)
+                self.progress.report.count(outcome, split)
+                self.writers[split].write(outcome)
+            if self._closed > closed or time.monotonic() - self.saved > _SECONDS:
+                self._save()
+
+    def finish(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.progress.whole = True
+        self._save()
+
+    def abandon(self) -> None:
+        self.rejects.close()
+        for writer in self.writers.values():
+            writer.abandon()
+
+    @property
+    def _closed(self) -> int:
+        return sum(len(writer.shards) for writer in self.writers.values())
+
+    def _save(self) -> None:
+        self.rejects.flush()
+        self.progress.rejects_bytes = self.rejects.tell()
+        self.progress.writers = {split: writer.state() for split, writer in self.writers.items()}
+        self.partial.save(self.progress)
+        self.saved = time.monotonic()
+
+
+def _cut_open(path: Path, size: int) -> BinaryIO:
+    """Open for writing behind the first `size` bytes."""
+    file = path.open("r+b" if size else "wb")
+    file.truncate(size)
+    file.seek(0, os.SEEK_END)
+    return file
+
+
+def _write_manifests(job: PackJob, partial: Partial, progress: Progress) -> None:
+    settings = partial.settings
+    digests: Sequence[str] = settings["annotations"]
+    sources = {
+        "annotations": [
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(job.annotations, digests, strict=True)
+        ],
+        "images": progress.report.of_roots(settings["images"]),
+    }
+    for split, state in progress.writers.items():
+        told = {"settings": {**settings, "split": split}, "sources": sources, "totals": progress.report.totals()}
+        write_manifest(partial.folder / split, state, told)
+
+
+def _too_many(report: PackReport, max_rejects: float, folder: Path, out: Path) -> str:
+    return (
+        f"{report.refused.total()} of {report.records} records refused ({report.refused_share:.2%}, {report.reasons}), "
+        f"more than --max-rejects {max_rejects}: {out} is not made. Read {folder / REJECTS}; the same command with a "
+        "higher --max-rejects takes what is packed as it is"
+    )

@@ -1,0 +1,104 @@
+"""`lit-avg check LIST --out FILE`: what configs come to, and whether they can be built, before anything is run.
+
+LIST is a JSON list of fit's options, a list of strings for each config. Each is parsed, and its stage built on torch's
+meta device, without memory or weights. FILE gets a list of answers in the same order: `{"error": …}`, or the fields of
+`lit_avg.studies.identity.Checked`. `lit-avg sweep` asks this before it starts anything.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lit_avg.build import BuildingCLI
+from lit_avg.errors import UserError
+from lit_avg.metrics import METRICS
+from lit_avg.policies import all_policies
+from lit_avg.stages.base import Stage
+from lit_avg.training_cli import hush
+
+PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN", "--seed_everything", "0"]
+"""Where a run lies and its seed are no part of its config: all are asked for with the same."""
+
+
+@runtime_checkable
+class TellsManifests(Protocol):
+    """A datamodule whose shards are on the disk before it is asked to make them."""
+
+    def manifests(self) -> list[Path]:
+        """Those that are there."""
+        ...
+
+
+@runtime_checkable
+class TellsKinds(Protocol):
+    """A datamodule that knows its kinds of questions without reading any."""
+
+    question_kinds: tuple[str, ...]
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: its arguments.
+
+    Returns:
+        The exit status, 0: what is wrong with a config is part of the answers.
+    """
+    parser = argparse.ArgumentParser(prog="lit-avg check", description=__doc__)
+    parser.add_argument("list", type=Path, help="JSON list of lists of fit's options")
+    parser.add_argument("--out", type=Path, required=True, help="where the answers go")
+    options = parser.parse_args(argv)
+    hush()
+    asked: list[list[str]] = json.loads(options.list.read_text())
+    options.out.write_text(json.dumps([_answer(arguments) for arguments in asked], indent=1))
+    return 0
+
+
+def _answer(arguments: list[str]) -> dict[str, Any]:
+    try:
+        return check(arguments)
+    except (UserError, OSError) as mistake:
+        return {"error": str(mistake)}
+
+
+def check(arguments: list[str]) -> dict[str, Any]:
+    """What one config comes to.
+
+    Args:
+        arguments: fit's options.
+
+    Raises:
+        UserError: it cannot be parsed or built.
+    """
+    cli = BuildingCLI(["fit", *arguments, *PLACE])
+    trainer = cli.config["fit"].trainer
+    processes = [trainer.devices, trainer.num_nodes]
+    return {
+        "config": hashlib.sha256(cli.config_text().encode()).hexdigest()[:16],
+        "manifests": _manifests(cli.datamodule),
+        "policies": _policies(cli.model) if isinstance(cli.model, Stage) else [],
+        "metrics": METRICS,
+        "kinds": cli.datamodule.question_kinds if isinstance(cli.datamodule, TellsKinds) else None,
+        "processes": [int(count) for count in processes] if str(processes[0]).isdigit() else None,
+    }
+
+
+def _policies(stage: Stage) -> list[str]:
+    """Build the stage; the names of what its test compares."""
+    with torch.device("meta"):
+        stage.model = stage.make_model()
+    stage.freeze_the_rest()
+    if "router" in stage.trains:
+        return list(all_policies(stage.granularities, delta=0.0, seed=0))
+    return list(stage.policies)
+
+
+def _manifests(data: LightningDataModule) -> dict[str, str]:
+    paths = data.manifests() if isinstance(data, TellsManifests) else []
+    return {str(path.absolute()): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths}

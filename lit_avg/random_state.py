@@ -1,0 +1,34 @@
+"""The random numbers a run draws from (dropout, Gumbel noise), so that it can go on with the very next one."""
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+RANDOM_STATE_KEY = "random_states"
+"""Entry of a checkpoint: one state for each rank."""
+
+
+class RandomState(TypedDict):
+    """torch's generators of one process."""
+
+    cpu: Tensor
+    cuda: list[Tensor]  # one for each device that the process sees
+
+
+def random_states() -> list[RandomState]:
+    """Those of all ranks; every rank has to ask."""
+    own = RandomState(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all())
+    if not torch.distributed.is_initialized():
+        return [own]
+    states = [own] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, own)
+    return states
+
+
+def restore(states: list[RandomState], rank: int) -> None:
+    """Go on from a rank's state; with other ranks or devices than there were, from a state that is there."""
+    state = states[rank % len(states)]
+    torch.set_rng_state(state["cpu"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

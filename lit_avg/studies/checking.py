@@ -1,0 +1,110 @@
+"""Everything that can be wrong with a study's configs, found before the first run is started."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lit_avg.errors import UserError
+from lit_avg.studies.execution import Command, call, last_lines
+from lit_avg.studies.fields import Mistake
+from lit_avg.studies.identity import Checked, read_checked, source_of, write_checked
+from lit_avg.studies.lines import located, located_name
+from lit_avg.studies.plan import value_arguments
+from lit_avg.studies.sources import named_files
+from lit_avg.studies.study import Study, load_study
+from lit_avg.studies.variants import Run
+
+_NAME = re.compile(r"'([A-Za-z_][\w.]*)'|\b([A-Za-z_][\w.]*):(?= )")
+"""The names of entries that a message of the parser speaks of: in quotes, or before a colon."""
+
+
+def checked_study(path: str | Path, command: Command) -> Study:
+    """A study all of whose runs can be built, with their identities by what their configs come to.
+
+    Args:
+        path: the study file.
+        command: answers `check`.
+
+    Raises:
+        UserError: names every mistake at once, with file and line.
+    """
+    study = load_study(path)
+    known = read_checked(study.out)
+    sources = {run.name: source_of(run) for run in study.runs.values()}
+    asked = {
+        sources[run.name]: run
+        for run in study.runs.values()
+        if (entry := known.get(sources[run.name])) is None or not entry.holds
+    }
+    if asked:
+        answers = _ask(study, list(asked.values()), command)
+        errors = [
+            _told(study, run, answer["error"])
+            for run, answer in zip(asked.values(), answers, strict=True)
+            if "error" in answer
+        ]
+        if errors:
+            raise UserError("\n".join([f"{study.path}: {len(errors)} config(s) cannot be run:", *errors]))
+        write_checked(study.out, {key: Checked(**answer) for key, answer in zip(asked, answers, strict=True)})
+        study, known = load_study(path), read_checked(study.out)
+    _check_table(study, {run.name: known[source_of(run)] for run in study.runs.values()})
+    return study
+
+
+def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, Any]]:
+    """What the training program says of runs' configs."""
+    study.out.mkdir(parents=True, exist_ok=True)
+    configs = [[part for config in run.configs for part in ("--config", str(config))] for run in runs]
+    options = [own + value_arguments(run) for own, run in zip(configs, runs, strict=True)]
+    with TemporaryDirectory(prefix=".check-", dir=study.out) as folder:
+        asked, answered, log = (Path(folder) / name for name in ("asked.json", "answered.json", "log.txt"))
+        asked.write_text(json.dumps(options))
+        process = call(("check", str(asked), "--out", str(answered)), log, command)
+        process.join()
+        if process.exitcode == 0 and answered.is_file():
+            return json.loads(answered.read_text())
+        end = "\n".join(f"    {line}" for line in last_lines(log, 15))
+    raise UserError(f"the configs of {study.path} could not be checked; what was said last:\n{end}")
+
+
+def _told(study: Study, run: Run, message: str) -> str:
+    """A mistake in a run's configs, with file and line."""
+    reason = message.splitlines()[0].partition(" (")[0]
+    files = [file for config in reversed(run.configs) for file in named_files(config)]
+    names = [quoted or before for quoted, before in _NAME.findall(reason)]
+    where = located_name(names, [*files, *study.files]) or ", ".join(map(str, run.configs))
+    return f"  {where}: {reason} (run {run.name})"
+
+
+def _check_table(study: Study, known: Mapping[str, Checked]) -> None:
+    """Every policy and column of the table is one that the rows' runs will have.
+
+    Raises:
+        UserError: names those that are not.
+    """
+    errors: list[Mistake] = []
+    for row in study.rows:
+        policies = known[row.run].policies
+        if row.policy not in policies:
+            there = ", ".join(policies) or "none, since the stage compares none"
+            errors.append(Mistake(f"rows.{row.name}.policy", f"there is no policy {row.policy!r}; there are {there}"))
+    for column in study.columns:
+        for name in {row.run: None for row in study.rows}:
+            if mistake := _column_mistake(column, known[name]):
+                errors.append(Mistake("columns", f"there is no metric {column!r} in {name}; {mistake}"))
+                break
+    if errors:
+        lines = [f"  {error} ({located(error.place, study.files)})" for error in errors]
+        raise UserError("\n".join([f"{study.path} has {len(errors)} mistake(s):", *lines]))
+
+
+def _column_mistake(column: str, known: Checked) -> str | None:
+    first, _, kind = column.partition("/")
+    if first not in known.metrics:
+        return f"there are {', '.join(known.metrics)}"
+    if first == "accuracy" and kind and known.kinds is not None and kind not in known.kinds:
+        return f"its questions are of the kinds {', '.join(known.kinds)}"
+    return None

@@ -1,0 +1,27 @@
+"""Files that others may be reading: whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at one stroke; a crash or a full disk leaves the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)  # noqa: PTH105  Path.replace hides that this is the atomic step
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def link(place: Path, target: Path) -> None:
+    """Let `place` lead to `target`, by a relative link that may move with its folder."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    leads = os.path.relpath(target, place.parent)
+    if place.is_symlink() and os.readlink(place) == leads:  # noqa: PTH115  the text, not where it leads
+        return
+    partial = place.with_name(f".{place.name}.{os.getpid()}.link")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(leads)
+    os.replace(partial, place)  # noqa: PTH105  see above

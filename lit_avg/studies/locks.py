@@ -1,0 +1,100 @@
+"""Who is at work on a run: a lock that the system lets go of when its owner ends, however it ends.
+
+The lock lies beside the run's folder (`.<run>.lock`), so that the folder can be moved while it is held, and says who
+holds it. It is a `flock`, which Linux carries over NFS as well; where a file system has none, that is said.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+from lit_avg.errors import UserError
+
+
+class BusyError(Exception):
+    """Somebody else holds the lock."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Args:
+        host: where it runs.
+        pid: its number there.
+        job: that of its SLURM job, if it is one.
+        since: when it took the lock, in seconds since 1970.
+    """
+
+    host: str
+    pid: int
+    job: str | None
+    since: float
+
+
+def lock_of(directory: Path) -> Path:
+    """The lock file of a run's folder."""
+    return directory.parent / f".{directory.name}.lock"
+
+
+@contextmanager
+def locked(directory: Path, wait: bool = False) -> Generator[None]:
+    """Hold a run's folder, be it there or not, against all other processes.
+
+    Args:
+        directory: what is held; nothing in it is touched.
+        wait: until the others let go.
+
+    Raises:
+        BusyError: another process holds it, and `wait` is off.
+        UserError: the file system has no locks.
+    """
+    path = lock_of(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        _lock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        job = os.environ.get("SLURM_JOB_ID")
+        file.truncate(0)
+        file.write(json.dumps(asdict(Owner(socket.gethostname(), os.getpid(), job, time.time()))))
+        file.flush()
+        yield
+
+
+def owner_of(directory: Path) -> Owner | None:
+    """Who is at work on a run; None if nobody is."""
+    try:
+        file = lock_of(directory).open()
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            _lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BusyError:
+            return _read(file)
+    return None
+
+
+def _lock(file: TextIO, kind: int) -> None:
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError as error:
+        raise BusyError(file.name) from error
+    except OSError as error:
+        raise UserError(
+            f"{file.name} cannot be locked ({error.strerror}); put `out` on a file system that can"
+        ) from error
+
+
+def _read(file: TextIO) -> Owner:
+    """What the lock says; its owner may be about to write it."""
+    try:
+        return Owner(**json.loads(file.read()))
+    except (ValueError, TypeError):
+        return Owner("?", 0, None, time.time())

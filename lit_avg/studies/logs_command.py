@@ -1,0 +1,64 @@
+"""`lit-avg logs STUDY RUN`: what a run has printed; `--follow` goes on until it ends."""
+
+import argparse
+import sys
+import time
+from difflib import get_close_matches
+
+from lit_avg.errors import UserError
+from lit_avg.studies.execution import last_lines
+from lit_avg.studies.locks import owner_of
+from lit_avg.studies.plan import PlannedRun, plan
+from lit_avg.studies.records import LOG
+from lit_avg.studies.study import Study, load_study
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb.
+
+    Args:
+        argv: its arguments.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: the study has no such run, or it has printed nothing yet.
+    """
+    parser = argparse.ArgumentParser(prog="lit-avg logs", description=__doc__)
+    parser.add_argument("study", help="a study file")
+    parser.add_argument("run", help="name of a run, or of a row of the table")
+    parser.add_argument("--seed", type=int, help="which of the study's seeds (default: the first)")
+    parser.add_argument("--lines", type=int, default=50, help="how many lines, counted from the end (default: 50)")
+    parser.add_argument("--follow", action="store_true", help="go on with what it prints until it ends")
+    options = parser.parse_args(argv)
+    study = load_study(options.study)
+    run = _named(study, options.run, study.seeds[0] if options.seed is None else options.seed)
+    path = run.directory / LOG
+    if not path.is_file():
+        raise UserError(f"{run.label} has printed nothing yet; its log will be {path}")
+    position = path.stat().st_size
+    print("\n".join(last_lines(path, options.lines)), flush=True)
+    while options.follow and owner_of(run.directory) is not None:
+        time.sleep(0.5)
+        with path.open("rb") as log:
+            log.seek(position)
+            new = log.read()
+        position += len(new)
+        sys.stdout.write(new.decode(errors="replace"))
+        sys.stdout.flush()
+    return 0
+
+
+def _named(study: Study, name: str, seed: int) -> PlannedRun:
+    """A run by its own name or by that of a row that it makes."""
+    if seed not in study.seeds:
+        raise UserError(f"{study.path} has no seed {seed}; its seeds are {', '.join(map(str, study.seeds))}")
+    wanted = {row.name: row.run for row in study.rows}.get(name, name)
+    found = [run for run in plan(study) if (run.name, run.seed) == (wanted, seed)]
+    if not found:
+        names = [*study.runs, *(row.name for row in study.rows)]
+        meant = get_close_matches(name, names, n=1)
+        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(study.runs)}"
+        raise UserError(f"{study.path} has no run {name}; {hint}")
+    return found[0]

@@ -1,0 +1,52 @@
+"""Which of a study's runs have a job in SLURM's queue: `slurm/jobs.json` knows the jobs, `squeue` those that live."""
+
+import getpass
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from lit_avg.errors import UserError
+from lit_avg.studies.files import write_whole
+
+FOLDER = "slurm"
+"""Folder, inside a study's, of what SLURM and submitit write."""
+
+JOBS = "jobs.json"
+
+
+def read_jobs(out: Path) -> dict[str, str]:
+    """The newest job of each run, by the run's identity."""
+    try:
+        return json.loads((out / FOLDER / JOBS).read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def write_jobs(out: Path, new: Mapping[str, str]) -> None:
+    """Note the jobs of runs."""
+    write_whole(out / FOLDER / JOBS, json.dumps(read_jobs(out) | dict(new), indent=1) + "\n")
+
+
+def living_jobs(out: Path) -> dict[str, str]:
+    """The jobs that wait or run, by their runs' identities; none where there is no SLURM.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    jobs = read_jobs(out)
+    if not jobs or shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"squeue does not answer: {done.stderr.strip()}")
+    living = set(done.stdout.split())
+    return {identity: job for identity, job in jobs.items() if job in living}
+
+
+def cancel_jobs(jobs: Mapping[str, str]) -> None:
+    """Take jobs back, running or not."""
+    if jobs:
+        subprocess.run(["scancel", *jobs.values()], check=True)

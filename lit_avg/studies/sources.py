@@ -1,0 +1,62 @@
+"""What files say: a study over the one it extends, and a run's configs with the files that they name."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from lit_avg.studies.fields import Mistake, read_yaml
+
+
+def study_content(path: Path, errors: list[Mistake]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """A study file's content over that of the study it extends, and the files that were read."""
+    content = _with_own_paths(path)
+    if (extends := content.pop("extends", None)) is None:
+        return content, (path,)
+    base_path = path.parent / str(extends)
+    if not base_path.is_file():
+        errors.append(Mistake("extends", f"there is no study {base_path}"))
+        return content, (path,)
+    base = _with_own_paths(base_path)
+    if "extends" in base:
+        errors.append(Mistake("extends", f"{base_path} extends a study itself; extend that one directly"))
+    for section in ("runs", "rows", "axes"):
+        if isinstance(base.get(section), dict) and isinstance(content.get(section), dict):
+            content[section] = base[section] | content[section]
+    return base | content, (path, base_path)
+
+
+def config_content(config: Path) -> list[dict[str, Any]]:
+    """What a config file says, and what the files that it names say; comments do not count."""
+    content = read_yaml(config)
+    named = [config.parent / text for text in _texts(content) if text.endswith((".yaml", ".yml"))]
+    return [content, *(part for path in named if path.is_file() for part in config_content(path))]
+
+
+def named_files(config: Path) -> list[Path]:
+    """A config file and those that it names, directly or not."""
+    named = [config.parent / text for text in _texts(read_yaml(config)) if text.endswith((".yaml", ".yml"))]
+    return [config, *(file for path in named if path.is_file() for file in named_files(path))]
+
+
+def _with_own_paths(path: Path) -> dict[str, Any]:
+    """The file's content, its configs found from the file itself."""
+    content = read_yaml(path)
+    for section, key in (("runs", "configs"), ("rows", "overlays")):
+        entries = content.get(section)
+        for entry in cast(dict[str, Any], entries).values() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict) and isinstance(names := cast(dict[str, Any], entry).get(key), list):
+                entry[key] = [os.path.normpath(path.parent / str(name)) for name in cast(list[object], names)]
+    return content
+
+
+def _texts(content: object) -> Iterator[str]:
+    """Every string value in nested YAML."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        for value in cast(dict[object, object], content).values():
+            yield from _texts(value)
+    elif isinstance(content, list):
+        for value in cast(list[object], content):
+            yield from _texts(value)

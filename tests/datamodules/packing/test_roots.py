@@ -1,0 +1,214 @@
+"""Pictures in folders, zips and tars: found by their names, and never outside."""
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.packing import archives
+from datamodules.packing.names import RefusedError, inside
+from datamodules.packing.roots import ImageRoot, Pictures, parse_root
+from lit_avg.errors import UserError
+
+FILES = {
+    "a.b.c.jpg": b"one",
+    "sp ace/quote's.jpg": b"two",
+    "Köln/ñandú.jpg": b"three",
+    "-dash.jpg": b"",
+    "x/y": b"5" * 999,
+}
+
+
+def as_folder(path: Path) -> Path:
+    for name, data in FILES.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def as_zip(path: Path, files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def as_tar(path: Path, files: dict[str, bytes] = FILES) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def opened(tmp_path: Path, *roots: ImageRoot, folders: tuple[str, ...] = (), any_extension: bool = False) -> Pictures:
+    pictures = Pictures(roots, tmp_path / "indexes", folders, any_extension)
+    pictures.build_indexes()
+    return pictures
+
+
+@pytest.mark.parametrize("make", [as_folder, as_zip, as_tar])
+def test_every_kind_of_root_gives_the_bytes_by_name(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    pictures = opened(tmp_path, ImageRoot(make(tmp_path / "root")))
+    for name, data in FILES.items():
+        assert pictures.read(name).data == data
+        assert pictures.read(f"./{name}").data == data
+    with pytest.raises(RefusedError, match=r"image missing: gone\.jpg"):
+        pictures.read("gone.jpg")
+
+
+def test_stored_and_deflated_members_are_read_and_others_are_refused(tmp_path: Path) -> None:
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = as_zip(tmp_path / f"{method}.zip", method=method)
+        assert opened(tmp_path, ImageRoot(path)).read("x/y").data == b"5" * 999
+    path = as_zip(tmp_path / "bz2.zip", method=zipfile.ZIP_BZIP2)
+    with pytest.raises(RefusedError, match="x/y is encrypted or not deflated"):
+        opened(tmp_path, ImageRoot(path)).read("x/y")
+
+
+def test_a_damaged_member_is_refused_and_the_others_are_read(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "it.zip", method=zipfile.ZIP_STORED)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"one", b"onE", 1))
+    pictures = opened(tmp_path, ImageRoot(path))
+    with pytest.raises(RefusedError, match=r"a\.b\.c\.jpg does not have its checksum"):
+        pictures.read("a.b.c.jpg")
+    assert pictures.read("sp ace/quote's.jpg").data == b"two"
+
+
+def test_a_tar_that_was_cut_off_is_refused_or_its_last_picture_is(tmp_path: Path) -> None:
+    path = as_tar(tmp_path / "it.tar", {"whole.jpg": b"1" * 512, "cut.jpg": b"2" * 5000})
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises((UserError, RefusedError), match=r"not a readable zip or tar|cut off"):
+        opened(tmp_path, ImageRoot(path)).read("cut.jpg")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../x", "..", "C:\\x", "C:/x", "..\\x", "a\\..\\..\\x", "\\\\host\\x", "a\0b"]
+)
+def test_names_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_bytes(b"secret")
+    pictures = opened(tmp_path, ImageRoot(as_folder(tmp_path / "root")), ImageRoot(as_zip(tmp_path / "it.zip")))
+    with pytest.raises(RefusedError, match="image outside the image folder"):
+        pictures.read(name)
+
+
+@given(st.text(st.sampled_from("ab./\\~:C"), max_size=12))
+def test_a_name_that_is_inside_stays_inside_however_it_is_written(name: str) -> None:
+    short = inside(name)
+    if short is not None:
+        assert os.path.normpath(os.path.join("/root", short)).startswith("/root")  # noqa: PTH118
+        assert inside(short) == short
+
+
+@pytest.mark.parametrize("make", [as_zip, as_tar])
+def test_entries_that_point_outside_cannot_be_read_by_any_name(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    path = make(tmp_path / "it", {"../evil.jpg": b"evil", "/abs.jpg": b"evil", "good.jpg": b"good"})
+    pictures = opened(tmp_path, ImageRoot(path))
+    assert pictures.read("good.jpg").data == b"good"
+    for name in ("evil.jpg", "abs.jpg"):
+        with pytest.raises(RefusedError, match="image missing"):
+            pictures.read(name)
+
+
+def test_links_in_a_tar_are_followed_within_it_only(tmp_path: Path) -> None:
+    path = tmp_path / "it.tar"
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("one.jpg")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"one"))
+        for name, kind, target in (
+            ("hard.jpg", tarfile.LNKTYPE, "one.jpg"),
+            ("soft.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    pictures = opened(tmp_path, ImageRoot(path))
+    assert pictures.read("hard.jpg").data == b"one"
+    with pytest.raises(RefusedError, match="image missing"):
+        pictures.read("soft.jpg")
+
+
+def test_a_zip_bomb_is_refused_without_being_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 10**6)  # writing a real one takes long
+    path = as_zip(tmp_path / "it.zip", {"bomb.jpg": bytes(10**6 + 1)})
+    assert path.stat().st_size < 2000
+    with pytest.raises(RefusedError, match="image too large"):
+        opened(tmp_path, ImageRoot(path)).read("bomb.jpg")
+
+
+def test_names_in_utf8_are_found_in_zips_that_do_not_say_so(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "it.zip", {"Köln.jpg": b"dom"})
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flag of UTF-8 is bit 11
+        data[data.index(signature) + flags + 1] &= ~0x08
+    path.write_bytes(data)
+    assert zipfile.ZipFile(path).namelist() == ["K├╢ln.jpg"]
+    assert opened(tmp_path, ImageRoot(path)).read("Köln.jpg").data == b"dom"
+
+
+def test_accents_composed_or_not_are_the_same_name(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "it.zip", {"caf\u0065\u0301.jpg": b"decomposed"})
+    assert opened(tmp_path, ImageRoot(path)).read("caf\u00e9.jpg").data == b"decomposed"
+
+
+def test_each_prefix_has_its_root_and_the_longest_is_asked_first(tmp_path: Path) -> None:
+    train = as_zip(tmp_path / "train2017.zip", {"train2017/1.jpg": b"coco"})
+    other = as_zip(tmp_path / "other.zip", {"coco/train2017/1.jpg": b"wrong", "gqa/2.jpg": b"gqa"})
+    pictures = opened(tmp_path, ImageRoot(other), ImageRoot(train, "coco/train2017"))
+    assert pictures.read("coco/train2017/1.jpg") == (b"coco", 1)
+    assert pictures.read("gqa/2.jpg") == (b"gqa", 0)
+    with pytest.raises(RefusedError, match="image missing"):
+        pictures.read("coco/train20171.jpg")
+
+
+def test_a_root_is_written_with_or_without_a_prefix(tmp_path: Path) -> None:
+    (tmp_path / "a=b").mkdir()
+    assert parse_root(str(tmp_path / "a=b")) == ImageRoot(tmp_path / "a=b")
+    assert parse_root(f"coco/train2017/={tmp_path / 'a=b'}") == ImageRoot(tmp_path / "a=b", "coco/train2017")
+    with pytest.raises(UserError, match=r"there is no image folder, zip or tar .*gone"):
+        parse_root(f"coco={tmp_path / 'gone'}")
+    with pytest.raises(UserError, match="the prefix is the beginning of image names"):
+        parse_root(f"../coco={tmp_path}")
+
+
+def test_an_extension_may_differ_where_the_data_set_is_known_for_it(tmp_path: Path) -> None:
+    root = ImageRoot(as_zip(tmp_path / "it.zip", {"images/1.gif": b"gif"}))
+    assert opened(tmp_path, root, any_extension=True).read("images/1.jpg").data == b"gif"
+    assert opened(tmp_path, root, folders=("images",)).read("1.gif").data == b"gif"
+    with pytest.raises(RefusedError, match="image missing"):
+        opened(tmp_path, root).read("images/1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a readable zip or tar|holds no file"),
+        (b"hello", "not a readable zip or tar"),
+        (b"PK\5\6" + bytes(18), "there are no images in .*: it holds no file"),
+    ],
+)
+def test_what_is_no_archive_or_an_empty_one_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "it.zip").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path, ImageRoot(tmp_path / "it.zip"))
+
+
+def test_half_a_zip_and_a_compressed_tar_are_refused(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "it.zip")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="not a readable zip or tar"):
+        opened(tmp_path, ImageRoot(path))
+    with tarfile.open(tmp_path / "it.tar.gz", "w:gz") as archive:
+        archive.add(path, "it.jpg")
+    with pytest.raises(UserError, match="unpack it if it is a compressed tar"):
+        opened(tmp_path, ImageRoot(tmp_path / "it.tar.gz"))

@@ -1,0 +1,96 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lit_avg import cli
+from lit_avg.errors import UserError
+from lit_avg.studies import logs_command, status_command, sweep_command
+from lit_avg.studies.locks import locked
+from lit_avg.studies.plan import plan
+from lit_avg.studies.records import Record, write_record
+from lit_avg.studies.study import load_study
+from tests.studies.toy_command import toy_command
+
+WriteStudy = Callable[..., Path]
+
+ROOT = Path(__file__).parents[2]
+
+
+def status(study: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert status_command.main([str(study)]) == 0
+    return [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+def test_every_state_is_counted_and_what_needs_a_look_is_listed(
+    write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study(seeds=[0, 1])
+    first, second, third, other_first, other_second, _ = plan(load_study(study))
+    for run, record in (
+        (first, Record(first.identity, ("fit",), seconds=60)),
+        (second, Record(second.identity, ("fit",))),
+        (third, Record(third.identity, failed=3)),
+        (other_second, Record("another")),
+    ):
+        run.directory.mkdir(parents=True)
+        write_record(run.directory, record)
+    (first.directory / "result.json").write_text("{}")
+    (third.directory / "log.txt").write_text("stage3\nout of memory\n")
+    with locked(other_first.directory):
+        lines = status(study, capsys)
+    assert [line for line in lines if line.startswith("second (seed 0)") and "interrupted" in line]
+    assert [line for line in lines if line.startswith("third (seed 0)") and "out of memory" in line]
+    assert [line for line in lines if line.startswith("first (seed 1)") and "running" in line]
+    # of the six, other_second's folder is another run's, and the last has none
+    said = next(line for line in lines if line.startswith("6 runs"))
+    assert said.startswith("6 runs: 1 done, 1 running, 1 failed, 1 interrupted, 2 to do; about 1:00 left")
+    assert said.endswith("and 4 of unknown length; 1:00 computed")
+
+
+def test_logs_are_found_by_run_and_by_row(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    study = write_study(seeds=[3, 4])
+    assert sweep_command.main([str(study)], toy_command) == 0
+    for name in ("second", "router"):
+        capsys.readouterr()
+        assert logs_command.main([str(study), name, "--lines", "1", "--seed", "4"]) == 0
+        assert capsys.readouterr().out == "test second with seed 4 and 1 thread(s)\n"
+
+
+def test_a_run_that_is_not_there_is_told(write_study: WriteStudy) -> None:
+    study = write_study()
+    with pytest.raises(UserError, match="has no run secnd; did you mean second"):
+        logs_command.main([str(study), "secnd"])
+    with pytest.raises(UserError, match="has no seed 9; its seeds are 0"):
+        logs_command.main([str(study), "second", "--seed", "9"])
+    with pytest.raises(UserError, match="has printed nothing yet"):
+        logs_command.main([str(study), "second"])
+
+
+def test_cancel_stops_a_sweep_and_its_runs(write_study: WriteStudy, tmp_path: Path) -> None:
+    from tests.studies.test_sweep import SWEEP, await_
+
+    gate = tmp_path / "gate"
+    (tmp_path / "first.yaml").write_text(f"wait_for: {gate}\n")
+    study = write_study()
+    process = subprocess.Popen([sys.executable, "-c", SWEEP, str(study)], stderr=subprocess.DEVNULL)
+    await_((tmp_path / "out" / "seed-0" / "first" / "calls.txt").exists)
+    assert cli.main(["cancel", str(study)]) == 0
+    assert process.wait(60) != 0
+    gate.touch()
+    assert sweep_command.main([str(study)], toy_command) == 0
+    assert (tmp_path / "out" / "seed-0" / "first" / "calls.txt").read_text() == "fit\nfit\n"
+
+
+def test_status_logs_and_cancel_load_neither_torch_nor_what_draws(write_study: WriteStudy) -> None:
+    code = "import sys; from lit_avg.cli import main; status = main(sys.argv[1:]);"
+    code += (
+        "sys.exit(' '.join({'torch', 'lightning', 'matplotlib', 'pandas', 'submitit'} & set(sys.modules)) or status)"
+    )
+    for verb in ("status", "cancel"):
+        command = [sys.executable, "-c", code, verb, str(write_study())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr

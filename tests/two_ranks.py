@@ -1,0 +1,102 @@
+"""Two processes that train together over gloo, each with a mark of its own that it came to the end."""
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.utils.data import DataLoader
+
+from lit_avg.batch import Batch
+from lit_avg.cli import main
+from lit_avg.optim import Optimization
+from lit_avg.stages.base import Part
+from tests.killing import PRELOADED
+from tests.tiny import make_batch, tiny_model
+
+SECONDS = 120
+"""What hangs is ended after so long; what does not is done in a few."""
+
+
+class Keys(L.Callback):
+    """Writes the keys that each rank is shown at each step, once a step is done."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"rank{trainer.global_rank}").open("a") as file:
+            file.write(f"{trainer.global_step} {' '.join(batch.keys)}\n")
+
+
+def keys_by_step(folder: Path, rank: int) -> dict[int, list[str]]:
+    """What a rank was shown at each step; of a step that was done again after a kill, the last time."""
+    lines = [line.split() for line in (folder / f"rank{rank}").read_text().splitlines()]
+    return {int(step): keys for step, *keys in lines}
+
+
+def on_ranks(ranks: int, marks: Path, target: Callable[..., None], *arguments: object) -> list[int]:
+    """Run `target(*arguments)` on so many ranks; tells the exit status of each, and ends what hangs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    marks.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_rank, args=(rank, ranks, port, marks, target, arguments)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + SECONDS
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in processes:
+        process.kill()
+        process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def _rank(
+    rank: int, ranks: int, port: int, marks: Path, target: Callable[..., None], arguments: tuple[object, ...]
+) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    target(*arguments)
+    (marks / f"rank{rank}").touch()
+
+
+def fit(argv: list[str]) -> None:
+    """`lit-avg fit` on one of the ranks."""
+    status = main(["fit", *argv])
+    if status:
+        raise SystemExit(status)
+
+
+def one_rank_without_pictures(stage: str, frozen: list[Part], folder: str) -> None:
+    """Three steps in which the first rank has pictures and the second has none, and the other way round."""
+    import lit_avg.stages
+
+    with_pictures = make_batch([([(4, 2)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
+    without = make_batch([([(3, 2)], -1), ([(2, 4)], -1)], [])
+    rank = int(os.environ["LOCAL_RANK"])
+    batches = [with_pictures, without, with_pictures, without][rank : rank + 3]
+    module = getattr(lit_avg.stages, stage)(tiny_model, Optimization(lr=0.01), frozen=frozen)
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        max_steps=3,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
