@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from lightning.pytorch import LightningDataModule
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--ckpt: {type(stage).__name__} trains no router, so there is no margin to fit")
     take_over_trained(stage, cli.trainer, arguments.ckpt)
     cli.datamodule.prepare_data()
-    outcomes = validation_outcomes(stage, cli.datamodule.val_dataloader())
+    outcomes = validation_outcomes(stage, cli.datamodule)
     if arguments.budget is None:
         delta = fit_delta(outcomes, cast(float, arguments.max_accuracy_loss))
     else:
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 @torch.no_grad()
-def validation_outcomes(stage: RouterStage, loader: object) -> Outcomes:
+def validation_outcomes(stage: RouterStage, data: LightningDataModule) -> Outcomes:
     """Every validation question at every granularity.
 
     Raises:
@@ -72,7 +73,8 @@ def validation_outcomes(stage: RouterStage, loader: object) -> Outcomes:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stage.to(device)
-    found = [stage.evaluate(batch.to(device)) for batch in cast(Iterable[Batch], loader)]
+    batches = cast(Iterable[Batch], data.val_dataloader())
+    found = [stage.evaluate(data.on_after_batch_transfer(batch.to(device), 0)) for batch in batches]
     if not found:
         raise UserError(
             "this run has no validation data to fit a margin on; give its data module a `val` or `val_share`"

@@ -19,10 +19,15 @@ from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
 from lit_avg.policies import all_policies
 from lit_avg.stages.base import Stage
+from lit_avg.stages.rglf import RGLF
 from lit_avg.training_cli import hush
 
 PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN", "--seed_everything", "0"]
 """Where a run lies and its seed are no part of its config: all are asked for with the same."""
+
+
+OF_READING = ("seed", "workers", "group_by_length", "max_bad_share", "shard_cache", "cache_gb")
+"""Arguments of data modules that decide how samples are read, or in what order, and not what is in them."""
 
 
 @runtime_checkable
@@ -86,7 +91,22 @@ def check(arguments: list[str]) -> dict[str, Any]:
         "metrics": METRICS,
         "kinds": cli.datamodule.question_kinds if isinstance(cli.datamodule, TellsKinds) else None,
         "processes": [int(count) for count in processes] if str(processes[0]).isdigit() else None,
+        "feedback": _feedback(cli) if isinstance(cli.model, RGLF) else None,
+        "levels": list(cli.model.granularities.tokens) if isinstance(cli.model, RGLF) else [],
     }
+
+
+def _feedback(cli: BuildingCLI) -> str:
+    """Hash of what feedback depends on; the same when only the router, its loss or its training differ."""
+    config, model = cli.config["fit"], cli.stage.model
+    data = config.data.as_dict()
+    settings = {name: value for name, value in data["init_args"].items() if name not in OF_READING}
+    depends = [
+        [config.model.init_args[name] for name in ("init_from", "alone")],
+        [model.backbone.settings, model.scaler.pooling, model.semantics.unpad],
+        [data["class_path"], settings, config.trainer.precision],
+    ]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _policies(stage: Stage) -> list[str]:

@@ -6,18 +6,22 @@
 The same command, given again or on another machine that sees the folder, goes on with what is missing.
 """
 
+import os
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from lit_avg.build import BuildingCLI
 from lit_avg.errors import UserError
 from lit_avg.feedback_identity import FeedsBack, identity_of
 from lit_avg.feedback_store import StoredSplit, open_store
+from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.stored_feedback import compute_feedback, feeds_back
 from lit_avg.training_cli import hush
@@ -35,16 +39,16 @@ def main(argv: list[str]) -> int:
         return report(argv[1:])
     parser = ArgumentParser(prog="lit-avg feedback", description="Compute feedback once; other options are fit's.")
     parser.add_argument("--config", required=True, action="append", help="of stage 4; more of them overlay it")
-    parser.add_argument("--ckpt", required=True, help="run directory of stage 3, or a checkpoint in one")
+    parser.add_argument("--ckpt", help="run directory of stage 3, or a checkpoint in one (default: the config's)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the store")
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="of the data (default: train val)")
+    parser.add_argument("--splits", nargs="+", help="of the data (default: train, and val if there is one)")
     parser.add_argument("--samples-per-part", type=int, default=256, help="the unit of work that a kill can cost")
     arguments, others = parser.parse_known_args(argv)
     hush()
     configs = [text for config in arguments.config for text in ("--config", config)]
+    source = [] if arguments.ckpt is None else ["--model.init_args.init_from", arguments.ckpt]
     write_store(
-        ["fit", *configs, "--model.init_args.init_from", arguments.ckpt, *others],
-        arguments.ckpt,
+        ["fit", *configs, *others, *source],
         arguments.out,
         arguments.splits,
         arguments.samples_per_part,
@@ -52,35 +56,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_store(fit: list[str], source: str, out: Path, splits: Sequence[str], samples_per_part: int) -> None:
+def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples_per_part: int) -> None:
     """Make what is missing of a store.
 
     Args:
         fit: how `lit-avg fit` would be called to train on this feedback live.
-        source: run or checkpoint of stage 3.
         out: the store.
-        splits: of the data.
+        splits: of the data; None for training and validation.
         samples_per_part: of splits that are new to the store.
 
     Raises:
-        UserError: the config runs another stage, there is no such split, or the store is of another origin.
+        UserError: the config runs another stage or starts from none, there is no such split, or the store is of another
+            origin.
     """
     cli = BuildingCLI(fit)
-    stage, data = cli.stage, feeds_back(cli.datamodule)
-    if not isinstance(stage, RGLF):
-        raise UserError(
-            f"--config: {type(stage).__name__} does not learn from feedback; name a config of stage 4, RGLF"
-        )
+    (stage, source), data = _stage_and_source(cli.stage), feeds_back(cli.datamodule)
     precision = cli.config["fit"]["trainer"]["precision"] or "32-true"
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+    fabric = _one_device(precision)
     with fabric.init_module():
         stage.trainer = cli.trainer
         stage.configure_model()
     model = stage.model.eval().to(fabric.device)
     data.prepare_data()
-    stored_splits = {split: _split(data, split, samples_per_part) for split in splits}
+    wanted = splits or [split for split in ("train", "val") if data.data_digest(split) is not None]
+    stored_splits = {split: _split(data, split, samples_per_part) for split in wanted}
     store = open_store(out, identity_of(model, source, data, _full_name(precision), stage.alone), stored_splits)
-    for split in splits:
+    for split in wanted:
         begun = time.perf_counter()
         questions = [0]
 
@@ -91,6 +92,25 @@ def write_store(fit: list[str], source: str, out: Path, splits: Sequence[str], s
             made = store.fill(split, compute_feedback(model, data, split, fabric.device, stage.alone, said))
         parts, seconds = len(store.splits[split].parts), time.perf_counter() - begun
         print(f"{split}: {made} of {parts} parts made here, {questions[0]} questions in {seconds:.0f} s; all are there")
+
+
+def _stage_and_source(stage: Stage) -> tuple[RGLF, str]:
+    if not isinstance(stage, RGLF):
+        raise UserError(
+            f"--config: {type(stage).__name__} does not learn from feedback; name a config of stage 4, RGLF"
+        )
+    if stage.init_from is None:
+        raise UserError(
+            "--ckpt: name the run of stage 3 whose feedback is wanted; the config has no `init_from` either"
+        )
+    return stage, stage.init_from
+
+
+def _one_device(precision: Any) -> Fabric:
+    """Each process by itself, also where a cluster starts several: they share the work by the parts' locks."""
+    local = int(os.environ.get("SLURM_LOCALID", "0"))
+    devices = [local % torch.cuda.device_count()] if torch.cuda.is_available() else 1
+    return Fabric(accelerator="auto", devices=devices, precision=precision, plugins=[LightningEnvironment()])
 
 
 def _split(data: FeedsBack, split: str, samples_per_part: int) -> StoredSplit:

@@ -36,6 +36,10 @@ class FeedsBack(Protocol):
         """Samples of a split."""
         ...
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """What is left to do to a batch when it is on its device, as Lightning has it done."""
+        ...
+
     def stretch(self, split: str, begin: int, end: int) -> Iterable[Batch]:
         """Batches with the samples from `begin` to before `end`, each sample once at most."""
         ...

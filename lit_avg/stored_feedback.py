@@ -64,7 +64,7 @@ def compute_feedback(
     def compute(begin: int, end: int) -> StoredFeedback:
         parts = [_nothing(len(model.granularities))]
         for batch in data.stretch(split, begin, end):
-            parts.append(_stored(model, batch.to(device), alone))
+            parts.append(_stored(model, data.on_after_batch_transfer(batch.to(device), 0), alone))
             said(len(batch.keys))
         return StoredFeedback.merge(parts)
 

@@ -1,6 +1,7 @@
 """From a study to its runs: where each lives, which commands make it, and what decides its result."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,11 @@ class PlannedRun:
         return hash((self.directory, self.identity))  # values of a run may be lists
 
     @property
+    def proof(self) -> Path:
+        """The file without which the run has not been made."""
+        return self.directory / ("manifest.json" if self.run.feedback else "result.json")
+
+    @property
     def label(self) -> str:
         """What people see."""
         return f"{self.name} (seed {self.seed})"
@@ -73,7 +79,9 @@ def plan(study: Study) -> list[PlannedRun]:
                 name=run.name,
                 seed=seed,
                 directory=directory,
-                commands=_commands(run, directory, seed),
+                commands=_commands(
+                    run, directory, seed, [called.get(p.name, p.run.stage) for p in parents if p.run.feedback]
+                ),
                 identity=digest(decides),
                 parents=tuple(parent.directory for parent in parents),
                 threads=study.threads,
@@ -96,9 +104,13 @@ def value_arguments(run: Run) -> list[str]:
     return [part for name, text in as_text.items() for part in (f"--{name}", text)]
 
 
-def _commands(run: Run, directory: Path, seed: int) -> tuple[tuple[str, ...], ...]:
+def _commands(run: Run, directory: Path, seed: int, stores: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """What makes a run; `stores` are the names by which it finds the feedback it is trained from."""
     configs = [part for config in run.configs for part in ("--config", str(config))]
     shared = [*configs, "--run_root", str(directory.parent), "--trainer.default_root_dir", str(directory)]
     shared += ["--seed_everything", str(seed), *value_arguments(run)]
+    if run.feedback:
+        return (("feedback", *shared, "--out", str(directory)),)
+    shared += [part for store in stores for part in ("--model.init_args.feedback", str(directory.parent / store))]
     fit = ("fit", *shared, "--resume", "auto")
     return (fit, ("test", *shared)) if run.test else (fit,)
