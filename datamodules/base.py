@@ -113,9 +113,14 @@ class ShardsDataModule(Splits, L.LightningDataModule):
 
     @cached_property
     def encoder(self) -> SampleEncoder:
-        """Makes tokens and pixels of a sample."""
+        """Makes tokens and pixels of a sample, all its questions."""
         renderer = ConversationRenderer(self.tokenizer_object, self.template, self.system_prompt, self.max_length)
         return SampleEncoder(renderer, self.tiling, self.independent_turns)
+
+    def encoder_of(self, split: Split) -> SampleEncoder:
+        """The same with the questions that a split asks."""
+        whole = self.encoder
+        return SampleEncoder(whole.renderer, whole.tiling, whole.independent_turns, self.kinds(split))
 
     def processor(self, patch_size: int, feature_selection: str) -> LlavaNextProcessor:
         """transformers' processor for models trained on this data; arguments as in `llava_next_processor`.
@@ -216,7 +221,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
     def stretch(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
         """The samples from `begin` to before `end`, each once; those that are no good are left out."""
         return stretch(
-            self.samples(split), self.encoder, self.collate, (begin, end), self.eval_batch_size, self.workers
+            self.samples(split), self.encoder_of(split), self.collate, (begin, end), self.eval_batch_size, self.workers
         )
 
     def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
@@ -237,7 +242,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         )
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
-        encoded = EncodedSamples(samples, self.encoder, replace=training)
+        encoded = EncodedSamples(samples, self.encoder_of(split), replace=training)
         return BatchStream(encoded, order, self.collate, self.workers, bad_samples)
 
     def _lengths(self, samples: Mixture) -> Lengths:

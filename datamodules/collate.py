@@ -41,24 +41,35 @@ class SampleEncoder:
         renderer: for the conversation.
         tiling: for the picture.
         independent_turns: the rounds of a sample do not depend on each other, so each is a question of its own.
+        kinds: ask questions of these kinds alone; None for all.
     """
 
-    def __init__(self, renderer: ConversationRenderer, tiling: Tiling, independent_turns: bool = False) -> None:
+    def __init__(
+        self,
+        renderer: ConversationRenderer,
+        tiling: Tiling,
+        independent_turns: bool = False,
+        kinds: Sequence[str] | None = None,
+    ) -> None:
         self.renderer = renderer
         self.tiling = tiling
         self.independent_turns = independent_turns
+        self.kinds = kinds
 
     def __call__(self, sample: Sample) -> EncodedSample:
         """Encode one sample.
 
         Raises:
             NoRoomError: an answer does not fit into the maximum length.
-            BadSampleError: the picture cannot be decoded.
+            BadSampleError: the picture cannot be decoded, or there is no question of the wanted kinds.
         """
         try:
-            questions = tuple(self._questions(sample))
+            asked = self._questions(sample)
+            questions = tuple(one for one in asked if self.kinds is None or one.kind in self.kinds)
         except NoRoomError as error:
             raise NoRoomError(f"sample {sample.key}: {error}; raise max_length or leave the sample out") from error
+        if not questions:
+            raise BadSampleError(f"sample {sample.key} has no question of the kinds {', '.join(self.kinds or ())}")
         if sample.image is None:
             return EncodedSample(questions, None)
         try:

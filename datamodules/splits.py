@@ -34,6 +34,10 @@ class Splits:
         """Which samples of the shards belong to the split, by key; None for all."""
         return None
 
+    def kinds(self, split: Split) -> tuple[str, ...] | None:
+        """The kinds of questions that a split asks; None for all."""
+        return None
+
     def samples(self, split: Split) -> Mixture:
         """All samples of a split, as they lie; none if there is no such split."""
         keeps = self.keeps(split)
@@ -47,6 +51,7 @@ class Splits:
             return None
         parts = self.samples(split).parts
         named = [part.manifest.digest.encode() + part.numbers.tobytes() for part in parts]
+        named += [kind.encode() for kind in self.kinds(split) or ()]
         return hashlib.sha256(b"".join(named)).hexdigest()
 
     def manifests(self) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from lit_avg.backbone import BackbonePart
-from lit_avg.checkpoints import checkpoint_path, read_checkpoint
+from lit_avg.checkpoints import SCALER, checkpoint_path, read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, tensors_hash
 
@@ -22,8 +22,11 @@ _BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
 """How the names of each part's tensors begin in a backbone's state dict."""
 
 
-def base_weights(source: str) -> dict[BackbonePart, str]:
-    """SHA-256 of each part of the backbone in a run's newest checkpoint, or in a checkpoint file.
+def base_weights(source: str) -> dict[str, str]:
+    """SHA-256 of what lies below the router in a run's newest checkpoint, or in a checkpoint file.
+
+    Returns:
+        A hash for each part of the backbone, and for the `scaler` if it has learned anything.
 
     Raises:
         UserError: there is no checkpoint, or it has no backbone.
@@ -34,7 +37,7 @@ def base_weights(source: str) -> dict[BackbonePart, str]:
     checkpoint: dict[str, Any] = read_checkpoint(path)
     left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])
-    hashes = dict[BackbonePart, str]()
+    hashes = dict[str, str]()
     for part, beginnings in _BEGINNINGS.items():
         if part in left_out:
             hashes[part] = left_out[part]["sha256"]
@@ -43,4 +46,6 @@ def base_weights(source: str) -> dict[BackbonePart, str]:
         if not names:
             raise UserError(f"{path} has no {part.replace('_', ' ')}; name a run of stage 3")
         hashes[part] = tensors_hash(weights[name] for name in names)
+    if learned := sorted(name for name in weights if name.startswith(SCALER)):
+        hashes["scaler"] = tensors_hash(weights[name] for name in learned)
     return hashes

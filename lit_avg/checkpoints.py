@@ -24,6 +24,9 @@ LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 _BACKBONE = "model.backbone."
 
+SCALER = "model.scaler."
+"""How the names of those tensors of a checkpoint begin that the scaler has learned, if it learns."""
+
 _LLM_LAYERS = tuple(f"{_BACKBONE}hf.{beginning}" for beginning in LLM_LAYERS)
 
 STAGE_KEY = "lit_avg_stage"
@@ -31,7 +34,7 @@ STAGE_KEY = "lit_avg_stage"
 
 
 def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str]) -> None:
-    """Load the backbone that an earlier stage trained; the router keeps its fresh weights.
+    """Load the backbone that an earlier stage trained, and what its scaler learned; the router keeps its fresh weights.
 
     Args:
         model: takes the weights.
@@ -48,6 +51,15 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
             f"init_from: {source} is a checkpoint of {stage}, but this stage starts from {' or '.join(allowed_stages)}"
         )
     _take_over(model.backbone, checkpoint, source)
+    weights = cast(dict[str, Tensor], checkpoint["state_dict"])
+    learned = {name.removeprefix(SCALER): tensor for name, tensor in weights.items() if name.startswith(SCALER)}
+    if learned and model.scaler.pooling != "learned":
+        raise UserError(
+            f"init_from: {source} has a scaler that learned its pooling, so here it has to be `learned`, too"
+        )
+    model.scaler.load_state_dict(
+        learned, strict=False
+    )  # levels may be left out, and the stage before may have had none
 
 
 def _existing(source: str) -> Path:
