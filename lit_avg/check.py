@@ -17,7 +17,6 @@ from lightning.pytorch import LightningDataModule
 from lit_avg.build import BuildingCLI
 from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
-from lit_avg.policies import all_policies
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.training_cli import hush
@@ -114,8 +113,6 @@ def _policies(stage: Stage) -> list[str]:
     with torch.device("meta"):
         stage.model = stage.make_model()
     stage.freeze_the_rest()
-    if "router" in stage.trains:
-        return list(all_policies(stage.granularities, delta=0.0, seed=0))
     return list(stage.policies)
 
 

@@ -40,6 +40,7 @@ class RGLF(RouterStage):
         alone: compute each sample by itself, so that its feedback cannot depend on the rest of its batch, and a router
             trained from a store is bit by bit the one trained on live feedback (float32 on a CPU, by as many threads).
             Whole batches are faster, 2.6 times on Jersey, and may differ in the last bits: 1e-6.
+        margins: as in `RouterStage`.
 
     Raises:
         UserError: there is a store, but no `init_from` to say whose feedback is wanted.
@@ -57,8 +58,9 @@ class RGLF(RouterStage):
         ranking_weight: float = 1.0,
         feedback: str | None = None,
         alone: bool = False,
+        margins: Sequence[float] = (),
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen)
+        super().__init__(model, optimization, init_from, frozen, margins)
         if feedback is not None and init_from is None:
             raise UserError("feedback: a store is of the model of `init_from`; name the run of stage 3 there")
         self.feedback = feedback

@@ -28,7 +28,7 @@ class PlannedRun:
         links: what its configs look for elsewhere than where it lies: (where it is looked for, where it is).
         run: the run as the study says it.
         source: hash of what its files said when this was planned.
-        out: the study's folder.
+        out: the folder of all runs.
     """
 
     name: str
@@ -88,14 +88,14 @@ def plan(study: Study) -> list[PlannedRun]:
                 links=tuple((directory.parent / stage, run_directory(study, name, seed)) for stage, name in run.links),
                 run=run,
                 source=sources[run.name],
-                out=study.out,
+                out=study.runs_in or study.out,
             )
     return list(planned.values())
 
 
 def run_directory(study: Study, run: str, seed: int) -> Path:
-    """Where a run lives: `<out>/seed-<n>/<run>`."""
-    return study.out / f"seed-{seed}" / run
+    """Where a run lives: `<out>/seed-<n>/<run>`, or beside those of other studies in `runs_in`."""
+    return (study.runs_in or study.out) / f"seed-{seed}" / run
 
 
 def value_arguments(run: Run) -> list[str]:

@@ -18,7 +18,7 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
 
 A run with `feedback: true` stores what the LMM thinks of each granularity; routers after it train from that, and rows
 that change nothing of it share it. `extends: other.yaml` starts from another study, whose runs and rows it adds to and
-whose other keys it replaces.
+whose other keys it replaces. With `runs_in: folder`, several studies that extend the same one share their runs there.
 Configs are found from the study file that names them, `out` from where the command is called.
 """
 
@@ -60,7 +60,8 @@ class Study:
 
     Args:
         path: the study file.
-        out: folder of the runs, the table and the figures.
+        out: folder of the table and the figures, and of the runs.
+        runs_in: another folder of the runs, which several studies may share: what is equal is made once.
         seeds: each run is made once with each.
         runs: in an order in which they can be made, by name.
         rows: in the order of the table.
@@ -82,6 +83,7 @@ class Study:
     reference: str | None = None
     threads: int = 1
     code: bool = False
+    runs_in: Path | None = None
     slurm: ClusterOptions = field(default_factory=ClusterOptions)
     files: tuple[Path, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -110,6 +112,7 @@ def load_study(path: str | Path) -> Study:
         reference=content.take("reference", str, "the name of a row", optional=True),
         threads=content.take("threads", int, "a whole number", optional=True) or 1,
         code=content.take("code", bool, "true or false", optional=True) or False,
+        runs_in=_folder(content),
         slurm=read_options(content.take_section("slurm")),
         files=files,
     )
@@ -131,6 +134,11 @@ def _shared(study: Study) -> Study:
     }
     rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
     return replace(study, runs=runs, rows=rows, digests=digests)
+
+
+def _folder(content: Fields) -> Path | None:
+    named = content.take("runs_in", str, "a folder", optional=True)
+    return None if named is None else Path(named)
 
 
 def _axes(content: Fields) -> dict[str, list[Any]]:
