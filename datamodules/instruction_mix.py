@@ -22,6 +22,7 @@ class InstructionMix(LLaVAShards):
         seed: see there.
         shard_cache: see there.
         cache_gb: see there.
+        test: see there.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class InstructionMix(LLaVAShards):
         seed: int = 0,
         shard_cache: str | None = None,
         cache_gb: float = 100.0,
+        test: str | None = None,
     ) -> None:
         super().__init__(
             train,
@@ -46,6 +48,7 @@ class InstructionMix(LLaVAShards):
             batch_size,
             tile_size,
             grid_pinpoints,
+            test=test,
             val_share=val_share,
             template=template,
             system_prompt=system_prompt,

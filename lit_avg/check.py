@@ -21,8 +21,9 @@ from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.training_cli import hush
 
-PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN", "--seed_everything", "0"]
-"""Where a run lies and its seed are no part of its config: all are asked for with the same."""
+PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
+SEED = "--seed_everything"
+"""Where a run lies and its study's seed are no part of its config: all are asked for with the same."""
 
 
 OF_READING = ("seed", "workers", "group_by_length", "max_bad_share", "shard_cache", "cache_gb")
@@ -80,7 +81,8 @@ def check(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: it cannot be parsed or built.
     """
-    cli = BuildingCLI(["fit", *arguments, *PLACE])
+    seed = [] if SEED in arguments else [SEED, "0"]  # a row may well have a seed of its own
+    cli = BuildingCLI(["fit", *arguments, *PLACE, *seed])
     trainer = cli.config["fit"].trainer
     processes = [trainer.devices, trainer.num_nodes]
     return {
