@@ -8,13 +8,16 @@ import math
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
+import torch
 import yaml
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
@@ -55,7 +58,8 @@ class ResultsWriter(L.Callback):
         found = judged(trainer, pl_module)
         if found is not None:
             module, outcomes = found
-            write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, module.granularities))
+            chosen = {name: policy.choose(outcomes) for name, policy in module.policies.items()}
+            write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, module.granularities, chosen))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the result, now that everybody else is done."""
@@ -73,19 +77,26 @@ class ResultsWriter(L.Callback):
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
-def outcomes_csv(outcomes: Outcomes, granularities: Granularities) -> str:
-    """One row a question: key, kind, tiles, text tokens, and for each level what happened there."""
+def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mapping[str, Tensor]) -> str:
+    """One row a question: key, kind, tiles, text tokens, for each level what happened there, and what policies chose.
+
+    Args:
+        outcomes: Q questions at N granularities.
+        granularities: the N levels.
+        chosen: the level that each policy chooses for each question, (Q,); written as `chosen@<policy>`, in tokens.
+    """
     measured = {"correct": outcomes.correct.int(), "feedback": outcomes.feedback, "score": outcomes.scores}
     measured["visual_tokens"] = outcomes.visual_tokens
     columns = {name: values for name, values in measured.items() if values is not None}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{name}@{tokens}" for name in columns for tokens in granularities.tokens]
-    writer.writerow(["key", "kind", "tiles", "text_tokens", *names])
+    writer.writerow(["key", "kind", "tiles", "text_tokens", *names, *(f"chosen@{policy}" for policy in chosen)])
+    levels = [levels.tolist() for levels in chosen.values()]
     sizes = zip(outcomes.tiles.tolist(), outcomes.text_tokens.tolist(), strict=True)
     for row, (key, kind, size) in enumerate(zip(outcomes.keys, outcomes.kinds, sizes, strict=True)):
         values = [round(value, 6) for tensor in columns.values() for value in tensor[row].tolist()]
-        writer.writerow([key, kind, *size, *values])
+        writer.writerow([key, kind, *size, *values, *(granularities.tokens[level[row]] for level in levels)])
     return text.getvalue()
 
 
@@ -109,6 +120,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
         "data": data.manifest_hash if isinstance(data, HasManifest) else None,
         "checkpoint": {"own": _sha256(str(folder)), "parent": _sha256(parent)},
         "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
+        "machine": {"host": platform.node(), "threads": torch.get_num_threads()},
         "seconds": {},
     }
 

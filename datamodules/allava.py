@@ -20,6 +20,7 @@ class ALLaVA(LLaVAShards):
         grid_pinpoints: see there.
         workers: see there.
         seed: see there.
+        group_by_length: see there.
         shard_cache: see there.
         cache_gb: see there.
     """
@@ -37,6 +38,7 @@ class ALLaVA(LLaVAShards):
         grid_pinpoints: list[list[int]] | None = LLAVA_NEXT_PLANES,
         workers: int = 8,
         seed: int = 0,
+        group_by_length: bool = False,
         shard_cache: str | None = None,
         cache_gb: float = 100.0,
     ) -> None:
@@ -52,6 +54,7 @@ class ALLaVA(LLaVAShards):
             max_length=max_length,
             workers=workers,
             seed=seed,
+            group_by_length=group_by_length,
             shard_cache=shard_cache,
             cache_gb=cache_gb,
         )

@@ -2,19 +2,20 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import lightning as L
 from torch import Tensor
-from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerFast
+from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
 from datamodules.bad_samples import BadSampleLog, EncodedSamples
 from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
 from datamodules.grouping import Lengths
-from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.images import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
 from datamodules.mixture import Mixture
 from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
@@ -23,12 +24,10 @@ from datamodules.sizes import lengths_of_all
 from datamodules.splits import Split, Splits
 from datamodules.stream import BatchStream
 from datamodules.stretch import stretch
+from datamodules.tokenizer import load_tokenizer
 from datamodules.wording import Wording, wording
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
-
-TOKENIZERS = Path(__file__).parent / "tokenizers"
-"""Tokenizers that ship with the project, one folder each."""
 
 
 class ShardsDataModule(Splits, L.LightningDataModule):
@@ -91,7 +90,8 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         self.seed = seed
         self.tile_size, self.grid_pinpoints = tile_size, grid_pinpoints
         self.image_mean, self.image_std = image_mean, image_std
-        self.tiling = Tiling(tile_size, grid_pinpoints, image_mean, image_std)
+        self.tiling = Tiling(tile_size, grid_pinpoints)
+        self.normalise = Normalisation(image_mean, image_std)
         self.collate = Collate(tile_size, pack_questions)
         folder = Path(shard_cache) if shard_cache else default_cache() / "shards"
         self.shard_cache = ShardCache(folder, int(cache_gb * 1e9))
@@ -103,13 +103,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         Raises:
             UserError: there is none of that name.
         """
-        shipped = TOKENIZERS / self.tokenizer
-        source = str(shipped) if shipped.is_dir() else self.tokenizer
-        try:
-            return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(source, use_fast=True))
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"tokenizer: {self.tokenizer} cannot be loaded: {reason}") from error
+        return load_tokenizer(self.tokenizer)
 
     @cached_property
     def encoder(self) -> SampleEncoder:
@@ -192,6 +186,10 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         if (stream := self._stream("test")) is None:
             raise UserError("there is no test data; give the data module its folder of shards")
         return stream
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Shades to `pixel_values`, on the device they were sent to as bytes (Lightning calls this)."""
+        return replace(batch, pixel_values=self.normalise(batch.pixel_values))
 
     def predict_dataloader(self) -> BatchStream:
         """What a test sees."""

@@ -20,6 +20,7 @@ class InstructionMix(LLaVAShards):
         grid_pinpoints: see there.
         workers: see there.
         seed: see there.
+        group_by_length: see there.
         shard_cache: see there.
         cache_gb: see there.
         test: see there.
@@ -38,6 +39,7 @@ class InstructionMix(LLaVAShards):
         grid_pinpoints: list[list[int]] | None = LLAVA_NEXT_PLANES,
         workers: int = 8,
         seed: int = 0,
+        group_by_length: bool = False,
         shard_cache: str | None = None,
         cache_gb: float = 100.0,
         test: str | None = None,
@@ -55,6 +57,7 @@ class InstructionMix(LLaVAShards):
             max_length=max_length,
             workers=workers,
             seed=seed,
+            group_by_length=group_by_length,
             shard_cache=shard_cache,
             cache_gb=cache_gb,
         )

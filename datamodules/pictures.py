@@ -94,6 +94,8 @@ def _opened(data: bytes) -> Generator[Image.Image]:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Turn it as its EXIF data say; broken EXIF data say nothing."""
+    if _orientation(picture) in (None, 1):  # as nearly all are: that spares a copy
+        return picture
     try:
         return ImageOps.exif_transpose(picture)
     except Exception:  # as in `decode_picture`, but the pixels are good

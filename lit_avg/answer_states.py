@@ -3,18 +3,15 @@
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from transformers.configuration_utils import PreTrainedConfig
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from lit_avg.errors import UserError
-from lit_avg.packed_rows import PACKED_ATTENTION, computed_only_at, packed_rows
+from lit_avg.packed_rows import PACKED_ATTENTION, last_hidden
 from lit_avg.sequences import LlmInput
 
-TOKEN_BY_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
-"""What of an LLM's layer works on one token at a time, beside keys and values, which others read."""
 
-
-def answer_states(llm: nn.Module, embeddings: Tensor, rows: LlmInput, gradient_checkpointing: bool) -> Tensor:
+def answer_states(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, gradient_checkpointing: bool) -> Tensor:
     """Last hidden states (A, D) that predict the A answer tokens of rows (B, S, D).
 
     Args:
@@ -26,33 +23,17 @@ def answer_states(llm: nn.Module, embeddings: Tensor, rows: LlmInput, gradient_c
     Raises:
         UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
     """
-    config = cast(PreTrainedConfig, llm.config)
+    config = llm.config
     window = cast(int | None, config.to_dict().get("sliding_window"))
     # transformers leaves the window to the mask, and ours has none
     fits = window is None or rows.source.shape[1] <= window
     if fits and config._attn_implementation == PACKED_ATTENTION:  # pyright: ignore[reportPrivateUsage]  it has no public name
-        # What is recomputed in the backward pass would no longer know which tokens it was computed for.
-        return _packed(llm, embeddings, rows, trims=not (gradient_checkpointing and torch.is_grad_enabled()))
+        # what is recomputed in the backward pass would no longer know which tokens it was computed for
+        return last_hidden(llm, embeddings, rows, trims=not (gradient_checkpointing and torch.is_grad_enabled()))
     return _padded(llm, embeddings, rows, window)
 
 
-def _packed(llm: nn.Module, embeddings: Tensor, rows: LlmInput, trims: bool) -> Tensor:
-    """Padding is not computed, nor, if it `trims`, what nobody reads of the last layer."""
-    layers = cast(nn.ModuleList, llm.layers)
-    packed = packed_rows(rows, last_layer=len(layers) - 1 if trims else None)
-    trimmed = [module for name, module in layers[-1].named_modules() if name in TOKEN_BY_TOKEN] if trims else []
-    with computed_only_at(packed.read, trimmed, cast(nn.Module, llm.norm)):
-        hidden = llm(
-            inputs_embeds=embeddings.flatten(0, 1)[packed.tokens].unsqueeze(0),
-            attention_mask=embeddings.new_empty(1, 1, 0, 0),  # of four dimensions: transformers is to make none
-            position_ids=rows.position_ids.flatten()[packed.tokens].unsqueeze(0),
-            use_cache=False,
-            rows=packed,
-        ).last_hidden_state
-    return hidden[0, packed.answer]
-
-
-def _padded(llm: nn.Module, embeddings: Tensor, rows: LlmInput, window: int | None) -> Tensor:
+def _padded(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, window: int | None) -> Tensor:
     """The same by rows of equal length, for attention implementations that take no packed rows."""
     mask = rows.attention_mask()
     if mask is not None and window is not None and (longest := int(rows.position_ids.max()) + 1) > window:

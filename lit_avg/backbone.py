@@ -161,8 +161,12 @@ class Backbone(nn.Module):
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).
 
         A batch without any tile still runs the encoder on an empty one, so that under a distributed strategy every
-        rank takes part in every collective; the result is empty and its gradients are zero.
+        rank takes part in every collective; the result is empty and its gradients are zero. Bytes are refused.
         """
+        if not pixel_values.is_floating_point():
+            raise TypeError(
+                f"tiles are {pixel_values.dtype}; normalise them by `on_after_batch_transfer` of their data"
+            )
         hf = self.hf.model
         tiles = pixel_values if len(pixel_values) else pixel_values.new_zeros(1, *pixel_values.shape[1:])
         layer = cast(int, self.hf.config.vision_feature_layer)
@@ -195,23 +199,25 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
-        """Continue each prompt, given by its embeddings (S, D); those of like length in one batch.
+        """Continue each prompt, given by its embeddings (S, D); greedily, those of like length in one batch.
 
         Args:
             prompts: B of them.
-            max_new_tokens: length of a continuation, at most; whatever the generation config says.
+            max_new_tokens: at most, whatever the generation config says.
             generation: sampling, end tokens, streaming; by default greedy up to an end token.
 
         Returns:
-            (B, at most max_new_tokens) token ids. A row that ends early keeps its end token and is filled up with the
-            generation config's pad token, or else its first end token.
+            (B, at most max_new_tokens) token ids. A row that ends early keeps its end token and is filled up as in
+            `Generation.filling`.
 
         Raises:
             UserError: the generation config asks for more than one continuation of a prompt.
         """
         self._require_llm()
         generation = generation or Generation()
-        groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
+        groups = [list(range(len(prompts)))]
+        if not generation.needs_one_batch(self.hf.generation_config):
+            groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
         answers = [self.continued([prompts[place] for place in group], max_new_tokens, generation) for group in groups]
         longest = max(answer.shape[1] for answer in answers)
         filling = generation.filling(self.hf.generation_config)

@@ -28,7 +28,10 @@ PADDING = -2
 
 @dataclass
 class Batch:
-    """Images, rows and questions of one step. Shapes are in the comments; integers are int64."""
+    """Images, rows and questions of one step. Shapes are in the comments; integers are int64.
+
+    From a loader to the device pictures travel as bytes, (sum of tiles, S, S, 3) uint8 in the place of `pixel_values`.
+    """
 
     input_ids: Tensor  # (B, T) token ids, IMAGE_PLACEHOLDER at most once a row
     labels: Tensor  # (B, T) the token itself where it is an answer token (end of answer included), else IGNORED_LABEL

@@ -42,7 +42,9 @@ VERBS = {
     "status": Verb("tell how far a study has come", "lit_avg.studies.status_command"),
     "logs": Verb("show what a run of a study has printed", "lit_avg.studies.logs_command"),
     "cancel": Verb("stop a study's runs and take back its jobs", "lit_avg.studies.cancel_command"),
+    "compare": Verb("tell in what two runs differ: config, environment, result", "lit_avg.studies.compare_command"),
     "table": Verb("make a study's table from the results that are there", "lit_avg.studies.table_command"),
+    "figures": Verb("draw a study's figures from the results that are there", "lit_avg.studies.figures_command"),
 }
 
 

@@ -66,6 +66,15 @@ class Generation:
         config.return_dict_in_generate = False
         return config
 
+    def needs_one_batch(self, models: GenerationConfig) -> bool:
+        """Whether an answer depends on which prompts are continued with it, given the model's own config.
+
+        Random draws go through the rows of a batch step by step, and who streams or stops is told of all rows at once.
+        """
+        config = self.config or GenerationConfig(do_sample=False)
+        samples = models.do_sample if config.do_sample is None else config.do_sample
+        return bool(samples) or self.streamer is not None or self.stopping_criteria is not None
+
     def filling(self, models: GenerationConfig) -> int:
         """What stands behind a row that ended early, given the model's own config.
 

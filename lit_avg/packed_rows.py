@@ -9,11 +9,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -22,6 +22,9 @@ from lit_avg.sequences import LlmInput
 
 PACKED_ATTENTION = "packed_sdpa"
 """Name among transformers' attention implementations: `sdpa`, unless it is called with packed rows."""
+
+TOKEN_BY_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+"""What of an LLM's layer works on one token at a time, beside keys and values, which others read."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,29 @@ class PackedRows:
     read: Tensor  # (R,) places among the T that predict at least one answer token, block by block
     answer: Tensor  # (A,) which of those R predicts each answer token
     last_layer: int | None = None  # the layer that is computed where it is read only; None for no such layer
+
+
+def last_hidden(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, trims: bool) -> Tensor:
+    """The hidden state (A, D) that predicts each answer token.
+
+    Args:
+        llm: a decoder of transformers whose attention is `PACKED_ATTENTION`.
+        embeddings: (B, S, D) of the rows.
+        rows: which tokens they are.
+        trims: the last layer is computed where it is read only.
+    """
+    layers = cast(nn.ModuleList, llm.layers)
+    packed = packed_rows(rows, last_layer=len(layers) - 1 if trims else None)
+    trimmed = [module for name, module in layers[-1].named_modules() if name in TOKEN_BY_TOKEN] if trims else []
+    with computed_only_at(packed.read, trimmed, cast(nn.Module, llm.norm)):
+        hidden = llm(
+            inputs_embeds=embeddings.flatten(0, 1)[packed.tokens].unsqueeze(0),
+            attention_mask=embeddings.new_empty(1, 1, 0, 0),  # of four dimensions: transformers is to make none
+            position_ids=rows.position_ids.flatten()[packed.tokens].unsqueeze(0),
+            use_cache=False,
+            rows=packed,
+        ).last_hidden_state
+    return hidden[0, packed.answer]
 
 
 def packed_rows(rows: LlmInput, last_layer: int | None) -> PackedRows:

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from datamodules.collate import Collate, EncodedSample, Question
 from datamodules.conversation import Rendering
-from datamodules.images import Tiling
+from datamodules.images import Normalisation, Tiling
 from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
 from lit_avg.granularity import Granularities
@@ -78,12 +78,13 @@ def picture(size: tuple[int, int]) -> Image.Image:
 def rendering(rounds: Sequence[tuple[int, int]], pictured: bool, generator: torch.Generator) -> Rendering:
     ids = [*PREFIX_IDS, IMAGE_PLACEHOLDER] if pictured else list(PREFIX_IDS)
     prefix = len(ids) if pictured else 0
-    answer, instruction = [False] * len(ids), [False] * len(ids)
+    answer, instruction, ends = [False] * len(ids), [False] * len(ids), list[int]()
     for asked, answered in rounds:
         ids += torch.randint(3, VOCABULARY, (asked + answered,), generator=generator).tolist()
         answer += [False] * asked + [True] * answered
         instruction += [True] * asked + [False] * answered
-    return Rendering(torch.tensor(ids), torch.tensor(answer), torch.tensor(instruction), prefix)
+        ends.append(len(ids))
+    return Rendering(torch.tensor(ids), torch.tensor(answer), torch.tensor(instruction), prefix, tuple(ends))
 
 
 def ours_and_theirs(samples: Sequence[Asked], hf: LlavaNextForConditionalGeneration) -> tuple[Batch, "Theirs"]:
@@ -97,7 +98,8 @@ def ours_and_theirs(samples: Sequence[Asked], hf: LlavaNextForConditionalGenerat
         questions = tuple(Question(f"{number}/{i}", "all", "?", one) for i, one in enumerate(said))
         encoded.append(EncodedSample(questions, None if shown is None else tiling(shown)))
         rows += [(one, shown) for one in said]
-    return Collate(TILE)(encoded), Theirs.of(rows, hf)
+    batch = Collate(TILE)(encoded)
+    return replace(batch, pixel_values=Normalisation()(batch.pixel_values)), Theirs.of(rows, hf)
 
 
 @dataclass(frozen=True)

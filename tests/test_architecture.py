@@ -41,6 +41,7 @@ KNOWS_TRANSFORMERS = {
     "datamodules.jersey.spelling",
     "datamodules.jersey.symbols",
     "datamodules.processor",
+    "datamodules.tokenizer",
     "datamodules.wording",
 }
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""

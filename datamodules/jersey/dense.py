@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.images import CLIP_MEAN, CLIP_STD, Tiling
+from datamodules.images import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
 from datamodules.jersey.drawing import (
     CELL,
     PLAYER_SIZE_SHARES,
@@ -79,7 +79,8 @@ class JerseyPatches(L.LightningDataModule):
         self.batch_size = batch_size
         self.pictures = {TRAIN_STREAM: pictures_train, VAL_STREAM: pictures_val}
         self.picture_seed = picture_seed
-        self.tiling = Tiling(SIDE * CELL, GRID_PINPOINTS, image_mean, image_std)
+        self.tiling = Tiling(SIDE * CELL, GRID_PINPOINTS)
+        self.normalise = Normalisation(image_mean, image_std)
 
     def setup(self, stage: str) -> None:
         """Draw the pictures."""
@@ -95,14 +96,14 @@ class JerseyPatches(L.LightningDataModule):
 
     def collate(self, pictures: Sequence[DensePicture]) -> PatchBatch:
         """Pictures' views, one behind the other."""
-        pixels = [torch.from_numpy(self.tiling(picture).pixel_values) for picture, _ in pictures]
+        shades = [torch.from_numpy(self.tiling(picture).shades) for picture, _ in pictures]
         cells = [cells for _, cells in pictures]
 
         def flat(arrays: list[NDArray[np.generic]]) -> Tensor:
             return torch.from_numpy(np.concatenate(arrays)).flatten(1)
 
         return PatchBatch(
-            pixel_values=torch.cat(pixels),
+            pixel_values=self.normalise(torch.cat(shades)),
             tens=flat([each.tens for each in cells]),
             units=flat([each.units for each in cells]),
             jersey=flat([each.jersey for each in cells]),

@@ -86,7 +86,7 @@ class JerseySymbols(L.LightningDataModule):
             for kind, answer in answers(scene).items()
         )
         rows, columns = scene.crowd.shape
-        no_pixels = np.zeros((0, 3, SIDE * CELL, SIDE * CELL), np.float32)
+        no_pixels = np.zeros((0, SIDE * CELL, SIDE * CELL, 3), np.uint8)
         return EncodedSample(
             questions, TiledImage(no_pixels, tile_grid((rows, columns)), (rows * CELL, columns * CELL))
         )

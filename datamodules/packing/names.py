@@ -21,13 +21,11 @@ class RefusedError(ValueError):
 
 def inside(name: str) -> str | None:
     """The name in its shortest form, or None if it points outside of its root."""
-    if _DRIVE.match(name) or name.startswith("\\"):
-        return None
-    climbs = name.split("\\")  # what Windows would unpack to elsewhere
     short = posixpath.normpath(name)
-    if ".." in climbs or short.startswith(("/", "../")) or short == "..":
+    if short.startswith(("/", "../")) or short == "..":
         return None
-    return short
+    elsewhere_on_windows = ".." in name.split("\\") or short.startswith("\\") or _DRIVE.match(short)
+    return None if elsewhere_on_windows else short
 
 
 def candidates(name: str, prefix: str, folders: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import socket
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,24 @@ _SWEEPS = "sweeps"
 
 @contextmanager
 def announced(out: Path) -> Generator[None]:
-    """Let `cancel` know of this sweep as long as it lasts."""
-    with locked(out / _SWEEPS / f"{socket.gethostname()}-{os.getpid()}"):
+    """Let `cancel` know of this sweep as long as it lasts, and stop it as Ctrl-C does.
+
+    By SIGTERM: a shell script that puts a sweep into the background has it ignore SIGINT.
+    """
+    with locked(out / _SWEEPS / f"{socket.gethostname()}-{os.getpid()}"), _terminated_as_interrupted():
         yield
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Generator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +56,7 @@ def main(argv: list[str]) -> int:
     status = 0
     for sweep in _sweeps(study.out):
         if sweep.host == socket.gethostname():
-            os.kill(sweep.pid, signal.SIGINT)
+            os.kill(sweep.pid, signal.SIGTERM)
             print(f"stopped the sweep {sweep.pid}; its runs go on from where they are with the next one")
         else:
             print(f"a sweep is at work on {sweep.host} as process {sweep.pid}; stop it there")

@@ -1,127 +1,83 @@
-"""A study's two pictures: which granularities the routers choose, and what each row's accuracy costs in tokens."""
+"""A study's figures, as PNG and PDF: the router's choices, accuracy over axes, against tokens and by kind of question.
 
+They are drawn from the results there are. Two calls on the same results write the same bytes.
+"""
+
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("Agg")  # before pyplot: there may be no screen
-
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.studies.results import Results, finished_results, sample
-from lit_avg.studies.study import Row, Study
+from lit_avg.studies.drawing.axes import accuracy_over, axis_names
+from lit_avg.studies.drawing.cost import accuracy_tokens
+from lit_avg.studies.drawing.kinds import accuracy_by_kind
+from lit_avg.studies.drawing.selection import selection
+from lit_avg.studies.drawing.style import SETTINGS
+from lit_avg.studies.drawing.unfinished import unfinished
+from lit_avg.studies.files import write_whole
+from lit_avg.studies.results import Results, finished_results
+from lit_avg.studies.study import Study
 
-ROUTED = "router"
-"""The policy whose choices are drawn."""
+Tell = Callable[[str], object]
 
-_SHARE = re.compile(r"router/selected/(?P<kind>[^/]+)/(?P<tokens>\d+)")
-
-# The colours of Okabe and Ito, which all eyes tell apart; shapes tell them apart in print.
-_MARKS = tuple(zip(("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDs^vP", strict=True))
+DOTS_PER_INCH = 300
+OVER = "accuracy_over_"
 
 
-def draw_figures(study: Study) -> None:
-    """Write `figures/selection.png` and `figures/accuracy_tokens.png` from what is finished."""
+def draw_figures(study: Study, tell: Tell = lambda _: None) -> list[Path]:
+    """Write the figures for which there is data into the study's `figures`, and remove those for which there is none.
+
+    Args:
+        study: finished or not.
+        tell: is told what is missing in the figures, and which are missing.
+
+    Returns:
+        The files written, a PNG and a PDF of each.
+    """
     folder = study.out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     results = finished_results(study)
-    with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        for name, draw in {"selection": selection, "accuracy_tokens": accuracy_tokens}.items():
-            figure = draw(study, results)
-            figure.savefig(folder / f"{name}.png", dpi=160)
-            plt.close(figure)
+    missing = unfinished(study, results, study.rows)
+    if missing:
+        tell(f"not finished: {', '.join(missing)}")
+    written: list[Path] = []
+    with mpl.rc_context(SETTINGS):
+        for name, figure, needed in _figures(study, results):
+            if figure is None:
+                tell(f"no {name}: {needed}")
+            else:
+                written += _write(folder / name, figure)
+    for old in _ours(folder):
+        if old not in written:
+            old.unlink()
+    return written
 
 
-def selection(study: Study, results: Results) -> Figure:
-    """Share of each granularity per question kind, a panel per routed row (in the manner of the paper's Figure 5)."""
-    routed = [row for row in study.rows if row.policy == ROUTED and results[row.run]]
-    panels = max(1, len(routed))
-    size = (1.5 + 3.5 * panels, 4)
-    figure, axes = plt.subplots(1, panels, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, row in zip(axes[0], routed, strict=False):
-        _stack(axis, row, results)
-    axes[0, 0].set_ylabel("share of questions (%)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], title="tokens\nper tile", loc="outside right center", frameon=False)
-    return figure
+def _figures(study: Study, results: Results) -> Iterator[tuple[str, Figure | None, str]]:
+    """Each figure by name, or what it needs that is not there."""
+    yield "selection", selection(study, results), "no routed row is finished and says what it chose"
+    yield "accuracy_tokens", accuracy_tokens(study, results), "no row is finished"
+    yield "accuracy_by_kind", accuracy_by_kind(study, results), "no run has finished rows of two fixed granularities"
+    for axis in axis_names(study):
+        needed = f"it takes finished rows for two values of {axis}, all of them numbers"
+        yield OVER + re.sub(r"\W+", "-", axis), accuracy_over(study, results, axis), needed
+    if not axis_names(study):
+        yield OVER + "…", None, "no row of this study has an axis"
 
 
-def accuracy_tokens(study: Study, results: Results) -> Figure:
-    """Accuracy against the share of visual tokens for every row, the fixed granularities joined by a line."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    rows = [row for row in study.rows if sample(results, row, "token_share").values]
-    fixed = sorted((row for row in rows if row.policy.startswith("fixed ")), key=lambda row: _point(results, row))
-    _mark(axis, fixed, results, "fixed granularity\n(tokens per tile)", "0.45", "o", joined="-")
-    for row in fixed:
-        place = _point(results, row)
-        axis.annotate(row.name.removeprefix("fixed "), place, (5, -12), textcoords="offset points", color="0.35")
-    others = [row for row in rows if row not in fixed]
-    for number, row in enumerate(others):
-        colour, shape = _MARKS[number % len(_MARKS)]
-        _mark(axis, [row], results, row.name, colour, shape)
-    axis.set(xlabel="visual tokens (% of the finest granularity)", ylabel="accuracy (%)")
-    axis.grid(alpha=0.3)
-    axis.margins(0.1)
-    if rows:
-        figure.legend(loc="outside right center", frameon=False)
-    return figure
+def _write(path: Path, figure: Figure) -> list[Path]:
+    """Save in both forms, without the time of day, so that equal figures are equal files."""
+    files = [path.with_name(f"{path.name}.{form}") for form in ("png", "pdf")]
+    for file, metadata in zip(files, ({}, {"CreationDate": None}), strict=True):
+        content = io.BytesIO()
+        figure.savefig(content, format=file.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
+        write_whole(file, content.getvalue())
+    return files
 
 
-def _stack(axis: Axes, row: Row, results: Results) -> None:
-    shares = _shares(results, row)
-    kinds = list(shares)
-    levels = sorted({tokens for by_level in shares.values() for tokens in by_level})
-    beneath = [0.0] * len(kinds)
-    shades = mpl.colormaps["cividis_r"]  # light to dark, in order for colour-blind eyes and in print too
-    for number, tokens in enumerate(levels):
-        heights = [100 * shares[kind].get(tokens, 0.0) for kind in kinds]
-        shade = shades(number / max(1, len(levels) - 1))
-        axis.bar(kinds, heights, bottom=beneath, width=0.75, color=shade, edgecolor="white", label=str(tokens))
-        beneath = [low + height for low, height in zip(beneath, heights, strict=True)]
-    axis.set_title(row.name)
-    axis.tick_params(axis="x", rotation=30)
-    axis.set_ylim(0, 100)
-
-
-def _shares(results: Results, row: Row) -> Mapping[str, Mapping[int, float]]:
-    """The router's choices, mean over seeds: by kind, then by tokens per tile."""
-    names = sorted({name for run in results[row.run].values() for name in run["metrics"]})
-    shares: dict[str, dict[int, float]] = {}
-    for found in filter(None, map(_SHARE.fullmatch, names)):
-        kind, tokens = found["kind"], int(found["tokens"])
-        shares.setdefault(kind, {})[tokens] = sample(results, row, f"selected/{kind}/{tokens}").mean or 0.0
-    return shares
-
-
-def _point(results: Results, row: Row) -> tuple[float, float]:
-    """Where a row stands: share of tokens and accuracy, in percent."""
-    share, accuracy = (sample(results, row, metric).mean or 0.0 for metric in ("token_share", "accuracy"))
-    return 100 * share, 100 * accuracy
-
-
-def _mark(
-    axis: Axes, rows: list[Row], results: Results, label: str, colour: str, shape: str, joined: str = "none"
-) -> None:
-    """Rows as points with their standard deviations over seeds."""
-    if not rows:
-        return
-    across, up = zip(*(_point(results, row) for row in rows), strict=True)
-    deviations = {
-        metric: [100 * (sample(results, row, metric).sd or 0.0) for row in rows]
-        for metric in ("token_share", "accuracy")
-    }
-    axis.errorbar(
-        across,
-        up,
-        xerr=deviations["token_share"],
-        yerr=deviations["accuracy"],
-        label=label,
-        color=colour,
-        marker=shape,
-        linestyle=joined,
-        capsize=2,
-        elinewidth=0.8,
-    )
+def _ours(folder: Path) -> list[Path]:
+    """Figures that an earlier call has written; other files in the folder are somebody else's."""
+    names = re.compile(rf"(selection|accuracy_tokens|accuracy_by_kind|{OVER}[\w-]+)\.(png|pdf)")
+    return [path for path in folder.glob("*") if names.fullmatch(path.name)]

@@ -3,14 +3,13 @@
 import argparse
 import sys
 import time
-from difflib import get_close_matches
 
 from lit_avg.errors import UserError
 from lit_avg.studies.execution import last_lines
 from lit_avg.studies.locks import owner_of
-from lit_avg.studies.plan import PlannedRun, plan
+from lit_avg.studies.naming import named_run
 from lit_avg.studies.records import LOG
-from lit_avg.studies.study import Study, load_study
+from lit_avg.studies.study import load_study
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--follow", action="store_true", help="go on with what it prints until it ends")
     options = parser.parse_args(argv)
     study = load_study(options.study)
-    run = _named(study, options.run, study.seeds[0] if options.seed is None else options.seed)
+    run = named_run(study, options.run, options.seed)
     path = run.directory / LOG
     if not path.is_file():
         raise UserError(f"{run.label} has printed nothing yet; its log will be {path}")
@@ -48,17 +47,3 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(new.decode(errors="replace"))
         sys.stdout.flush()
     return 0
-
-
-def _named(study: Study, name: str, seed: int) -> PlannedRun:
-    """A run by its own name or by that of a row that it makes."""
-    if seed not in study.seeds:
-        raise UserError(f"{study.path} has no seed {seed}; its seeds are {', '.join(map(str, study.seeds))}")
-    wanted = {row.name: row.run for row in study.rows}.get(name, name)
-    found = [run for run in plan(study) if (run.name, run.seed) == (wanted, seed)]
-    if not found:
-        names = [*study.runs, *(row.name for row in study.rows)]
-        meant = get_close_matches(name, names, n=1)
-        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(study.runs)}"
-        raise UserError(f"{study.path} has no run {name}; {hint}")
-    return found[0]

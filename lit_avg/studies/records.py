@@ -12,6 +12,7 @@ from lit_avg.studies.plan import PlannedRun
 
 RECORD = "identity.json"
 RESULT = "result.json"
+OUTCOMES = "outcomes.csv"
 LOG = "log.txt"
 
 

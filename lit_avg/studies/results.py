@@ -2,15 +2,21 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from lit_avg.studies.plan import plan
+from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.records import is_finished, read_result
+from lit_avg.studies.state import State, states
 from lit_avg.studies.study import Row, Study
 
 Results = dict[str, dict[int, dict[str, Any]]]
 """What `result.json` says: by run, then by seed."""
+
+TOKENS = "visual_tokens"
+"""The metric that the speed-up is a ratio of."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +24,32 @@ class Sample:
     """One metric over the seeds that have it."""
 
     values: tuple[float, ...]
+    seeds: tuple[int, ...] = field(default=(), kw_only=True)
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         """None without values."""
         return statistics.fmean(self.values) if self.values else None
 
-    @property
+    @cached_property  # the statistics module is exact, and takes its time
     def sd(self) -> float | None:
         """Sample standard deviation; None for fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row's numbers for one seed come from.
+
+    Args:
+        run: made or not.
+        state: how the run stands; `failed` also where one that it needs has failed.
+        result: its `result.json`; None unless it is done.
+    """
+
+    run: PlannedRun
+    state: State
+    result: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -35,16 +57,35 @@ class TableRow:
     """One row.
 
     Args:
-        name: as in the study.
-        finished: seeds whose run is finished.
+        row: as the study says it.
+        origins: one for each of the study's seeds, in their order.
         samples: each column's values.
         difference: the first column minus the reference row's, seed by seed; empty without a reference.
+        speed_up: the reference row's visual tokens of an image over this row's, seed by seed; empty likewise.
     """
 
-    name: str
-    finished: int
+    row: Row
+    origins: tuple[Origin, ...]
     samples: Mapping[str, Sample]
     difference: Sample
+    speed_up: Sample
+
+    @property
+    def name(self) -> str:
+        """As in the study."""
+        return self.row.name
+
+    @property
+    def finished(self) -> int:
+        """Seeds whose run is finished."""
+        return len([origin for origin in self.origins if origin.result is not None])
+
+    @property
+    def state(self) -> State:
+        """That of the seed which needs a look most."""
+        there = {origin.state for origin in self.origins}
+        order: tuple[State, ...] = ("failed", "running", "queued", "interrupted", "to do", "done")
+        return next(state for state in order if state in there)
 
 
 @dataclass(frozen=True)
@@ -55,6 +96,11 @@ class Table:
     rows: tuple[TableRow, ...]
     provenance: str
 
+    @property
+    def reference(self) -> TableRow | None:
+        """The row that the others are compared with."""
+        return next((row for row in self.rows if row.name == self.study.reference), None)
+
 
 def collect(study: Study) -> Table:
     """Read the results of a study as far as it has come.
@@ -62,9 +108,15 @@ def collect(study: Study) -> Table:
     Raises:
         UserError: a result file cannot be read.
     """
-    results = finished_results(study)
+    origins = _origins(study)
+    results: Results = {
+        name: {seed: dict(origin.result) for seed, origin in by_seed.items() if origin.result is not None}
+        for name, by_seed in origins.items()
+    }
     used = [result for row in study.rows for result in results[row.run].values()]
-    return Table(study, tuple(_row(study, row, results) for row in study.rows), _provenance(study, used))
+    reference = next((row for row in study.rows if row.name == study.reference), None)
+    rows = tuple(_row(study, row, reference, results, tuple(origins[row.run].values())) for row in study.rows)
+    return Table(study, rows, _provenance(study, used))
 
 
 def finished_results(study: Study) -> Results:
@@ -78,7 +130,39 @@ def finished_results(study: Study) -> Results:
 
 def sample(results: Results, row: Row, metric: str) -> Sample:
     """One metric of a row over the seeds that have it."""
-    return Sample(tuple(_by_seed(results, row, metric).values()))
+    return _sample(_by_seed(results, row, metric))
+
+
+def _origins(study: Study) -> dict[str, dict[int, Origin]]:
+    """The runs that rows are made of, by name and seed."""
+    runs = plan(study)
+    found = states(runs)
+    wanted, broken = {row.run for row in study.rows}, set[Path]()
+    origins: dict[str, dict[int, Origin]] = {name: {} for name in study.runs}
+    for run in runs:
+        if found[run] == "failed" or (found[run] != "done" and broken.intersection(run.parents)):
+            broken.add(run.directory)
+        if run.name in wanted:
+            state = "failed" if run.directory in broken else found[run]
+            result = read_result(run) if state == "done" else None
+            origins[run.name][run.seed] = Origin(run, state, result)
+    return origins
+
+
+def _row(study: Study, row: Row, reference: Row | None, results: Results, origins: tuple[Origin, ...]) -> TableRow:
+    first = study.columns[0]
+    samples = {column: sample(results, row, column) for column in study.columns}
+    if reference is None:
+        return TableRow(row, origins, samples, Sample(()), Sample(()))
+    own, others = _by_seed(results, row, first), _by_seed(results, reference, first)
+    difference = {seed: value - others[seed] for seed, value in own.items() if seed in others}
+    tokens, other_tokens = _by_seed(results, row, TOKENS), _by_seed(results, reference, TOKENS)
+    speed_up = {seed: other_tokens[seed] / count for seed, count in tokens.items() if seed in other_tokens and count}
+    return TableRow(row, origins, samples, _sample(difference), _sample(speed_up))
+
+
+def _sample(by_seed: Mapping[int, float]) -> Sample:
+    return Sample(tuple(by_seed.values()), seeds=tuple(by_seed))
 
 
 def _by_seed(results: Results, row: Row, metric: str) -> dict[int, float]:
@@ -86,18 +170,9 @@ def _by_seed(results: Results, row: Row, metric: str) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _row(study: Study, row: Row, results: Results) -> TableRow:
-    first = study.columns[0]
-    own = _by_seed(results, row, first)
-    reference = next((_by_seed(results, other, first) for other in study.rows if other.name == study.reference), {})
-    difference = Sample(tuple(value - reference[seed] for seed, value in own.items() if seed in reference))
-    samples = {column: sample(results, row, column) for column in study.columns}
-    return TableRow(row.name, len(results[row.run]), samples, difference)
-
-
 def _provenance(study: Study, used: Sequence[Mapping[str, Any]]) -> str:
     """Config, seeds, commit and data of the results in the table, as one line."""
-    commits = {f"{result.get('commit')}"[:10] + (" with changes" if result.get("dirty") else "") for result in used}
+    commits = {commit_of(result) for result in used}
     data = {f"{result.get('data')}"[:16] for result in used}
     return " · ".join(
         [
@@ -107,3 +182,9 @@ def _provenance(study: Study, used: Sequence[Mapping[str, Any]]) -> str:
             f"data {', '.join(sorted(data)) or 'none yet'}",
         ]
     )
+
+
+def commit_of(result: Mapping[str, Any], whole: bool = False) -> str:
+    """The commit that a run was made at, its beginning if not `whole`, and whether the clone had changes."""
+    commit = f"{result.get('commit')}"
+    return (commit if whole else commit[:10]) + (" with changes" if result.get("dirty") else "")

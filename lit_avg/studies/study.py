@@ -10,7 +10,7 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
       feedback: {configs: [../jersey/stage4.yaml], after: [stage3], feedback: true}
       stage4: {configs: [../jersey/stage4.yaml], after: [stage3, feedback], test: true}
     rows:
-      router: {run: stage4, policy: router}
+      router: {run: stage4, policy: router, paper: {accuracy: 0.711}}    # shown beside ours
       three levels: {run: stage4, policy: router, overlays: [three_levels.yaml], stages: [stage3, stage4]}
       "k {k}": {run: stage4, policy: router, set: {model.init_args.model.init_args.k: "{k}"}}
     columns: [accuracy, token_share]
@@ -30,6 +30,7 @@ from typing import Any, cast
 
 from lit_avg.errors import UserError
 from lit_avg.studies.cluster_options import ClusterOptions, read_options
+from lit_avg.studies.columns import column_mistakes, take_paper
 from lit_avg.studies.fields import Fields, Mistake
 from lit_avg.studies.identity import contributions, digest, unified
 from lit_avg.studies.lines import located
@@ -45,13 +46,17 @@ class Row:
         name: as in the study, axes filled in.
         run: the run's name.
         policy: the policy's name.
+        paper: the paper's number for a column, in the column's own unit, where there is one.
         axes: the value of each axis that the row was made for.
+        template: the name before its axes were filled in, which rows that differ in axes alone have in common.
     """
 
     name: str
     run: str
     policy: str
+    paper: Mapping[str, float] = field(default_factory=dict[str, float])
     axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def load_study(path: str | Path) -> Study:
         slurm=read_options(content.take_section("slurm")),
         files=files,
     )
-    errors += _broken_references(study)
+    errors += [*_broken_references(study), *column_mistakes(study.columns)]
     study = _with_rows(study, content.take_sections("rows"), axes, errors)
     content.refuse_the_rest()
     if errors:
@@ -181,12 +186,16 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
     """The study with its rows, and the runs that they make."""
     runs, rows = dict(study.runs), dict[str, Row]()
     for section in sections:
+        paper = take_paper(section, study.columns)
         for chosen in combinations(axes, (section.name, section.left)):
             fields = Fields(substituted(section.left, chosen), section.place, errors)
-            row = replace(_row(fields, runs, errors), name=substituted(section.name, chosen), axes=chosen)
+            row = _row(fields, runs, errors)
+            row = replace(row, name=substituted(section.name, chosen), axes=chosen, template=section.name)
             if row.name in rows:
                 fields.complain(f"there are two rows {row.name!r}; name each axis in the row's own name")
-            rows[row.name] = row
+            rows[row.name] = replace(row, paper=paper)
+            if paper and chosen:
+                fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
     if study.reference is not None and study.reference not in rows:
         errors.append(Mistake("reference", f"there is no row {study.reference!r}"))
     return replace(study, runs=runs, rows=tuple(rows.values()))

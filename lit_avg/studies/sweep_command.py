@@ -10,6 +10,7 @@ from rich.console import Console
 from lit_avg import cli
 from lit_avg.errors import UserError
 from lit_avg.studies.cancel_command import announced
+from lit_avg.studies.cells import sheet_of
 from lit_avg.studies.checking import checked_study
 from lit_avg.studies.execution import Command
 from lit_avg.studies.graph import graph_lines
@@ -17,7 +18,6 @@ from lit_avg.studies.machine import crowding, deal, visible_gpus
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.progress import Progress
 from lit_avg.studies.records import is_finished
-from lit_avg.studies.results import collect
 from lit_avg.studies.study import Study, load_study
 from lit_avg.studies.sweep import Sweep, Watcher, dependants
 from lit_avg.studies.tables import print_table, write_tables
@@ -108,12 +108,13 @@ def _finish(study: Study, console: Console) -> None:
     """Table and figures; matplotlib takes a second to load, so not before it is needed."""
     from lit_avg.studies.figures import draw_figures
 
-    table = collect(study)
+    table = sheet_of(study)
     write_tables(table)
-    draw_figures(study)
+    figures = draw_figures(study)
     print_table(table)
     lines = [f"table      {study.out / 'table.md'}, {study.out / 'table.csv'}"]
-    lines += [f"figures    {study.out / 'figures'}", f"all runs   tensorboard --logdir {study.out}"]
+    lines += [f"figures    {path}" for path in figures if path.suffix == ".png"]
+    lines += [f"all runs   tensorboard --logdir {study.out}"]
     _say(console, lines)
 
 

@@ -3,13 +3,17 @@
 import argparse
 import sys
 
-from lit_avg.studies.results import collect
+from lit_avg.studies.cells import Sheet, sheet_of
+from lit_avg.studies.files import write_whole
+from lit_avg.studies.latex import as_latex
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table, write_tables
 
+FORMS = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
+
 
 def main(argv: list[str]) -> int:
-    """Run the verb: write `table.md` and `table.csv` into the study's folder and print one form.
+    """Run the verb: write `table.md`, `table.csv` and `table.tex` into the study's folder and print one form.
 
     Args:
         argv: its arguments.
@@ -19,12 +23,23 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="lit-avg table", description=__doc__)
     parser.add_argument("study", help="a study file, for example experiments/studies/quickstart.yaml")
-    parser.add_argument("--format", choices=["text", "markdown", "csv"], default="text", help="what is printed")
+    parser.add_argument("--format", choices=["text", *FORMS, "html"], default="text", help="what is printed")
     options = parser.parse_args(argv)
-    table = collect(load_study(options.study))
-    write_tables(table)
+    sheet = sheet_of(load_study(options.study))
+    write_tables(sheet)
     if options.format == "text":
-        print_table(table)
+        print_table(sheet)
+    elif options.format == "html":
+        _write_page(sheet)
     else:
-        sys.stdout.write(as_markdown(table) if options.format == "markdown" else as_csv(table))
+        sys.stdout.write(FORMS[options.format](sheet))
     return 0
+
+
+def _write_page(sheet: Sheet) -> None:
+    """Write `table.html`, and print it where somebody else reads; a person in a terminal is told where it is."""
+    from lit_avg.studies.page import as_page  # jinja2 and matplotlib take long to load
+
+    path, page = sheet.table.study.out / "table.html", as_page(sheet)
+    write_whole(path, page)
+    sys.stdout.write(f"{path}\n" if sys.stdout.isatty() else page)

@@ -1,95 +1,100 @@
-"""A study's table as text, Markdown and CSV.
+"""A study's table as text, Markdown and CSV, and the files beside its runs.
 
 People read shares in percent with the standard deviation behind; the CSV holds the plain numbers.
 """
 
 import csv
 import io
-import os
-from pathlib import Path
+import re
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lit_avg.studies.results import Sample, Table, TableRow
-
-NOT_FINISHED = "not finished"
-MISSING = "–"
-
-_COUNTED = ("tokens_per_tile", "visual_tokens")
-"""Metrics that are numbers of tokens; all others are shares."""
+from lit_avg.studies.cells import SPEED_UP, Cell, Sheet
+from lit_avg.studies.files import write_whole
+from lit_avg.studies.latex import as_latex
 
 
-def print_table(table: Table) -> None:
-    """Show the table: fitted to a terminal, a line per row however long when piped."""
+def print_table(sheet: Sheet) -> None:
+    """Show the table: fitted to a terminal, a line per row however long when piped, where `*` stands for bold."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=1000)
+        console = Console(width=10_000)
     shown = RichTable(box=box.SIMPLE_HEAD)
-    for number, head in enumerate(_head(table)):
+    for number, head in enumerate(sheet.head):
         name = head.replace("/", "\n").replace(" − ", " −\n") if console.is_terminal else head
         shown.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
-    for row in table.rows:
-        style = "bold" if row.name == table.study.reference else "" if row.finished else "dim"
-        shown.add_row(*map(Text, _cells(table, row)), style=style)
+    for line in sheet.lines:
+        cells = [_text(cell, console.is_terminal) for cell in line.cells]
+        shown.add_row(Text(line.name), Text(line.count), *cells, style="" if line.row.finished else "dim")
     console.print(shown)
-    console.print(f"  {table.provenance}\n", markup=False, highlight=False, soft_wrap=True)
+    for note in sheet.explained("bold" if console.is_terminal else "*"):
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+    console.print()
 
 
-def as_markdown(table: Table) -> str:
-    """The table in Markdown, where its numbers come from beneath it."""
-    head = _head(table)
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *(_cells(table, row) for row in table.rows)]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", table.provenance, ""])
+def as_markdown(sheet: Sheet) -> str:
+    """The table in Markdown, what a reader must know beneath it."""
+    head = [_escaped(name) for name in sheet.head]
+    lines = [[_escaped(line.name), line.count, *map(_markdown, line.cells)] for line in sheet.lines]
+    rows = [head, [":--", *["--:"] * (len(head) - 1)], *lines]
+    notes = [f"- {_escaped(note)}" for note in sheet.explained("bold")]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *notes, ""])
 
 
-def as_csv(table: Table) -> str:
-    """`row`, `n`, then each metric's mean and, as `<metric>:sd`, its standard deviation; empty where there is none."""
+def as_csv(sheet: Sheet) -> str:
+    """Plain numbers, empty where there is none.
+
+    `row`, `n`; each metric's mean and, as `<metric>:sd`, its standard deviation; the difference of the first metric to
+    the reference row with `:low` and `:high`, the ends of its interval, and the speed-up; the paper's numbers as
+    `<metric>:paper` where a row has one; at last how many `seeds` there should be and the row's `state`.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "n", *(name for column in table.study.columns for name in (column, f"{column}:sd"))])
-    for row in table.rows:
-        samples = [row.samples[column] for column in table.study.columns]
-        writer.writerow([row.name, row.finished, *(value for sample in samples for value in (sample.mean, sample.sd))])
+    lines = [dict(_plain(sheet, number)) for number in range(len(sheet.lines))]
+    writer = csv.DictWriter(text, list(lines[0]) if lines else sheet.head, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return text.getvalue()
 
 
-def write_tables(table: Table) -> None:
-    """Write `table.md` and `table.csv` into the study's folder."""
-    table.study.out.mkdir(parents=True, exist_ok=True)
-    for name, text in {"table.md": as_markdown(table), "table.csv": as_csv(table)}.items():
-        _write(table.study.out / name, text)
+def write_tables(sheet: Sheet) -> None:
+    """Write `table.md`, `table.csv` and `table.tex` into the study's folder."""
+    forms = {"table.md": as_markdown(sheet), "table.csv": as_csv(sheet), "table.tex": as_latex(sheet)}
+    for name, text in forms.items():
+        write_whole(sheet.table.study.out / name, text)
 
 
-def _head(table: Table) -> list[str]:
-    differences = [f"{table.study.columns[0]} − {table.study.reference}"] if table.study.reference else []
-    return ["row", "n", *table.study.columns, *differences]
+def _text(cell: Cell, in_terminal: bool) -> Text:
+    if cell.mean is None:
+        return Text(cell.said + cell.behind)
+    mean = Text(cell.mean, style="bold") if cell.best else Text(cell.mean)
+    return Text("*" if cell.best and not in_terminal else "") + mean + Text(cell.behind)
 
 
-def _cells(table: Table, row: TableRow) -> list[str]:
-    """One row for people; what has no value yet says so."""
-    seeds = len(table.study.seeds)
-    count = str(row.finished) if row.finished == seeds else f"{row.finished} of {seeds}"
-    if not row.finished:
-        return [row.name, count, NOT_FINISHED, *[MISSING] * (len(_head(table)) - 3)]
-    cells = [_shown(row.samples[column], column in _COUNTED) for column in table.study.columns]
-    differences = [_shown(row.difference, sign="+")] if table.study.reference else []
-    return [row.name, count, *cells, *differences]
+def _markdown(cell: Cell) -> str:
+    mean = cell.said if cell.mean is None else f"**{cell.mean}**" if cell.best else cell.mean
+    return mean + cell.behind
 
 
-def _shown(sample: Sample, counted: bool = False, sign: str = "") -> str:
-    """Mean and, where there is one, standard deviation: `93.2 ± 0.4`; shares in percent."""
-    if sample.mean is None:
-        return MISSING
-    scale = 1 if counted else 100
-    deviation = "" if sample.sd is None else f" ± {scale * sample.sd:.1f}"
-    return f"{scale * sample.mean:{sign}.1f}{deviation}"
+def _escaped(text: str) -> str:
+    """What Markdown would take for its own; an underscore inside a word it leaves alone."""
+    return re.sub(r"([\\|*`<\[\]])", r"\\\1", text)
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file at one stroke."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)  # noqa: PTH105  Path.replace hides that this is the atomic step
+def _plain(sheet: Sheet, number: int) -> Iterator[tuple[str, object]]:
+    """The CSV's entries for one row, by column."""
+    line, columns = sheet.lines[number], sheet.table.study.columns
+    yield from {"row": line.name, "n": line.row.finished}.items()
+    names = [*columns, *(["difference", SPEED_UP] if len(line.cells) > len(columns) else [])]
+    for name, cell in zip(names, line.cells, strict=True):
+        yield from {name: cell.sample.mean, f"{name}:sd": cell.sample.sd}.items()
+        if name == "difference":
+            known = cell.interval
+            yield from {"difference:low": known and known.low, "difference:high": known and known.high}.items()
+    for name, cells in zip(columns, zip(*(line.cells for line in sheet.lines), strict=True), strict=False):
+        if any(cell.paper is not None for cell in cells):
+            yield f"{name}:paper", cells[number].paper
+    yield from {"seeds": len(line.row.origins), "state": line.row.state}.items()

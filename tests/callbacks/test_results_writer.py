@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_one_result_says_what_ran_and_what_came_out(tested_run: Path) -> None:
     own = hashlib.sha256((tested_run / "checkpoints" / "last.ckpt").read_bytes()).hexdigest()
     assert result["checkpoint"] == {"own": own, "parent": None}
     assert set(result["seconds"]) == {"fit", "test"}
+    assert (result["machine"]["host"], result["machine"]["threads"]) == (platform.node(), torch.get_num_threads())
     assert {"val/loss", "val/accuracy@16", "router/accuracy", "oracle/selected/16"} <= set(result["metrics"])
     assert not any("second" in name or name.startswith("test/") for name in result["metrics"])
 
@@ -49,7 +51,7 @@ def test_a_run_for_debugging_leaves_no_result(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "RGLF" / "checkpoints").exists()
 
 
-def test_every_question_has_a_row_with_what_happened_at_each_level() -> None:
+def test_every_question_has_a_row_with_what_happened_at_each_level_and_what_was_chosen() -> None:
     outcomes = Outcomes(
         keys=["7/0", "7/1"],
         kinds=["number", "colour"],
@@ -60,15 +62,26 @@ def test_every_question_has_a_row_with_what_happened_at_each_level() -> None:
         text_tokens=torch.tensor([9, 8]),
         tiles=torch.tensor([3, 3]),
     )
-    rows = list(csv.reader(outcomes_csv(outcomes, Granularities((2, 4))).splitlines()))
+    chosen = {"oracle": torch.tensor([1, 0])}
+    rows = list(csv.reader(outcomes_csv(outcomes, Granularities((2, 4)), chosen).splitlines()))
     assert ",".join(rows[0]) == (
-        "key,kind,tiles,text_tokens,correct@2,correct@4,feedback@2,feedback@4,visual_tokens@2,visual_tokens@4"
+        "key,kind,tiles,text_tokens,correct@2,correct@4,feedback@2,feedback@4,visual_tokens@2,visual_tokens@4,chosen@oracle"
     )
-    assert rows[1] == ["7/0", "number", "3", "9", "0", "1", "-2.5", "-0.5", "5", "14"]
-    assert rows[2] == ["7/1", "colour", "3", "8", "1", "1", "-0.25", "-0.125", "5", "14"]
+    assert rows[1] == ["7/0", "number", "3", "9", "0", "1", "-2.5", "-0.5", "5", "14", "4"]
+    assert rows[2] == ["7/1", "colour", "3", "8", "1", "1", "-0.25", "-0.125", "5", "14", "2"]
 
 
 @pytest.mark.parametrize("file", ["result.json", "outcomes.csv", "selection.csv"])
 def test_nothing_half_written_stays_behind(tested_run: Path, file: str) -> None:
     assert (tested_run / file).is_file()
     assert not (tested_run / f"{file}.partial").exists()
+
+
+def test_the_choices_written_down_give_every_policys_accuracy(tested_run: Path) -> None:
+    metrics = json.loads((tested_run / "result.json").read_text())["metrics"]
+    questions = list(csv.DictReader((tested_run / "outcomes.csv").open()))
+    policies = [name.partition("@")[2] for name in questions[0] if name.startswith("chosen@")]
+    assert {"router", "oracle", "random", "coarsest within", "fixed 16"} <= set(policies)
+    for policy in policies:
+        right = [int(question[f"correct@{question[f'chosen@{policy}']}"]) for question in questions]
+        assert sum(right) / len(right) == pytest.approx(metrics[f"{policy}/accuracy"])

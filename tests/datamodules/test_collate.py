@@ -35,7 +35,7 @@ def batch_of(shards: Path) -> MakeBatch:
             independent_turns=independent_turns,
             pack_questions=pack_questions,
         )
-        return next(iter(module.test_dataloader()))
+        return module.on_after_batch_transfer(next(iter(module.test_dataloader())), 0)
 
     return make
 

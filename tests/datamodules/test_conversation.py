@@ -4,11 +4,11 @@ from typing import cast
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from datamodules.base import TOKENIZERS
 from datamodules.conversation import ConversationRenderer, NoRoomError, Rendering, read_template
 from datamodules.samples import Turn
+from datamodules.tokenizer import load_tokenizer
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.errors import UserError
 
@@ -18,7 +18,7 @@ TWO_ROUNDS = (*ONE_ROUND, Turn("human", "Why is it 42?"), Turn("gpt", "It was dr
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-    return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(TOKENIZERS / "jersey"))
+    return load_tokenizer("jersey")
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def test_cancel_stops_a_sweep_and_its_runs(write_study: WriteStudy, tmp_path: Pa
     gate = tmp_path / "gate"
     (tmp_path / "first.yaml").write_text(f"wait_for: {gate}\n")
     study = write_study()
-    process = subprocess.Popen([sys.executable, "-c", SWEEP, str(study)], stderr=subprocess.DEVNULL)
+    in_the_background = "trap '' INT; exec " + shlex.join([sys.executable, "-c", SWEEP, str(study)])
+    process = subprocess.Popen(["sh", "-c", in_the_background], stderr=subprocess.DEVNULL)
     await_((tmp_path / "out" / "seed-0" / "first" / "calls.txt").exists)
     assert cli.main(["cancel", str(study)]) == 0
     assert process.wait(60) != 0

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from lit_avg.errors import UserError
+from lit_avg.studies.columns import METRICS
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study
 
@@ -119,3 +120,50 @@ def test_seed_and_threads_decide_results_too(write_study: WriteStudy) -> None:
     one = identities(write_study())
     assert not set(one.values()) & set(identities(write_study(seeds=[1])).values())
     assert not set(one.values()) & set(identities(write_study(threads=2)).values())
+
+
+def test_the_papers_numbers_belong_to_a_row_and_are_in_the_columns_own_unit(write_study: WriteStudy) -> None:
+    paper = {"accuracy": 0.711, "tokens_per_tile": 144}
+    study = load_study(
+        write_study(
+            rows={
+                "router": {"run": "second", "policy": "router", "paper": paper},
+                "b": {"run": "second", "policy": "b"},
+            },
+            reference="b",
+        )
+    )
+    assert [row.paper for row in study.rows] == [paper, {}]
+
+
+def test_columns_and_numbers_of_the_paper_that_mean_nothing_are_told_with_their_lines(write_study: WriteStudy) -> None:
+    path = write_study(
+        axes={"k": [1, 2]},
+        rows={
+            "a": {"run": "second", "policy": "a", "paper": {"accurcy": 0.7, "accuracy": 71.1, "token_share": "much"}},
+            "k {k}": {"run": "second", "policy": "a", "set": {"k": "{k}"}, "paper": {"accuracy": 0.5}},
+        },
+        columns=["accuracy", "token_share", "speed", "accuracy"],
+        reference="a",
+    )
+    with pytest.raises(UserError) as raised:
+        load_study(path)
+    mistakes = str(raised.value).splitlines()[1:]
+    line = {text.split(":")[0].strip(): number for number, text in enumerate(path.read_text().splitlines(), 1)}
+    for place, said in {
+        "accurcy": "rows.a.paper.accurcy: is not a column of this table; there are accuracy, token_share",
+        "token_share": "rows.a.paper.token_share: must be a number, but is 'much'",
+        "columns": "columns: there is no metric 'speed'; there are accuracy, tokens_per_tile",
+    }.items():
+        assert [m for m in mistakes if m.strip().startswith(said) and m.endswith(f"{path}:{line[place]})")], said
+    assert [m for m in mistakes if "must be a share between 0 and 1, but is 71.1; write 0.711 for 71.1 %" in m]
+    assert [m for m in mistakes if "columns: each may be there once" in m]
+    # once for each value of the axis
+    assert len([m for m in mistakes if "cannot be the same for each value of an axis" in m]) == 2
+    assert len(mistakes) == 7
+
+
+def test_the_table_knows_the_metrics_that_a_test_reports() -> None:
+    from lit_avg.metrics import METRICS as REPORTED
+
+    assert tuple(METRICS) == REPORTED

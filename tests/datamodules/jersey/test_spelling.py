@@ -34,7 +34,7 @@ def test_symbols_come_with_the_questions_that_stages_ask_and_no_pixels() -> None
     batch = next(iter(data.train_dataloader()))
     assert batch.text.kinds == list(QUESTIONS) * 4
     assert (batch.text.input_ids == IMAGE_PLACEHOLDER).sum() == 4
-    assert batch.text.pixel_values.shape == (0, 3, 64, 64)
+    assert batch.text.pixel_values.shape == (0, 64, 64, 3)
     assert batch.words.shape == (4 * 3, 64, 8)
 
 

@@ -1,15 +1,19 @@
+import hashlib
+import io
 import json
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.jersey import Jersey
 from datamodules.jersey import writing as jersey_writing
 from datamodules.jersey.questions import QUESTIONS
-from datamodules.jersey.writing import JerseySettings, cached
+from datamodules.jersey.writing import VERSION, JerseySettings, cached, picture
 from lit_avg.errors import UserError
 
 SMALL = JerseySettings(train=12, val=3, test=4, seed=0)
@@ -67,9 +71,19 @@ def test_a_batch_asks_all_questions_about_pictures_in_two_tiles_and_a_global_vie
     data.prepare_data()
     batch = next(iter(data.train_dataloader()))
     assert batch.kinds == list(QUESTIONS) * 6
-    assert batch.pixel_values.shape == (6 * 3, 3, 64, 64)
+    assert batch.pixel_values.shape == (6 * 3, 64, 64, 3)
     assert set(batch.tile_grids) <= {(1, 2), (2, 1)}
     for question, kind in enumerate(batch.kinds):
         here = batch.question == question
         assert data.decode(batch.input_ids[here & batch.instruction]) == QUESTIONS[kind]
         assert data.decode(batch.labels[here & (batch.labels != -100)]) == batch.answers[question]
+
+
+def test_what_is_drawn_belongs_to_the_version() -> None:
+    drawn = hashlib.sha256()
+    for split in range(3):
+        for number in range(20):
+            png, said = picture(JerseySettings(1, 1, 1, 0), split, number)
+            drawn.update(np.asarray(Image.open(io.BytesIO(png))).tobytes() + said)
+    # another hash is another data set: give it the next VERSION, or caches will hold the old one
+    assert (VERSION, drawn.hexdigest()[:16]) == (3, "94f4c2ec320db353")

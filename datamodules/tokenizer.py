@@ -1,0 +1,29 @@
+"""Tokenizers: those of the hub, of a folder, and those that ship with the project."""
+
+from pathlib import Path
+from typing import cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from lit_avg.errors import UserError
+
+TOKENIZERS = Path(__file__).parent / "tokenizers"
+"""Tokenizers that ship with the project, one folder each."""
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer.
+
+    Args:
+        name: hub id, folder, or the name of one that ships with the project (`jersey`).
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    shipped = TOKENIZERS / name
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(shipped) if shipped.is_dir() else name, use_fast=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"tokenizer: {name} cannot be loaded: {reason}") from error
+    return cast(PreTrainedTokenizerFast, loaded)

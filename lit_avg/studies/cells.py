@@ -1,0 +1,213 @@
+"""What stands in each cell of a table, before anyone asks in which format: numbers, and how people read them.
+
+Every format is made of a `Sheet` and says the same, since none of them formats a number of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lit_avg.studies.columns import Metric, metric_of
+from lit_avg.studies.intervals import Interval, intervals
+from lit_avg.studies.results import Sample, Table, TableRow, collect
+from lit_avg.studies.study import Study
+
+MISSING = "–"
+REFERENCE = "reference"
+SPEED_UP = "token speed-up"
+
+FACTOR = Metric("factor", "higher")
+KNOWS_THE_ANSWER = "oracle"
+"""The policy that looks at the answers: it is out of competition when the best is marked."""
+
+_DIGITS = {"share": 1, "count": 1, "factor": 2}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell with numbers.
+
+    Args:
+        metric: what the numbers mean.
+        sample: the value of each seed.
+        finished: seeds that the row has.
+        paper: the paper's number.
+        interval: of a difference.
+        best: whether the mean is the best of its column, as far as people see.
+        signed: whether a `+` is shown.
+        said: what is shown where there is no mean.
+    """
+
+    metric: Metric
+    sample: Sample
+    finished: int
+    paper: float | None = None
+    interval: Interval | None = None
+    best: bool = False
+    signed: bool = False
+    said: str = MISSING
+
+    @property
+    def mean(self) -> str | None:
+        """As people read it: shares in percent."""
+        return None if self.sample.mean is None else self._shown(self.sample.mean, self.signed)
+
+    @property
+    def sd(self) -> str | None:
+        """The standard deviation over seeds; None for a single one."""
+        return None if self.sample.sd is None else self._shown(self.sample.sd)
+
+    @property
+    def in_paper(self) -> str | None:
+        """The paper's number."""
+        return None if self.paper is None else self._shown(self.paper)
+
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """Both ends of the interval."""
+        if self.interval is None or self.interval.low is None or self.interval.high is None:
+            return None
+        return self._shown(self.interval.low, signed=True), self._shown(self.interval.high, signed=True)
+
+    @property
+    def behind(self) -> str:
+        """What follows the mean: deviation, interval, the paper's number, and of how many seeds if not of the row's."""
+        text = "" if self.sd is None else f" ± {self.sd}"
+        text += "" if self.ends is None else f" [{self.ends[0]}, {self.ends[1]}]"
+        remarks = [] if self.in_paper is None else [f"paper {self.in_paper}"]
+        remarks += [f"n = {len(self.sample.values)}"] if 0 < len(self.sample.values) < self.finished else []
+        return text + (f" ({', '.join(remarks)})" if remarks else "")
+
+    def of_seed(self, seed: int) -> str | None:
+        """The value of one seed, as people read it."""
+        values = dict(zip(self.sample.seeds, self.sample.values, strict=True))
+        return self._shown(values[seed], self.signed) if seed in values else None
+
+    def _shown(self, value: float, signed: bool = False) -> str:
+        digits = _DIGITS[self.metric.unit]
+        value = round(100 * value if self.metric.unit == "share" else value, digits) + 0.0  # no -0.0
+        return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: its name, of how many seeds it is made, and a cell for each column."""
+
+    name: str
+    count: str
+    cells: tuple[Cell, ...]
+    row: TableRow
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table ready to be written.
+
+    Args:
+        columns: names of the cells' columns; `row` and `n` come before.
+        lines: in the order of the study.
+        notes: what a reader must know.
+        table: what all of it was made of.
+    """
+
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+    table: Table
+
+    @property
+    def head(self) -> list[str]:
+        """The names of all columns."""
+        return ["row", "n", *self.columns]
+
+    def explained(self, mark: str) -> list[str]:
+        """What a reader must know.
+
+        Args:
+            mark: how the format marks the best, in a word.
+        """
+        marked = any(cell.best for line in self.lines for cell in line.cells)
+        left_out = any(line.row.row.policy == KNOWS_THE_ANSWER for line in self.lines)
+        best = f"{mark}: the best of its column" + (", but for the oracle, which knows the answers" if left_out else "")
+        return [*([best] if marked else []), *self.notes]
+
+
+def sheet_of(study: Study) -> Sheet:
+    """A study's table as far as the study has come.
+
+    Raises:
+        UserError: a file of a run cannot be read.
+    """
+    table = collect(study)
+    return sheet(table, intervals(table))
+
+
+def sheet(table: Table, known: Mapping[str, Interval]) -> Sheet:
+    """Lay out a table.
+
+    Args:
+        table: the results.
+        known: intervals of the rows' differences, by the row's name.
+    """
+    study = table.study
+    compared = [f"{study.columns[0]} − {study.reference}", SPEED_UP] if study.reference else []
+    cells = _with_best(table, [_cells(table, row, known.get(row.name)) for row in table.rows])
+    lines = tuple(
+        Line(" ".join(row.name.split()), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True)
+    )
+    return Sheet((*study.columns, *compared), lines, _notes(table, lines, known), table)
+
+
+def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]:
+    study, count = table.study, row.finished
+    said = [MISSING] * (len(study.columns) + 2)
+    if not row.finished:
+        said[0] = _STATES.get(row.state, "not finished")
+    cells = [
+        Cell(metric_of(column), row.samples[column], count, row.row.paper.get(column), said=words)
+        for column, words in zip(study.columns, said, strict=False)
+    ]
+    if study.reference is None:
+        return cells
+    if row is table.reference:
+        return [*cells, *[Cell(FACTOR, Sample(()), count, said=REFERENCE if row.finished else MISSING)] * 2]
+    difference = Cell(metric_of(study.columns[0]), row.difference, count, interval=interval, signed=True)
+    return [*cells, difference, Cell(FACTOR, row.speed_up, count)]
+
+
+_STATES = {"failed": "failed", "running": "running"}
+
+
+def _count(row: TableRow) -> str:
+    """Of how many seeds; where some are missing, how many there should be and how many have failed."""
+    planned = len(row.origins)
+    if row.finished == planned:
+        return str(planned)
+    failed = len([origin for origin in row.origins if origin.state == "failed"])
+    return f"{row.finished} of {planned}" + (f", {failed} failed" if failed else "")
+
+
+def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell, ...]]:
+    """Mark the best of each metric's column; those that people see as equal share it."""
+    marked = [list(own) for own in cells]
+    rows = [number for number, row in enumerate(table.rows) if row.row.policy != KNOWS_THE_ANSWER]
+    for place, column in enumerate(table.study.columns):
+        better = metric_of(column).better
+        shown = {number: float(mean) for number in rows if (mean := cells[number][place].mean) is not None}
+        if better is None or len(set(shown.values())) < 2:
+            continue
+        best = max(shown.values()) if better == "higher" else min(shown.values())
+        for number in [number for number, mean in shown.items() if mean == best]:
+            marked[number][place] = replace(marked[number][place], best=True)
+    return [tuple(own) for own in marked]
+
+
+def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -> tuple[str, ...]:
+    notes = ["mean ± standard deviation over n seeds, shares in percent"]
+    if any(cell.in_paper for line in lines for cell in line.cells):
+        notes.append("in parentheses: the paper's number")
+    if any(cell.ends for line in lines for cell in line.cells):
+        notes.append("in brackets: 95 % interval of the difference, from a paired bootstrap over seeds and questions")
+    if table.study.reference:
+        notes.append(f"{SPEED_UP}: visual tokens of an image in {table.study.reference}, divided by those in the row")
+    notes += dict.fromkeys(f"no interval: {interval.why_not}" for interval in known.values() if interval.why_not)
+    return (*notes, table.provenance)

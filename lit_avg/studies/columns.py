@@ -1,0 +1,69 @@
+"""What the columns of a table are: metrics of a test, in which unit, and whether more of one is better or worse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from lit_avg.studies.fields import Fields, Mistake
+
+Unit = Literal["share", "count", "factor"]
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means.
+
+    Args:
+        unit: a share, which people read in percent; a number of tokens; a factor, as in `2.5×`.
+        better: which of two values one would rather have; None where neither.
+    """
+
+    unit: Unit
+    better: Better | None
+
+
+METRICS = {
+    "accuracy": Metric("share", "higher"),
+    "tokens_per_tile": Metric("count", "lower"),
+    "visual_tokens": Metric("count", "lower"),
+    "token_share": Metric("share", "lower"),
+    "selected": Metric("share", None),
+}
+"""Those that a test reports, by the first part of their names; held equal to those of `lit_avg.metrics` by a test."""
+
+
+def metric_of(column: str) -> Metric:
+    """What a column's numbers mean; `column` is one that `column_mistakes` has nothing against."""
+    return METRICS[column.partition("/")[0]]
+
+
+def column_mistakes(columns: Sequence[str]) -> list[Mistake]:
+    """Columns that no test reports; which policies and kinds of questions there are, only the configs can tell."""
+    there = ", ".join(METRICS)
+    mistakes = [
+        Mistake("columns", f"there is no metric {column!r}; there are {there}")
+        for column in columns
+        if column.partition("/")[0] not in METRICS
+    ]
+    if len(set(columns)) < len(columns):
+        mistakes.append(Mistake("columns", "each may be there once"))
+    return mistakes
+
+
+def take_paper(fields: Fields, columns: Sequence[str]) -> dict[str, float]:
+    """The paper's numbers for a row, by column, in the columns' own unit: `paper: {accuracy: 0.711}`."""
+    said = fields.take_mapping("paper", "numbers")
+    numbers = dict[str, float]()
+    for column, value in said.items():
+        metric = METRICS.get(column.partition("/")[0])
+        if column not in columns or metric is None:
+            fields.complain(f"is not a column of this table; there are {', '.join(columns)}", f"paper.{column}")
+        elif not isinstance(value, int | float) or isinstance(value, bool):
+            fields.complain(f"must be a number, but is {value!r}", f"paper.{column}")
+        elif metric.unit == "share" and not 0 <= value <= 1:
+            hint = f"; write {cast(float, value) / 100:g} for {value} %" if 1 < value <= 100 else ""
+            fields.complain(f"must be a share between 0 and 1, but is {value}{hint}", f"paper.{column}")
+        else:
+            numbers[column] = float(value)
+    return numbers

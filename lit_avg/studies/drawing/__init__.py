@@ -1,0 +1,1 @@
+"""A study's figures, one module for each."""

@@ -1,0 +1,25 @@
+"""`lit-avg figures STUDY`: draw a study's figures from the results there are; what is not finished is named."""
+
+import argparse
+
+from lit_avg.studies.study import load_study
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb: write PNG and PDF into the study's `figures`, and print their names and what they miss.
+
+    Args:
+        argv: its arguments.
+
+    Returns:
+        The exit status, 0.
+    """
+    parser = argparse.ArgumentParser(prog="lit-avg figures", description=__doc__)
+    parser.add_argument("study", help="a study file, for example experiments/studies/quickstart.yaml")
+    options = parser.parse_args(argv)
+    study = load_study(options.study)
+    from lit_avg.studies.figures import draw_figures  # matplotlib takes a second: not before the study is read
+
+    for path in draw_figures(study, print):
+        print(path)
+    return 0

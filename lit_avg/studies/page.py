@@ -1,0 +1,120 @@
+"""A study as one HTML page that needs nothing else: table, figures, and where every number comes from."""
+
+import base64
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lit_avg.studies.cells import Cell, Sheet
+from lit_avg.studies.plan import PlannedRun, plan
+from lit_avg.studies.records import RESULT, read_result
+from lit_avg.studies.results import commit_of
+from lit_avg.studies.state import State, states
+from lit_avg.studies.study import Study
+
+_DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture by name, its PNG in base64."""
+
+    name: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run as the page shows it.
+
+    Args:
+        run: as planned.
+        state: how it stands.
+        facts: what its result says of it, in words.
+        commands: what makes it, as a shell takes them.
+        config: what its configs came to, as YAML; empty until it is made.
+    """
+
+    run: PlannedRun
+    state: State
+    facts: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...]
+    config: str
+
+
+def as_page(sheet: Sheet) -> str:
+    """The whole page. Figures that are missing, or older than a result, are drawn first.
+
+    Raises:
+        UserError: a result cannot be read.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    study = sheet.table.study
+    return environment.get_template("page.html.jinja").render(
+        title=f"Study {study.path.stem}",
+        sheet=sheet,
+        figures=list(_figures(study)),
+        runs=list(_runs(study)),
+        sweep=shlex.join(["lit-avg", "sweep", str(study.path)]),
+        number=_number,
+        commit_of=commit_of,
+        short=_short,
+    )
+
+
+def _short(checkpoint: Mapping[str, str | None] | None) -> str:
+    """The beginning of a checkpoint's hash."""
+    return f"{(checkpoint or {}).get('own')}"[:16]
+
+
+def _number(cell: Cell) -> Markup:
+    """The mean as it is in every format, what is behind it in smaller type."""
+    form = "<strong>{}</strong>" if cell.best else "{}"
+    behind = Markup('<span class="behind">{}</span>').format(cell.behind) if cell.behind else ""
+    return Markup(form).format(cell.mean or cell.said) + behind
+
+
+def _figures(study: Study) -> Iterator[Figure]:
+    """The study's figures, drawn anew unless they are up to date."""
+    folder = study.out / "figures"
+    drawn = [path.stat().st_mtime for path in folder.glob("*.png")]
+    results = [path.stat().st_mtime for run in plan(study) if (path := run.directory / RESULT).is_file()]
+    if not drawn or min(drawn) < max(results, default=0.0):
+        from lit_avg.studies.figures import draw_figures  # matplotlib takes a second to load
+
+        draw_figures(study)
+    for path in sorted(folder.glob("*.png")):
+        yield Figure(path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode())
+
+
+def _runs(study: Study) -> Iterator[Made]:
+    planned = plan(study)
+    for run, state in states(planned).items():
+        result = read_result(run) if state == "done" else {}
+        commands = tuple(shlex.join(["lit-avg", *command]) for command in run.commands)
+        config = yaml.dump(result["config"], Dumper=_DUMPER, sort_keys=False) if result.get("config") else ""
+        yield Made(run, state, tuple(_facts(result)), commands, config)
+
+
+def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a run was made and of what, as far as its result tells."""
+    if not result:
+        return
+    yield "commit", commit_of(result, whole=True)
+    yield "data", f"{result.get('data')}"
+    for name in ("checkpoint", "versions", "machine", "seconds"):
+        entries: Mapping[str, Any] = result.get(name) or {}
+        if entries:
+            yield name, ", ".join(f"{key} {value}" for key, value in entries.items())

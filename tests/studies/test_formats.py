@@ -1,0 +1,166 @@
+"""Every format of a table says the same, which is what the results say."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lit_avg.studies.cells import SPEED_UP, Cell, Sheet, sheet_of
+from lit_avg.studies.latex import as_latex
+from lit_avg.studies.plan import plan
+from lit_avg.studies.study import load_study
+from lit_avg.studies.tables import as_csv, as_markdown, print_table
+from tests.studies.stored import fail, finish, stored_study, write_study
+
+NUMBER = r"[+-]?\d+\.\d+"
+CELL = re.compile(
+    rf"(?P<best>\*)?(?P<mean>{NUMBER})(?: ± (?P<sd>{NUMBER}))?(?: \[(?P<low>{NUMBER}), (?P<high>{NUMBER})\])?"
+    rf"(?: \((?:paper (?P<paper>{NUMBER}))?(?:, )?(?:n = (?P<n>\d+))?\))?"
+)
+
+Read = Callable[[Sheet, pytest.CaptureFixture[str]], list[list[str]]]
+
+
+def text_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    capsys.readouterr()
+    print_table(sheet)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if "──" in line) + 1
+    return [re.split(r" {2,}", line.strip()) for line in lines[start : start + len(sheet.lines)]]
+
+
+def markdown_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    lines = [line for line in as_markdown(sheet).splitlines() if line.startswith("|")][2:]
+    return [[re.sub(r"\*\*(.*?)\*\*", r"*\1", cell) for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def latex_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    body = as_latex(sheet).split("\\midrule\n")[1].split("\\bottomrule")[0]
+    plain = re.sub(r"\\textbf\{(.*?)\}(?= |\$| \&|$)", r"*\1", body, flags=re.MULTILINE)
+    for written, meant in {r"$\pm$": "±", "$-$": "-", "$+$": "+", "{[}": "[", "--": "–"}.items():
+        plain = plain.replace(written, meant)
+    return [line.removesuffix(" \\\\").split(" & ") for line in plain.splitlines()]
+
+
+FORMATS: dict[str, Read] = {"text": text_cells, "markdown": markdown_cells, "latex": latex_cells}
+
+
+def expected(cell: Cell) -> dict[str, str | None]:
+    """What a person must read, from the plain numbers."""
+    scale, digits = {"share": (100, 1), "count": (1, 1), "factor": (1, 2)}[cell.metric.unit]
+
+    def shown(value: float | None, sign: str = "") -> str | None:
+        return None if value is None else f"{scale * value + 0.0:{sign}.{digits}f}".replace("-0.0", "+0.0")
+
+    ends = (None, None) if cell.interval is None else (cell.interval.low, cell.interval.high)
+    return {
+        "best": "*" if cell.best else None,
+        "mean": shown(cell.sample.mean, "+" if cell.signed else ""),
+        "sd": shown(cell.sample.sd),
+        "low": shown(ends[0], "+"),
+        "high": shown(ends[1], "+"),
+        "paper": shown(cell.paper),
+        "n": None,
+    }
+
+
+@pytest.fixture(scope="module")
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> Sheet:
+    return sheet_of(stored_study(tmp_path_factory.mktemp("study")))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_reads_back_as_the_same_numbers(
+    name: str, sheet: Sheet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = FORMATS[name](sheet, capsys)
+    assert [line[:2] for line in cells] == [[line.name, "3"] for line in sheet.lines]
+    for line, read in zip(sheet.lines, cells, strict=True):
+        assert len(read) == len(sheet.head)
+        for cell, text in zip(line.cells, read[2:], strict=True):
+            if cell.mean is None:
+                assert text == cell.said
+                continue
+            found = CELL.fullmatch(text)
+            assert found is not None, text
+            assert found.groupdict() == expected(cell)
+
+
+def test_the_csv_holds_the_numbers_themselves(sheet: Sheet) -> None:
+    for line, row in zip(sheet.lines, csv.DictReader(io.StringIO(as_csv(sheet))), strict=True):
+        names = [*sheet.table.study.columns, "difference", SPEED_UP]
+        for name, cell in zip(names, line.cells, strict=True):
+            assert row[name] == ("" if cell.sample.mean is None else str(cell.sample.mean))
+            assert row[f"{name}:sd"] == ("" if cell.sample.sd is None else str(cell.sample.sd))
+        interval = line.cells[-2].interval
+        assert [row["difference:low"], row["difference:high"]] == (
+            ["", ""] if interval is None else [str(interval.low), str(interval.high)]
+        )
+        paper = line.row.row.paper
+        assert [row["accuracy:paper"], row["tokens_per_tile:paper"]] == [
+            str(paper.get(column, "")) for column in ("accuracy", "tokens_per_tile")
+        ]
+        assert "token_share:paper" not in row
+        assert (row["seeds"], row["state"]) == ("3", "done")
+
+
+def test_the_best_of_a_column_is_marked_the_oracle_left_out_and_ties_share_it(tmp_path: Path) -> None:
+    rows = {
+        name: {"run": "stage4", "policy": policy}
+        for name, policy in {"a": "fixed 64", "b": "fixed 64", "c": "fixed 4", "knows": "oracle"}.items()
+    }
+    sheet = sheet_of(stored_study(tmp_path, rows=rows, reference="c"))
+    marked = {line.name: [cell.best for cell in line.cells] for line in sheet.lines}
+    # more is better of the first two columns, less of the two of tokens; nothing is marked in what compares
+    assert marked["a"] == marked["b"] == [True, True, False, False, False, False]
+    assert marked["c"] == [False, False, True, True, False, False]
+    assert marked["knows"] == [False] * 6
+    assert sheet.explained("bold")[0] == "bold: the best of its column, but for the oracle, which knows the answers"
+
+
+def test_the_speed_up_is_the_ratio_of_visual_tokens_to_those_of_the_reference(sheet: Sheet) -> None:
+    by_name = {line.name: line.cells[-1] for line in sheet.lines}
+    assert by_name["fixed 4"].mean == "16.00"  # 192 tokens of an image against 12
+    assert by_name["fixed 64"].mean is None
+    assert by_name["fixed 64"].said == "reference"
+
+
+def test_unfinished_rows_say_what_is_the_matter_and_finished_ones_of_how_many_seeds_they_are(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path))
+    for run in plan(study):
+        if run.name == "stage3" and run.seed == 2:
+            fail(run)
+        elif (run.name, run.seed) in (("stage3", 0), ("stage3", 1), ("stage4", 0)):
+            finish(run)
+    lines = {line.name: line for line in sheet_of(study).lines}
+    # seed 2 has no stage 3, so that nothing after it can be made
+    assert lines["router"].count == "1 of 3, 1 failed"
+    assert lines["router"].cells[0].sd is None
+    assert lines["plain router"].count == "0 of 3, 1 failed"
+    assert [cell.said for cell in lines["plain router"].cells] == ["failed", "–", "–", "–", "–", "–"]
+
+
+def test_a_metric_that_some_seeds_lack_says_of_how_many_it_is(tmp_path: Path) -> None:
+    import json
+
+    study = stored_study(tmp_path)
+    result = study.out / "seed-1" / "stage4" / "result.json"
+    content = json.loads(result.read_text())
+    del content["metrics"]["router/tokens_per_tile"]
+    result.write_text(json.dumps(content))
+    router = sheet_of(study).lines[0]
+    assert router.cells[2].behind.endswith("(paper 33.0, n = 2)")
+    assert router.cells[0].behind.endswith("(paper 71.1)")
+
+
+def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=200, color_system="truecolor")
+    monkeypatch.setattr("lit_avg.studies.tables.Console", lambda: terminal)
+    print_table(sheet)
+    assert "\x1b[1m4.0\x1b[0m" in shown.getvalue()
+    assert "*" not in shown.getvalue()

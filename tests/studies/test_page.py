@@ -1,0 +1,132 @@
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lit_avg import cli
+from lit_avg.studies.cells import sheet_of
+from lit_avg.studies.page import as_page
+from lit_avg.studies.plan import plan
+from lit_avg.studies.study import load_study
+from tests.studies.stored import fail, stored_study, write_study
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class TableReader(HTMLParser):
+    """The cells of the page's first table, bold ones with a star."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[list[str]] = []
+        self._inside, self._rows = False, 0
+        self.feed(page[page.index('<table id="table">') : page.index("</table>")])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.cells.append([])
+        elif tag in ("td", "th"):
+            self.cells[-1].append("")
+        elif tag == "strong":
+            self.cells[-1][-1] += "*"
+
+    def handle_data(self, data: str) -> None:
+        if self.cells and self.cells[-1]:
+            self.cells[-1][-1] += data.strip("\n")
+
+
+def test_the_page_says_what_all_formats_say(tmp_path: Path) -> None:
+    sheet = sheet_of(stored_study(tmp_path))
+    head, *lines = TableReader(as_page(sheet)).cells
+    assert head == sheet.head
+    for line, read in zip(sheet.lines, lines, strict=True):
+        cells = [f"{'*' if cell.best else ''}{cell.mean or cell.said}{cell.behind}" for cell in line.cells]
+        assert read == [line.name, line.count, *cells]
+
+
+def test_every_number_leads_to_its_seeds_and_every_seed_to_its_run(tmp_path: Path) -> None:
+    study = stored_study(tmp_path)
+    page = as_page(sheet_of(study))
+    targets = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= targets
+    for run in plan(study):
+        assert f"run-{run.identity}" in targets
+        block = page.partition(f'id="run-{run.identity}"')[2].partition('<details id="run-')[0]
+        assert f"<dt>seed</dt><dd>{run.seed}</dd>" in block
+        assert f"lit-avg fit --config {run.run.configs[0]}" in block
+        assert "alpha: 0.1" in block
+    # stage 4 with seed 1: the made-up accuracy of `fixed 64` is 26 of 40
+    seeds = page[page.index('id="row-2"') : page.index('id="row-3"')]
+    assert re.findall(r"<td>(\d)</td>\s*<td>([\d.]+)</td>", seeds)[1] == ("1", "65.0")
+    for fact in ("0123456789abcdef", "da7ada7ada7ada7a", "own c0ffee", "host lamp, threads 1", "python 3.11.7"):
+        assert fact in page
+
+
+def test_nothing_in_a_study_becomes_part_of_the_page(tmp_path: Path) -> None:
+    name = '<script>alert("x")</script> & more'
+    study = stored_study(tmp_path, rows={name: {"run": "stage4", "policy": "router"}}, reference=name)
+    page = as_page(sheet_of(study))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; more" in page
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
+    page = as_page(sheet_of(stored_study(tmp_path)))
+    assert re.findall(r'(?:src|href)="(?!#|data:)([^"]*)', page) == []
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_what_is_not_finished_or_has_failed_is_on_the_page(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path))
+    fail(plan(study)[0])
+    page = as_page(sheet_of(study))
+    assert page.count(">failed") > 5
+    assert "0 of 3, 1 failed" in page
+    assert "resolved config" not in page
+
+
+def test_figures_older_than_a_result_are_drawn_anew(tmp_path: Path) -> None:
+    study = stored_study(tmp_path)
+    figure = study.out / "figures" / "selection.png"
+    as_page(sheet_of(study))
+    first = figure.stat().st_mtime_ns
+    as_page(sheet_of(study))
+    assert figure.stat().st_mtime_ns == first
+    for old in figure.parent.iterdir():
+        os.utime(old, (1, 1))
+    as_page(sheet_of(study))
+    assert figure.stat().st_mtime_ns >= first
+
+
+def test_the_command_writes_the_page_and_prints_it_when_piped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = stored_study(tmp_path)
+    assert cli.main(["table", str(study.path), "--format", "html"]) == 0
+    assert (study.out / "table.html").read_text() == capsys.readouterr().out
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; Debian has it as `chromium`")
+def test_a_browser_without_network_shows_table_and_figures(tmp_path: Path) -> None:
+    study = stored_study(tmp_path)
+    counting = (
+        "<script>onload = () => document.body.dataset.widths = [...document.images].map(i => i.naturalWidth)</script>"
+    )
+    page = as_page(sheet_of(study))
+    (tmp_path / "page.html").write_text(page + counting)
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += ["--dump-dom", f"file://{tmp_path / 'page.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert TableReader(done.stdout).cells == TableReader(page).cells
+    found = re.search(r'data-widths="([\d,]+)"', done.stdout)
+    assert found is not None
+    widths = [int(width) for width in found[1].split(",")]
+    assert len(widths) == len(list((study.out / "figures").glob("*.png"))) > 0
+    assert min(widths) > 100
