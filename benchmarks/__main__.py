@@ -9,6 +9,7 @@ COMMANDS = (
     ("benchmarks.rglf", "--shape", "anchor"),
     ("benchmarks.rglf", "--shape", "anchor-32k", "--stages", "4", "--rounds", "1"),
     ("benchmarks.inference",),
+    ("benchmarks.feedback",),
 )
 """Modules and their arguments; add a line for a new one. Together they are to take less than 15 minutes."""
 

@@ -36,8 +36,8 @@ class Answered:
 class PictureGallery(L.Callback):
     """After each validation of a run: the first pictures of the validation split in TensorBoard.
 
-    Only in runs of one process: to generate is a matter for all ranks of a sharded model, and they would not agree
-    on when to stop.
+    Only in runs that have their LLM, not those on stored feedback; and of one process: to generate is a matter for all
+    ranks of a sharded model, and they would not agree on when to stop.
 
     Args:
         pictures: how many.
@@ -69,6 +69,7 @@ class PictureGallery(L.Callback):
             or batch is None
             or not isinstance(data, ShowsPictures)
             or trainer.world_size > 1
+            or found[0].model.backbone.llm_not_loaded is not None
         ):
             return
         answered = answer_everywhere(found[0], batch, data, self.max_new_tokens)

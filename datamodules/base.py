@@ -1,11 +1,11 @@
 """What all data modules share: tokenizer, tiling, and a stream of batches from a folder of shards for each split."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import lightning as L
 from torch import Tensor
@@ -16,26 +16,21 @@ from datamodules.collate import Collate, SampleEncoder
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
 from datamodules.grouping import Lengths
 from datamodules.images import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
-from datamodules.manifest import MANIFEST
-from datamodules.mixture import Mixture, WeightedShards
+from datamodules.mixture import Mixture
 from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
 from datamodules.shard_cache import ShardCache, default_cache
-from datamodules.shards import ShardedSamples
 from datamodules.sizes import lengths_of_all
-from datamodules.sources import open_source
+from datamodules.splits import Split, Splits
 from datamodules.stream import BatchStream
+from datamodules.stretch import stretch
 from datamodules.tokenizer import load_tokenizer
 from datamodules.wording import Wording, wording
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
 
-Split = Literal["train", "val", "test"]
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class ShardsDataModule(L.LightningDataModule):
+class ShardsDataModule(Splits, L.LightningDataModule):
     """Batches from shards; a subclass says where the shards of each split are.
 
     A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.sources`.
@@ -101,19 +96,6 @@ class ShardsDataModule(L.LightningDataModule):
         folder = Path(shard_cache) if shard_cache else default_cache() / "shards"
         self.shard_cache = ShardCache(folder, int(cache_gb * 1e9))
 
-    def folder(self, split: Split) -> Path | str | None:
-        """The location of the shards of a split, None if there is no such split."""
-        raise NotImplementedError
-
-    def sources(self, split: Split) -> list[WeightedShards]:
-        """The data sets of a split; one from `folder`, if a subclass does not say otherwise."""
-        folder = self.folder(split)
-        return [] if folder is None else [WeightedShards(str(folder))]
-
-    def keeps(self, split: Split) -> Callable[[str], bool] | None:
-        """Which samples of `folder(split)` belong to the split, by key; None for all."""
-        return None
-
     @cached_property
     def tokenizer_object(self) -> PreTrainedTokenizerFast:
         """The tokenizer itself.
@@ -125,9 +107,14 @@ class ShardsDataModule(L.LightningDataModule):
 
     @cached_property
     def encoder(self) -> SampleEncoder:
-        """Makes tokens and pixels of a sample."""
+        """Makes tokens and pixels of a sample, all its questions."""
         renderer = ConversationRenderer(self.tokenizer_object, self.template, self.system_prompt, self.max_length)
         return SampleEncoder(renderer, self.tiling, self.independent_turns)
+
+    def encoder_of(self, split: Split) -> SampleEncoder:
+        """The same with the questions that a split asks."""
+        whole = self.encoder
+        return SampleEncoder(whole.renderer, whole.tiling, whole.independent_turns, self.kinds(split))
 
     def processor(self, patch_size: int, feature_selection: str) -> LlavaNextProcessor:
         """transformers' processor for models trained on this data; arguments as in `llava_next_processor`.
@@ -152,19 +139,6 @@ class ShardsDataModule(L.LightningDataModule):
     def decode(self, ids: Tensor) -> str:
         """Token ids (T,) to text, without special tokens; negative ids, which are none, are left out."""
         return cast(str, self.tokenizer_object.decode(ids[ids >= 0].tolist(), skip_special_tokens=True)).strip()
-
-    def manifests(self) -> list[Path]:
-        """The manifests that are on the disk by now; one that draws its data on first use has none before."""
-        locations = dict.fromkeys(source.shards for split in SPLITS for source in self.sources(split))
-        return [path for location in locations if (path := Path(location) / MANIFEST).is_file()]
-
-    @property
-    def manifest_hash(self) -> str:
-        """16 hex digits that name the data of all splits."""
-        sources = [source for split in SPLITS for source in self.sources(split)]
-        names = [open_source(source.shards, self.shard_cache).manifest.digest for source in sources]
-        weights = ["" if source.weight == 1 else f" x {source.weight:g}" for source in sources]
-        return hashlib.sha256("".join(map(str.__add__, names, weights)).encode()).hexdigest()[:16]
 
     @property
     def end_token(self) -> int:
@@ -221,12 +195,37 @@ class ShardsDataModule(L.LightningDataModule):
         """What a test sees."""
         return self.test_dataloader()
 
+    @property
+    def text_and_pixels(self) -> dict[str, str]:
+        """What makes tokens and pixels of a sample, by name; long things by their hash."""
+        backend = self.tokenizer_object.backend_tokenizer.to_str()
+        template = self.encoder.renderer.template
+        return {
+            "tokenizer": hashlib.sha256(backend.encode()).hexdigest()[:16],
+            "template": hashlib.sha256(template.encode()).hexdigest()[:16],
+            "system prompt": self.system_prompt or "",
+            "max_length": str(self.max_length),
+            "independent_turns": str(self.independent_turns),
+            "pack_questions": str(self.collate.pack_questions),
+            "tile_size": str(self.tile_size),
+            "grid_pinpoints": str(self.grid_pinpoints),
+            "image_mean and image_std": f"{list(self.image_mean)} {list(self.image_std)}",
+        }
+
+    def sample_count(self, split: Split) -> int:
+        """Samples of a split."""
+        return len(self.samples(split))
+
+    def stretch(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
+        """The samples from `begin` to before `end`, each once; those that are no good are left out."""
+        return stretch(
+            self.samples(split), self.encoder_of(split), self.collate, (begin, end), self.eval_batch_size, self.workers
+        )
+
     def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
         if not (sources := self.sources(split)):
             return None
-        keeps = self.keeps(split)
-        parts = {source.called: ShardedSamples(source.shards, keeps, self.shard_cache) for source in sources}
-        samples = Mixture(parts)
+        samples = self.samples(split)
         for part in samples.parts:
             part.source.check_room(SHARDS_AT_ONCE if training else 1)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -241,7 +240,7 @@ class ShardsDataModule(L.LightningDataModule):
         )
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
-        encoded = EncodedSamples(samples, self.encoder, replace=training)
+        encoded = EncodedSamples(samples, self.encoder_of(split), replace=training)
         return BatchStream(encoded, order, self.collate, self.workers, bad_samples)
 
     def _lengths(self, samples: Mixture) -> Lengths:

@@ -23,6 +23,7 @@ class Question:
     kind: str
     answer: str  # the last one of a dialogue
     rendering: Rendering
+    source: str = ""  # of the sample
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,35 @@ class SampleEncoder:
         renderer: for the conversation.
         tiling: for the picture.
         independent_turns: the rounds of a sample do not depend on each other, so each is a question of its own.
+        kinds: ask questions of these kinds alone; None for all.
     """
 
-    def __init__(self, renderer: ConversationRenderer, tiling: Tiling, independent_turns: bool = False) -> None:
+    def __init__(
+        self,
+        renderer: ConversationRenderer,
+        tiling: Tiling,
+        independent_turns: bool = False,
+        kinds: Sequence[str] | None = None,
+    ) -> None:
         self.renderer = renderer
         self.tiling = tiling
         self.independent_turns = independent_turns
+        self.kinds = kinds
 
     def __call__(self, sample: Sample) -> EncodedSample:
         """Encode one sample.
 
         Raises:
             NoRoomError: an answer does not fit into the maximum length.
-            BadSampleError: the picture cannot be decoded.
+            BadSampleError: the picture cannot be decoded, or there is no question of the wanted kinds.
         """
         try:
-            questions = tuple(self._questions(sample))
+            asked = self._questions(sample)
+            questions = tuple(one for one in asked if self.kinds is None or one.kind in self.kinds)
         except NoRoomError as error:
             raise NoRoomError(f"sample {sample.key}: {error}; raise max_length or leave the sample out") from error
+        if not questions:
+            raise BadSampleError(f"sample {sample.key} has no question of the kinds {', '.join(self.kinds or ())}")
         if sample.image is None:
             return EncodedSample(questions, None)
         try:
@@ -69,15 +81,18 @@ class SampleEncoder:
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None
         if not self.independent_turns:
-            yield _question(sample.key, sample.kinds[-1:], self.renderer(sample.turns, has_image), sample.turns[-1])
+            rendering = self.renderer(sample.turns, has_image)
+            yield _question(sample.key, sample.kinds[-1:], rendering, sample.turns[-1], sample.source)
             return
         for number, (asked, answered) in enumerate(sample.rounds):
             rendering = self.renderer((*sample.system, asked, answered), has_image)
-            yield _question(f"{sample.key}/{number}", sample.kinds[number : number + 1], rendering, answered)
+            yield _question(
+                f"{sample.key}/{number}", sample.kinds[number : number + 1], rendering, answered, sample.source
+            )
 
 
-def _question(key: str, kinds: tuple[str, ...], rendering: Rendering, answered: Turn) -> Question:
-    return Question(key, kinds[0] if kinds else "all", words_of(answered.text), rendering)
+def _question(key: str, kinds: tuple[str, ...], rendering: Rendering, answered: Turn, source: str) -> Question:
+    return Question(key, kinds[0] if kinds else "all", words_of(answered.text), rendering, source)
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,7 @@ class Collate:
             keys=[question.key for question in questions],
             kinds=[question.kind for question in questions],
             answers=[question.answer for question in questions],
+            sources=[question.source for question in questions],
         )
 
     def _rows(self, samples: Sequence[EncodedSample]) -> Iterator[Row]:

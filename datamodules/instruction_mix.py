@@ -23,6 +23,7 @@ class InstructionMix(LLaVAShards):
         group_by_length: see there.
         shard_cache: see there.
         cache_gb: see there.
+        test: see there.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class InstructionMix(LLaVAShards):
         group_by_length: bool = False,
         shard_cache: str | None = None,
         cache_gb: float = 100.0,
+        test: str | None = None,
     ) -> None:
         super().__init__(
             train,
@@ -48,6 +50,7 @@ class InstructionMix(LLaVAShards):
             batch_size,
             tile_size,
             grid_pinpoints,
+            test=test,
             val_share=val_share,
             template=template,
             system_prompt=system_prompt,

@@ -37,6 +37,7 @@ class Sample:
     turns: tuple[Turn, ...]  # at most one system turn, then rounds
     kinds: tuple[str, ...]  # the question kind of each round, or nothing
     image: bytes | None  # the picture's file, not yet decoded
+    source: str = ""  # the data set it was taken from, if the record says
 
     @property
     def system(self) -> tuple[Turn, ...]:
@@ -66,7 +67,7 @@ def parse_sample(key: str, record: bytes, image: bytes | None) -> Sample:
             raise ValueError(f"it has {len(kinds)} kinds for {len(turns) // 2} rounds")
     except (ValueError, KeyError, TypeError) as error:
         raise BadSampleError(f"sample {key} is not a conversation: {error}; pack it with `lit-avg shard`") from error
-    return Sample(key, turns, kinds, image)
+    return Sample(key, turns, kinds, image, str(fields.get("source", "")))
 
 
 def parse_turns(conversation: Sequence[dict[str, Any]]) -> tuple[Turn, ...]:

@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.answer_scores import score
+from lit_avg.answer_states import answer_states
 from lit_avg.errors import UserError
 from lit_avg.generation import Generation, listed
 from lit_avg.length_groups import STEP, groups_of_like_length
-from lit_avg.llava_next import composed, config_of, whole
-from lit_avg.packed_rows import PACKED_ATTENTION, last_hidden
+from lit_avg.llava_next import composed, config_of, llm_left_out, settings_hash, whole
+from lit_avg.packed_rows import PACKED_ATTENTION
 from lit_avg.sequences import LlmInput
 from lit_avg.unread import unread_parameters
 from lit_avg.vision_layers import hidden_state
@@ -73,6 +74,10 @@ class Backbone(nn.Module):
             self.hf = composed(config_of(vision_encoder), config_of(llm), attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
+        self.attention = attention
+        self.llm_not_loaded = llm_left_out()  # its SHA-256; None where there is an LLM
+        if self.llm_not_loaded is not None:
+            self.hf.lm_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  nothing will be asked of it
         if vision_feature_layer is not None:
             self.hf.config.vision_feature_layer = vision_feature_layer
         if vision_feature_select_strategy is not None:
@@ -87,6 +92,18 @@ class Backbone(nn.Module):
     def width(self) -> int:
         """D, the width of the LLM's embeddings."""
         return cast(PreTrainedConfig, self.hf.config.text_config).hidden_size
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What, beside weights, decides what it computes; long things by their hash."""
+        config = self.hf.config
+        return {
+            "vision encoder": settings_hash(cast(PreTrainedConfig, config.vision_config)),
+            "llm": settings_hash(cast(PreTrainedConfig, config.text_config)),
+            "feature layer": str(config.vision_feature_layer),
+            "feature selection": str(config.vision_feature_select_strategy),
+            "attention": self.attention,
+        }
 
     @property
     def end_tokens(self) -> list[int]:
@@ -131,9 +148,10 @@ class Backbone(nn.Module):
         """
         own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
         try:
-            loaded = type(own).from_pretrained(source)
+            only_embeddings = {"config": own.config} if part == "llm" and self.llm_not_loaded is not None else {}
+            loaded = type(own).from_pretrained(source, **only_embeddings)
             own.load_state_dict(loaded.state_dict())
-            if part == "llm":
+            if part == "llm" and self.llm_not_loaded is None:
                 self.hf.lm_head.load_state_dict(AutoModelForCausalLM.from_pretrained(source).lm_head.state_dict())
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -167,43 +185,16 @@ class Backbone(nn.Module):
         Raises:
             UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
         """
-        hidden = self._packed(embeddings, rows) if self._packs(rows) else self._padded(embeddings, rows)
+        self._require_llm()
+        hidden = answer_states(self.hf.model.language_model, embeddings, rows, self.gradient_checkpointing)
         log_prob, best = score(self.hf.lm_head, hidden, rows.answer_token)
         return AnswerTokens(log_prob, best == rows.answer_token, rows.answer_question)
 
-    def _packs(self, rows: LlmInput) -> bool:
-        """Whether no row reaches beyond a sliding window, which transformers leaves to the mask, and ours has none."""
-        config = self.hf.model.language_model.config
-        window = cast(int | None, config.to_dict().get("sliding_window"))
-        fits = window is None or rows.source.shape[1] <= window
-        return fits and config._attn_implementation == PACKED_ATTENTION  # pyright: ignore[reportPrivateUsage]  it has no public name
-
-    def _packed(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
-        """Last hidden state (A, D) that predicts each answer token; padding and what nobody reads is not computed."""
-        # what is recomputed in the backward pass would no longer know which tokens it was computed for
-        trims = not (self.gradient_checkpointing and torch.is_grad_enabled())
-        return last_hidden(self.hf.model.language_model, embeddings, rows, trims)
-
-    def _padded(self, embeddings: Tensor, rows: LlmInput) -> Tensor:
-        """The same by rows of equal length, for attention implementations that take no packed rows."""
-        mask = rows.attention_mask()
-        if mask is not None:
-            self._check_window(rows)
-        hidden = self.hf.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=rows.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden[rows.answer_row, rows.answer_from]
-
-    def _check_window(self, rows: LlmInput) -> None:
-        """Where transformers is given a mask, it leaves the window to the mask, and ours has none."""
-        window = cast(PreTrainedConfig, self.hf.config.text_config).to_dict().get("sliding_window")
-        if window is not None and (longest := int(rows.position_ids.max()) + 1) > window:
+    def _require_llm(self) -> None:
+        """Refuse to let a backbone speak whose LLM was left out."""
+        if self.llm_not_loaded is not None:
             raise UserError(
-                f"a question packed with others sees {longest} tokens, but the LLM's sliding window is {window}; "
-                "set pack_questions: false"
+                "this run has its feedback from a store and no LLM; nothing can be scored or answered by it"
             )
 
     @torch.no_grad()
@@ -222,6 +213,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: the generation config asks for more than one continuation of a prompt.
         """
+        self._require_llm()
         generation = generation or Generation()
         groups = [list(range(len(prompts)))]
         if not generation.needs_one_batch(self.hf.generation_config):

@@ -8,7 +8,7 @@ Three things are counted apart, because they come in different numbers:
   independent questions behind one visual prefix: these see the prefix and themselves, never each other.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -44,20 +44,21 @@ class Batch:
     keys: list[str]  # Q names, unique in the data set: the sample's key, and "/i" for the i-th of several questions
     kinds: list[str]  # Q question kinds, "all" where the data set has none
     answers: list[str]  # Q answers in plain text
+    sources: list[str] = field(default_factory=list[str])  # Q names of what each was taken from, or none at all
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on `device` (Lightning calls this)."""
         moved = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            one.name: value.to(device, non_blocking=non_blocking)
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), Tensor)
         }
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (the data loader calls this)."""
         pinned = {
-            f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+            one.name: value.pin_memory() for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
         }
         return replace(self, **pinned)
 

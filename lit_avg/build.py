@@ -1,9 +1,11 @@
 """A stage and its data module as a config describes them, with nothing run: for verbs that look at a model."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lit_avg.checkpoints import checkpoint_path, read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.stages.base import Stage
 from lit_avg.training_cli import TrainingCLI
@@ -39,3 +41,30 @@ class BuildingCLI(TrainingCLI):
         if not isinstance(self.model, Stage):
             raise UserError(f"{type(self.model).__name__} trains no AvgLlava; lit_avg.stages has those that do")
         return self.model
+
+
+def finished_run(source: str) -> tuple[BuildingCLI, Path]:
+    """What a run was made of, by the config beside its checkpoint, and the run's directory.
+
+    Args:
+        source: the directory, or a checkpoint in one.
+
+    Raises:
+        UserError: there is no checkpoint, or no config beside it.
+    """
+    path = checkpoint_path(source)
+    run = path.absolute().parents[1]
+    for needed in (path, run / "config.yaml"):
+        if not needed.is_file():
+            raise UserError(f"--ckpt: there is no {needed}; name the directory of a run that has been fitted")
+    return BuildingCLI(["fit", "--config", str(run / "config.yaml")]), run
+
+
+def take_over_trained(stage: Stage, trainer: Trainer, source: str) -> None:
+    """Build a finished run's model, put the trained weights into it and leave it in evaluation mode."""
+    stage.trainer = trainer
+    stage.configure_model()
+    checkpoint = read_checkpoint(checkpoint_path(source))
+    stage.on_load_checkpoint(checkpoint)
+    stage.load_state_dict(checkpoint["state_dict"], strict=False)  # what is left out has been found by now
+    stage.eval()

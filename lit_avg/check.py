@@ -17,12 +17,17 @@ from lightning.pytorch import LightningDataModule
 from lit_avg.build import BuildingCLI
 from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
-from lit_avg.policies import all_policies
 from lit_avg.stages.base import Stage
+from lit_avg.stages.rglf import RGLF
 from lit_avg.training_cli import hush
 
-PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN", "--seed_everything", "0"]
-"""Where a run lies and its seed are no part of its config: all are asked for with the same."""
+PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
+SEED = "--seed_everything"
+"""Where a run lies and its study's seed are no part of its config: all are asked for with the same."""
+
+
+OF_READING = ("seed", "workers", "group_by_length", "max_bad_share", "shard_cache", "cache_gb")
+"""Arguments of data modules that decide how samples are read, or in what order, and not what is in them."""
 
 
 @runtime_checkable
@@ -76,7 +81,8 @@ def check(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: it cannot be parsed or built.
     """
-    cli = BuildingCLI(["fit", *arguments, *PLACE])
+    seed = [] if SEED in arguments else [SEED, "0"]  # a row may well have a seed of its own
+    cli = BuildingCLI(["fit", *arguments, *PLACE, *seed])
     trainer = cli.config["fit"].trainer
     processes = [trainer.devices, trainer.num_nodes]
     return {
@@ -86,7 +92,22 @@ def check(arguments: list[str]) -> dict[str, Any]:
         "metrics": METRICS,
         "kinds": cli.datamodule.question_kinds if isinstance(cli.datamodule, TellsKinds) else None,
         "processes": [int(count) for count in processes] if str(processes[0]).isdigit() else None,
+        "feedback": _feedback(cli) if isinstance(cli.model, RGLF) else None,
+        "levels": list(cli.model.granularities.tokens) if isinstance(cli.model, RGLF) else [],
     }
+
+
+def _feedback(cli: BuildingCLI) -> str:
+    """Hash of what feedback depends on; the same when only the router, its loss or its training differ."""
+    config, model = cli.config["fit"], cli.stage.model
+    data = config.data.as_dict()
+    settings = {name: value for name, value in data["init_args"].items() if name not in OF_READING}
+    depends = [
+        [config.model.init_args[name] for name in ("init_from", "alone")],
+        [model.backbone.settings, model.scaler.pooling, model.semantics.unpad],
+        [data["class_path"], settings, config.trainer.precision],
+    ]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _policies(stage: Stage) -> list[str]:
@@ -94,8 +115,6 @@ def _policies(stage: Stage) -> list[str]:
     with torch.device("meta"):
         stage.model = stage.make_model()
     stage.freeze_the_rest()
-    if "router" in stage.trains:
-        return list(all_policies(stage.granularities, delta=0.0, seed=0))
     return list(stage.policies)
 
 

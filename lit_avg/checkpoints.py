@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_avg.backbone import Backbone, BackbonePart
 from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, names_of
+from lit_avg.llava_next import LLM_LAYERS
 from lit_avg.model import AvgLlava
 from lit_avg.weight_files import check_fit
 
@@ -23,12 +24,17 @@ LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 _BACKBONE = "model.backbone."
 
+SCALER = "model.scaler."
+"""How the names of those tensors of a checkpoint begin that the scaler has learned, if it learns."""
+
+_LLM_LAYERS = tuple(f"{_BACKBONE}hf.{beginning}" for beginning in LLM_LAYERS)
+
 STAGE_KEY = "lit_avg_stage"
 """Entry of a checkpoint that names the stage it belongs to."""
 
 
 def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str]) -> None:
-    """Load the backbone that an earlier stage trained; the router keeps its fresh weights.
+    """Load the backbone that an earlier stage trained, and what its scaler learned; the router keeps its fresh weights.
 
     Args:
         model: takes the weights.
@@ -45,6 +51,15 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
             f"init_from: {source} is a checkpoint of {stage}, but this stage starts from {' or '.join(allowed_stages)}"
         )
     _take_over(model.backbone, checkpoint, source)
+    weights = cast(dict[str, Tensor], checkpoint["state_dict"])
+    learned = {name.removeprefix(SCALER): tensor for name, tensor in weights.items() if name.startswith(SCALER)}
+    if learned and model.scaler.pooling != "learned":
+        raise UserError(
+            f"init_from: {source} has a scaler that learned its pooling, so here it has to be `learned`, too"
+        )
+    model.scaler.load_state_dict(
+        learned, strict=False
+    )  # levels may be left out, and the stage before may have had none
 
 
 def _existing(source: str) -> Path:
@@ -68,7 +83,7 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str) -
     weights = {
         name.removeprefix(_BACKBONE): tensor
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
-        if name.startswith(_BACKBONE)
+        if name.startswith(_BACKBONE) and not (backbone.llm_not_loaded and name.startswith(_LLM_LAYERS))
     }
     kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)

@@ -30,6 +30,10 @@ VERBS = {
     "shard": Verb("pack conversations and images into shards", "datamodules.packing.command"),
     "data": Verb("check shards by their hashes and tell what is in them", "datamodules.checking.command"),
     "check": Verb("see whether configs can be built, without weights or data", "lit_avg.check"),
+    "feedback": Verb(
+        "compute what the LMM thinks of each granularity, once; or report on it", "lit_avg.feedback_command"
+    ),
+    "calibrate": Verb("fit how much of a run's accuracy may be given for fewer tokens", "lit_avg.calibrate_command"),
     "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.export"),
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"

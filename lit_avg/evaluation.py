@@ -1,12 +1,13 @@
 """What validation and test look at, every question at every granularity, and what a prediction is made of."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lit_avg.batch import PREFIX, Batch
-from lit_avg.feedback import lmm_feedback
+from lit_avg.feedback import Feedback, lmm_feedback
 from lit_avg.model import AvgLlava
 from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, Unanswered
@@ -19,7 +20,12 @@ def try_every_granularity(model: AvgLlava, batch: Batch, routed: bool) -> Outcom
     The vision encoder runs once.
     """
     levels = model.see(batch)
-    feedback = lmm_feedback(model, batch, levels)
+    return outcomes_of(model, batch, levels, lmm_feedback(model, batch, levels), routed)
+
+
+@torch.no_grad()
+def outcomes_of(model: AvgLlava, batch: Batch, levels: Sequence[Tensor], feedback: Feedback, routed: bool) -> Outcomes:
+    """What is to be judged, from feedback that is known already; `levels` as `model.see` gives them."""
     scores = _scores(model, batch, levels) if routed else None
     tiles = torch.tensor([*batch.tiles, 0])[batch.image_of_question.cpu()]
     own_text = batch.question[batch.question >= 0].bincount(minlength=len(batch.keys))
@@ -64,6 +70,6 @@ def answer_questions(
     ]
 
 
-def _scores(model: AvgLlava, batch: Batch, levels: list[Tensor]) -> Tensor:
+def _scores(model: AvgLlava, batch: Batch, levels: Sequence[Tensor]) -> Tensor:
     """Router log-probabilities (Q, N), on the CPU."""
     return model.route(batch, levels).float().log_softmax(dim=1).cpu()

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from lit_avg.batch import IGNORED_LABEL
-from lit_avg.build import BuildingCLI
-from lit_avg.checkpoints import checkpoint_path, read_checkpoint
+from lit_avg.build import finished_run, take_over_trained
 from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
 from lit_avg.model_card import model_card
@@ -71,20 +70,11 @@ def trained_stage(source: str) -> tuple[Stage, Path]:
     Raises:
         UserError: there is no checkpoint, or no config beside it.
     """
-    path = checkpoint_path(source)
-    run = path.absolute().parents[1]
-    for needed in (path, run / "config.yaml"):
-        if not needed.is_file():
-            raise UserError(f"--ckpt: there is no {needed}; name the directory of a run that has been fitted")
-    cli = BuildingCLI(["fit", "--config", str(run / "config.yaml")])
-    stage = cli.stage
+    cli, run = finished_run(source)
     if not isinstance(cli.datamodule, HasProcessor):
         raise UserError(f"{type(cli.datamodule).__name__} has no processor for the model; export a run on shards")
-    stage.trainer = cli.trainer
-    stage.configure_model()
-    checkpoint = read_checkpoint(path)
-    stage.on_load_checkpoint(checkpoint)
-    stage.load_state_dict(checkpoint["state_dict"], strict=False)  # what is left out has been found by now
+    stage = cli.stage
+    take_over_trained(stage, cli.trainer, source)
     vision = cast(Any, stage.model.backbone.hf.config)
     processor = cli.datamodule.processor(vision.vision_config.patch_size, vision.vision_feature_select_strategy)
     stage.model.prompt_encoder = PromptEncoder(processor)

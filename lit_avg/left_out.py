@@ -51,7 +51,9 @@ def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:
 
 
 def part_hash(backbone: Backbone, part: BackbonePart) -> str:
-    """SHA-256 of a part's parameters, in the order of their names."""
+    """SHA-256 of a part's parameters, in the order of their names; what is known of an LLM that is not loaded."""
+    if part == "llm" and backbone.llm_not_loaded is not None:
+        return backbone.llm_not_loaded
     named = dict(backbone.named_parameters(remove_duplicate=False))
     return tensors_hash(named[name].detach() for name in sorted(names_of(backbone, part)))
 

@@ -1,5 +1,10 @@
 """transformers' LLaVA-NeXT, made whole from a checkpoint or composed of two configs."""
 
+import hashlib
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pickle import UnpicklingError
 from typing import Any, cast
 
@@ -13,6 +18,31 @@ ENCODERS_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
 """Model types of encoders whose tokens are all patches."""
 
 
+_llm_left_out: ContextVar[str | None] = ContextVar("_llm_left_out", default=None)
+
+LLM_LAYERS = ("model.language_model.layers.", "lm_head.")
+"""How the names of those tensors begin that a backbone without its LLM does not have."""
+
+
+@contextmanager
+def without_llm(sha256: str) -> Generator[None]:
+    """Backbones made here have no LLM but its token embeddings, which is all that a router needs of it.
+
+    Args:
+        sha256: of the LLM that is left out, as `lit_avg.base_weights` tells it.
+    """
+    token = _llm_left_out.set(sha256)
+    try:
+        yield
+    finally:
+        _llm_left_out.reset(token)
+
+
+def llm_left_out() -> str | None:
+    """SHA-256 of the LLM, where it is to be left out."""
+    return _llm_left_out.get()
+
+
 def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     """Every tensor from `source`; transformers by itself would only warn that some are random.
 
@@ -20,15 +50,24 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
         UserError: it cannot be loaded, or is not what its config says.
     """
     try:
+        config = LlavaNextConfig.from_pretrained(source)
+        if llm_left_out() is not None:
+            cast(PreTrainedConfig, config.text_config).num_hidden_layers = 0
         hf, report = cast(
             tuple[LlavaNextForConditionalGeneration, dict[str, Any]],
             LlavaNextForConditionalGeneration.from_pretrained(
-                source, attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True
+                source,
+                config=config,
+                attn_implementation=attention,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             ),
         )
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if llm_left_out() is not None:
+        unexpected = [name for name in unexpected if "language_model." not in name]
     if missing or unexpected:
         raise UserError(f"{source}{named_differences(missing, unexpected)}; it is not what its config.json describes")
     if mismatched := sorted(report["mismatched_keys"]):
@@ -41,6 +80,8 @@ def composed(
     vision_config: PreTrainedConfig, text_config: PreTrainedConfig, attention: str
 ) -> LlavaNextForConditionalGeneration:
     """Random weights; the connector is initialised as torch does, which is how LLaVA does it."""
+    if llm_left_out() is not None:
+        text_config.num_hidden_layers = 0
     hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
         LlavaNextConfig(
             vision_config=vision_config,
@@ -55,6 +96,13 @@ def composed(
     hf.model.multi_modal_projector.linear_1.reset_parameters()
     hf.model.multi_modal_projector.linear_2.reset_parameters()
     return hf
+
+
+def settings_hash(config: PreTrainedConfig) -> str:
+    """Names what a part's config says of its computation; its depth, precision and name are told elsewhere."""
+    told_elsewhere = ("num_hidden_layers", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
+    content = {name: value for name, value in config.to_dict().items() if name not in told_elsewhere}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def config_of(settings: dict[str, Any]) -> PreTrainedConfig:

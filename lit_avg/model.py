@@ -73,7 +73,8 @@ class AvgLlava(nn.Module):
         self.semantics = choices = choices_of(semantics)
         self.granularities = granularities
         self.layout = VisualLayout(granularities, choices.unpad)
-        self.backbone = backbone()
+        with torch.random.fork_rng(devices=[]):  # a router begins alike whatever its backbone draws, be it no LLM
+            self.backbone = backbone()
         self.scaler = GranularityScaler(granularities, pooling)
         self.instruction_filter = InstructionFilter(k, choices.empty_slots)
         self.router = router(granularities, self.backbone.width, choices.attention, choices.logit_norm)

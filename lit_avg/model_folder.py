@@ -2,6 +2,7 @@
 
 config.json, model*.safetensors   the backbone, as `save_pretrained` writes it
 router.safetensors                the router's tensors
+scaler.safetensors                its pooling weights, where they are learned
 router.json                       what it takes to build the rest of the model
 processor_config.json, tokenizer* transformers' processor, where the model came with one
 """
@@ -26,6 +27,7 @@ from lit_avg.semantics import Semantics
 from lit_avg.weight_files import load_exactly, read_file, read_json
 
 ROUTER_WEIGHTS, ROUTER_SETTINGS = "router.safetensors", "router.json"
+SCALER_WEIGHTS = "scaler.safetensors"
 
 PROCESSOR = "processor_config.json"
 """What transformers calls the settings of a processor."""
@@ -37,6 +39,8 @@ def save_model(model: AvgLlava, folder: Path) -> None:
     save_file(
         {name: tensor.contiguous() for name, tensor in model.router.state_dict().items()}, folder / ROUTER_WEIGHTS
     )
+    if learned := model.scaler.state_dict():
+        save_file(learned, folder / SCALER_WEIGHTS)
     settings = {
         "granularities": {"tokens": list(model.granularities.tokens), "step": model.granularities.step},
         "pooling": model.scaler.pooling,
@@ -76,6 +80,9 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / ROUTER_SETTINGS} is incomplete: {error}; write the folder anew") from error
+    if model.scaler.state_dict():
+        path = folder / SCALER_WEIGHTS
+        load_exactly(model.scaler, read_file(path), str(path), f"{ROUTER_SETTINGS} describes")
     path = folder / ROUTER_WEIGHTS
     load_exactly(model.router, read_file(path), str(path), f"{ROUTER_SETTINGS} describes")
     if (folder / PROCESSOR).is_file():

@@ -1,6 +1,7 @@
 """Policies: how the granularity of each question is chosen. They choose, they never learn."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,14 +116,24 @@ def fixed_policies(granularities: Granularities) -> dict[str, Policy]:
     return {f"fixed {tokens}": Fixed(level) for level, tokens in enumerate(granularities.tokens)}
 
 
-def all_policies(granularities: Granularities, delta: float, seed: int) -> dict[str, Policy]:
-    """Every policy a trained router is compared with, by the name it has in tables."""
+def all_policies(
+    granularities: Granularities, delta: float, seed: int, margins: Sequence[float] = ()
+) -> dict[str, Policy]:
+    """Every policy a trained router is compared with, by the name it has in tables.
+
+    Args:
+        granularities: the levels.
+        delta: the margin of `coarsest within` that was fitted.
+        seed: of the random policy.
+        margins: others, each a policy `coarsest within <margin>`.
+    """
     return {
         "router": Routed(),
         **fixed_policies(granularities),
         "random": Random(len(granularities), seed),
         "oracle": Oracle(),
         "coarsest within": CoarsestWithin(delta),
+        **{f"coarsest within {margin:g}": CoarsestWithin(margin) for margin in margins},
     }
 
 

@@ -1,9 +1,11 @@
 """The visual granularity scaler: one tile's tokens at every level of detail.
 
 Source: paper, section 3.1. Alternating 1x2 and 2x1 average pooling after the connector, without parameters. One direct
-pool per level gives what the stacked ones give (average and maximum both compose).
+pool per level gives what the stacked ones give (average, maximum and the first of each window all compose). A question
+the paper leaves open is whether another pooling would be better; see `Pooling`.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,9 +15,11 @@ from torch.nn import functional as F
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 
-Pooling = Literal["average", "max"]
+Pooling = Literal["average", "max", "strided", "learned"]
+"""What a coarser token is of its window: the mean, the maximum, the first token, or a mean by learned weights."""
 
-_POOLINGS = {"average": F.avg_pool2d, "max": F.max_pool2d}
+Window = tuple[int, int]
+"""Rows and columns of finest tokens that become one."""
 
 
 class GranularityScaler(nn.Module):
@@ -23,15 +27,20 @@ class GranularityScaler(nn.Module):
 
     Args:
         granularities: the levels to make.
-        pooling: `average` as in the paper, or `max`.
+        pooling: `average` as in the paper, or another. `learned` has a weight for each place in a level's window, the
+            same for all tiles and channels; it begins as the average, and stage 3 trains it with the connector.
     """
 
     def __init__(self, granularities: Granularities, pooling: Pooling = "average") -> None:
         super().__init__()
-        if pooling not in _POOLINGS:
-            raise UserError(f"pooling must be one of {', '.join(_POOLINGS)}, but is {pooling}")
+        if pooling not in (*_FIXED, "learned"):
+            raise UserError(f"pooling must be one of {', '.join(_FIXED)}, learned, but is {pooling}")
         self.granularities = granularities
         self.pooling: Pooling = pooling
+        coarser = range(len(granularities) - 1) if pooling == "learned" else ()
+        self.place_logits = nn.ParameterDict(
+            {str(granularities.tokens[level]): torch.zeros(self.window(level)) for level in coarser}
+        )
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """Tokens of the finest grid, row by row, to tokens of every level.
@@ -48,10 +57,35 @@ class GranularityScaler(nn.Module):
         """(tiles, finest tokens, D) to (tiles, tokens of the level, D)."""
         if level == len(self.granularities) - 1:
             return features
+        plane = features.unflatten(1, self.granularities.grids[-1]).permute(0, 3, 1, 2)  # (tiles, D, side, side)
+        pool = self._weighted(level) if self.pooling == "learned" else _FIXED[self.pooling]
+        return pool(plane, self.window(level)).flatten(2).transpose(1, 2)
+
+    def window(self, level: int) -> Window:
+        """What becomes one token of a level."""
         side, (rows, columns) = self.granularities.side, self.granularities.grids[level]
-        plane = features.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (tiles, D, side, side)
-        window = (side // rows, side // columns)
-        return _POOLINGS[self.pooling](plane, window).flatten(2).transpose(1, 2)
+        return side // rows, side // columns
+
+    def _weighted(self, level: int) -> Callable[[Tensor, Window], Tensor]:
+        logits = self.place_logits[str(self.granularities.tokens[level])]
+        weights = logits.flatten().softmax(dim=0).view_as(logits)
+
+        def pool(plane: Tensor, window: Window) -> Tensor:
+            windows = plane.unflatten(3, (-1, window[1])).unflatten(2, (-1, window[0]))  # (tiles, D, r, h, c, w)
+            return torch.einsum("tdrhcw,hw->tdrc", windows, weights.to(plane.dtype))
+
+        return pool
+
+
+def _first(plane: Tensor, window: Window) -> Tensor:
+    return plane[..., :: window[0], :: window[1]]
+
+
+_FIXED: dict[str, Callable[[Tensor, Window], Tensor]] = {
+    "average": F.avg_pool2d,
+    "max": F.max_pool2d,
+    "strided": _first,
+}
 
 
 def averages(finest: Tensor, granularities: Granularities) -> list[Tensor]:

@@ -24,6 +24,7 @@ ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
 """The modules that may reach over to other packages, inside a function."""
 
 KNOWS_TRANSFORMERS = {
+    "lit_avg.answer_states",
     "lit_avg.backbone",
     "lit_avg.export",
     "lit_avg.generation",

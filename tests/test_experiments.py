@@ -3,25 +3,28 @@
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
 
 from lit_avg import cli
-from lit_avg.studies.plan import plan
+from lit_avg.check import check
+from lit_avg.studies.files import link
+from lit_avg.studies.plan import plan, value_arguments
 from lit_avg.studies.study import load_study
+from lit_avg.studies.variants import Run
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 STAGES = sorted(path for path in EXPERIMENTS.glob("*/stage*.yaml"))
 ABLATIONS = sorted(EXPERIMENTS.glob("ablations/*/*.yaml"))
-STUDIES = sorted(EXPERIMENTS.glob("studies/*.yaml"))
+STUDIES = sorted(EXPERIMENTS.glob("studies/**/*.yaml"))
 NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES})
-
-POLICIES = {"router", "random", "oracle", "coarsest within", *(f"fixed {tokens}" for tokens in (4, 8, 16, 32, 64))}
 
 BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}
 FEW = {
@@ -47,6 +50,7 @@ ON_ONE_CPU = {
 """What a recipe for eight GPUs and downloaded weights is run with here; all the rest of it stays."""
 
 Fit = Callable[[Path], Path]
+Check = Callable[[Run], dict[str, Any]]
 
 
 def relative(path: object) -> str | None:
@@ -60,16 +64,23 @@ def documented_command(path: Path, verb: str) -> list[str]:
     return shlex.split(found[1])
 
 
+def of_data(settings: Mapping[str, int]) -> dict[str, object]:
+    return {f"data.init_args.{name}": value for name, value in settings.items()}
+
+
+def options(settings: Mapping[str, object]) -> list[str]:
+    return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+
+
 def short(command: list[str], run_root: Path) -> list[str]:
     """The command with few steps on few pictures, in a folder of its own."""
     stage = str(Path(command[command.index("--config") + 1]).relative_to("experiments").with_suffix(""))
-    few = FEW.get(stage, FEW.get(stage.split("/")[0], {}))
-    settings = BRIEFLY | {f"data.init_args.{name}": value for name, value in few.items()} | {"run_root": run_root}
+    settings = BRIEFLY | of_data(FEW.get(stage, FEW.get(stage.split("/")[0], {}))) | {"run_root": run_root}
     if stage.startswith("vicuna-7b"):
         settings |= ON_ONE_CPU
         if stage.endswith("stage1"):
             settings["model.init_args.pretrained_parts"] = "null"
-    return [*command, *(text for name, value in settings.items() for text in (f"--{name}", str(value)))]
+    return [*command, *options(settings)]
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +145,51 @@ def test_an_ablation_trains_by_the_command_at_its_head_in_a_folder_of_its_own(pa
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
+@pytest.fixture(scope="module")
+def checked() -> Check:
+    """What `lit-avg check` says of a run, or of one that differs in the values of the same entries alone."""
+    answers = dict[object, dict[str, Any]]()
+
+    def check_once(run: Run) -> dict[str, Any]:
+        alike = run.configs, tuple(name for name, _ in run.values)
+        if alike not in answers:
+            configs = [part for config in run.configs for part in ("--config", str(config))]
+            answers[alike] = check([*configs, *value_arguments(run)])
+        return answers[alike]
+
+    return check_once
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=relative)
-def test_a_study_is_whole_and_its_rows_ask_for_policies_there_are(path: Path) -> None:
+def test_a_study_is_whole_and_its_runs_can_be_built(path: Path, checked: Check) -> None:
     assert documented_command(path, "sweep")[1] == relative(path)
     study = load_study(path)
     assert len(plan(study)) == len(study.seeds) * len(study.runs)
-    assert {row.policy for row in study.rows} <= POLICIES
+    known = {run.name: checked(run) for run in study.runs.values()}
+    for row in study.rows:
+        assert row.policy in known[row.run]["policies"], row.name
+        assert all(column.partition("/")[0] in known[row.run]["metrics"] for column in study.columns)
+    assert all(known[run.name]["feedback"] for run in study.runs.values() if run.feedback)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_study_train_from_the_store_that_they_share(fit: Fit, tmp_path: Path) -> None:
+    """Pooling is the study whose rows reach deepest: another stage 3, stores of its own, weights to hand on."""
+    before = fit(EXPERIMENTS / "jersey" / "stage2.yaml")
+    study = replace(load_study(EXPERIMENTS / "studies" / "pooling.yaml"), runs_in=tmp_path, seeds=(0,))
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "stage2").symlink_to(before / "stage2")
+    for run in plan(study):
+        if run.name.startswith("stage0") or run.name in ("stage1", "stage2"):
+            continue
+        for place, target in run.links:
+            link(place, target)
+        for command in run.commands:
+            assert cli.main([*command, *options(BRIEFLY | of_data(FEW["jersey"]))]) == 0, command
+    tested = [run for run in plan(study) if run.run.test]
+    results = [json.loads((run.directory / "result.json").read_text())["metrics"] for run in tested]
+    assert len(results) == 4
+    assert all("router/accuracy" in metrics for metrics in results)
 
 
 @pytest.mark.parametrize("path", NAMED_BY_OTHERS, ids=relative)

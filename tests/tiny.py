@@ -9,6 +9,7 @@ from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Bat
 from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.router import GranularityRouter
+from lit_avg.scaler import Pooling
 from lit_avg.semantics import Preset, Semantics
 
 TILE, VOCABULARY = 32, 50
@@ -31,10 +32,15 @@ def tiny_backbone(**changes: object) -> Backbone:
 
 
 def tiny_model(
-    k: int = 4, levels: tuple[int, ...] = LEVELS, semantics: Semantics | Preset = "paper", slots: int = 4
+    k: int = 4,
+    levels: tuple[int, ...] = LEVELS,
+    semantics: Semantics | Preset = "paper",
+    slots: int = 4,
+    pooling: Pooling = "average",
 ) -> AvgLlava:
+    torch.manual_seed(0)  # for the router, which begins alike whatever the backbone draws
     router = partial(GranularityRouter, instruction_tokens=slots, heads=2, dropout=0.0)
-    return AvgLlava(tiny_backbone, Granularities(levels), router, k=k, semantics=semantics).eval()
+    return AvgLlava(tiny_backbone, Granularities(levels), router, pooling, k, semantics).eval()
 
 
 def row(questions: list[tuple[int, int]], image: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

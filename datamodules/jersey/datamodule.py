@@ -1,6 +1,6 @@
 """`Jersey`: the embedded data set, drawn on first use and then read like any other shards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,8 +8,13 @@ from datamodules.base import ShardsDataModule
 from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
-from datamodules.jersey.writing import JerseySettings, cached
+from datamodules.jersey.writing import JerseySettings, cached, is_wide
 from datamodules.shard_cache import default_cache
+from datamodules.splits import Split
+from lit_avg.errors import UserError
+
+Pictures = Literal["all", "wide", "tall"]
+"""Which of Jersey's pictures, half of them wider than high, half of them higher than wide."""
 
 
 class Jersey(ShardsDataModule):
@@ -27,6 +32,12 @@ class Jersey(ShardsDataModule):
         seed: seed of the order of the training pictures.
         grid_pinpoints: (height, width) of the planes pictures are tiled in; none for a single view.
         eval_batch_size: pictures a step in evaluation; `batch_size` if not given.
+        learnt_kinds: question kinds of the training and validation split; all if not given. A test asks all.
+        learnt_pictures: pictures of these splits: all, or those that are `wide` or `tall`.
+        tested_pictures: the same for a test.
+
+    Raises:
+        UserError: there is no such kind of questions.
     """
 
     question_kinds = tuple(QUESTIONS)
@@ -44,6 +55,9 @@ class Jersey(ShardsDataModule):
         seed: int = 0,
         grid_pinpoints: Sequence[Sequence[int]] | None = GRID_PINPOINTS,
         eval_batch_size: int | None = None,
+        learnt_kinds: Sequence[str] | None = None,
+        learnt_pictures: Pictures = "all",
+        tested_pictures: Pictures = "all",
     ) -> None:
         super().__init__(
             tokenizer="jersey",
@@ -59,6 +73,11 @@ class Jersey(ShardsDataModule):
         )
         self.settings = JerseySettings(pictures_train, pictures_val, pictures_test, picture_seed)
         self.cache = Path(cache_dir) if cache_dir else default_cache()
+        if unknown := set(learnt_kinds or ()) - set(QUESTIONS):
+            raise UserError(f"learnt_kinds: there are {', '.join(QUESTIONS)}, but no {', '.join(sorted(unknown))}")
+        self.learnt_kinds = None if learnt_kinds is None else tuple(learnt_kinds)
+        self.learnt_pictures: Pictures = learnt_pictures
+        self.tested_pictures: Pictures = tested_pictures
 
     def manifests(self) -> list[Path]:
         """None: the settings decide what is drawn, so drawing it only to look is not worth the time."""
@@ -68,6 +87,17 @@ class Jersey(ShardsDataModule):
         """Draw the pictures, unless they are in the cache."""
         cached(self.settings, self.cache)
 
-    def folder(self, split: Literal["train", "val", "test"]) -> Path | None:
+    def folder(self, split: Split) -> Path | None:
         """Where a split's shards are, drawn by now."""
         return cached(self.settings, self.cache) / split
+
+    def kinds(self, split: Split) -> tuple[str, ...] | None:
+        """What `learnt_kinds` says; all in a test."""
+        return None if split == "test" else self.learnt_kinds
+
+    def keeps(self, split: Split) -> Callable[[str], bool] | None:
+        """Wide or tall pictures alone, where they are asked for."""
+        wanted = self.tested_pictures if split == "test" else self.learnt_pictures
+        if wanted == "all":
+            return None
+        return lambda key: is_wide(self.settings, split, int(key)) == (wanted == "wide")

@@ -105,9 +105,14 @@ class Scene:
         return player
 
 
+def random_shape(generator: Generator) -> tuple[int, int]:
+    """Rows and columns of a scene; the first thing that is drawn of it."""
+    return SHAPES[generator.choice(len(SHAPES), p=SHAPE_SHARES)]
+
+
 def random_scene(generator: Generator) -> Scene:
     """A crowd with one player and a few boards."""
-    shape = SHAPES[generator.choice(len(SHAPES), p=SHAPE_SHARES)]
+    shape = random_shape(generator)
     size = PLAYER_SIZES[generator.choice(len(PLAYER_SIZES), p=PLAYER_SIZE_SHARES)]
     row = generator.choice(_clear_of_the_middle(shape[0], size + 1))
     column = generator.choice(_clear_of_the_middle(shape[1], 2 * size))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.jersey.drawing import draw, random_scene
+from datamodules.jersey.drawing import draw, random_scene, random_shape
 from datamodules.jersey.questions import conversation
 from lit_avg.errors import UserError
 
@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 SAMPLES_PER_SHARD = 500
 
 VERSION = 3
-"""Goes up when the pictures or the questions change (a test sees to it), so that no cache is taken for the new data."""
+"""Goes up when the pictures or the questions change, so that no old cache is taken for new data; a test sees to it."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,20 @@ def write(settings: JerseySettings, folder: Path) -> None:
         raise RuntimeError("Jersey drew the same picture twice: its random streams overlap")
 
 
+def stream_of(settings: JerseySettings, split: int, number: int) -> np.random.Generator:
+    """The random numbers of one picture."""
+    return np.random.default_rng((settings.seed, split, number))
+
+
+def is_wide(settings: JerseySettings, split: str, number: int) -> bool:
+    """Whether a picture is wider than high."""
+    rows, columns = random_shape(stream_of(settings, SPLITS.index(split), number))
+    return columns > rows
+
+
 def picture(settings: JerseySettings, split: int, number: int) -> tuple[bytes, bytes]:
     """One sample as PNG and JSON, from a random stream of its own."""
-    generator = np.random.default_rng((settings.seed, split, number))
+    generator = stream_of(settings, split, number)
     scene = random_scene(generator)
     png = io.BytesIO()
     Image.fromarray(draw(scene, generator)).save(png, "PNG", compress_level=1)

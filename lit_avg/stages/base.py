@@ -72,7 +72,8 @@ class Stage(L.LightningModule):
         if hasattr(self, "model"):
             return
         self.model = self.make_model()
-        self.load_weights()
+        with torch.random.fork_rng(devices=[]):  # what training draws shall not depend on what loading draws
+            self.load_weights()
         self.freeze_the_rest()
 
     def on_fit_start(self) -> None:

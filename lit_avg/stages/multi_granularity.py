@@ -6,7 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
@@ -62,6 +62,11 @@ class MultiGranularityTuning(Stage):
         self.tokens_at_once = tokens_at_once
         self.levels_per_step = levels_per_step
 
+    def parameters_of(self, part: Part) -> list[nn.Parameter]:
+        """As in `Stage`; what the scaler learns belongs to the connector, and only here are all levels seen."""
+        learned = self.model.scaler.parameters() if part == "connector" else ()
+        return [*super().parameters_of(part), *learned]
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean over levels of the mean negative log-prob of the answer tokens, and each level's own."""
         features, levels = self.model.encode(batch), self.levels_of_step()
@@ -98,9 +103,10 @@ class MultiGranularityTuning(Stage):
         return -self.model.backbone.answer_tokens(embeddings, rows).log_prob.sum() / answers
 
     def _parameters_of_terms(self) -> list[Tensor]:
-        """What is trained and comes after the features: the LLM and the newline token."""
-        backbone = self.model.backbone
-        return [p for p in (*backbone.parameters_of("llm"), backbone.image_newline) if p.requires_grad]
+        """What is trained and comes after the features: the LLM, the newline token and what the scaler learns."""
+        backbone, scaler = self.model.backbone, self.model.scaler
+        after = (*backbone.parameters_of("llm"), backbone.image_newline, *scaler.parameters())
+        return [parameter for parameter in after if parameter.requires_grad]
 
     def _must_add_up(self) -> bool:
         """See `lit_avg.one_by_one` for the reasons."""

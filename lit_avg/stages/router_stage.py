@@ -15,7 +15,15 @@ from lit_avg.stages.base import Part, Stage
 
 
 class RouterStage(Stage):
-    """Trains the router alone and fits the margin of `coarsest within` at each validation. Arguments as in `Stage`."""
+    """Trains the router alone and fits the margin of `coarsest within` at each validation.
+
+    Args:
+        model: as in `Stage`.
+        optimization: as in `Stage`.
+        init_from: as in `Stage`.
+        frozen: as in `Stage`.
+        margins: further margins, in nats, that a test tries, each as a policy of its own.
+    """
 
     trains: ClassVar[tuple[Part, ...]] = ("router",)
     starts_from: ClassVar[tuple[str, ...]] = ("MultiGranularityTuning",)
@@ -27,15 +35,17 @@ class RouterStage(Stage):
         optimization: Optimization,
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
+        margins: Sequence[float] = (),
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
+        self.margins = tuple(margins)
         self.register_buffer("delta", torch.tensor(0.0, dtype=torch.double))
 
     @property
     def policies(self) -> dict[str, Policy]:
-        """Router, each fixed level, random (with the run's own seed), oracle and coarsest within the fitted margin."""
+        """Router, fixed levels, random (by the run's seed), oracle, coarsest within the fitted margin and others."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `seed_everything` leaves it
-        return all_policies(self.granularities, self.delta.item(), seed)
+        return all_policies(self.granularities, self.delta.item(), seed, self.margins)
 
     def on_validation_epoch_end(self) -> None:
         """Log, then fit the margin on what validation found; it is saved with the checkpoint."""

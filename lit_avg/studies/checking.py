@@ -86,6 +86,11 @@ def _check_table(study: Study, known: Mapping[str, Checked]) -> None:
         UserError: names those that are not.
     """
     errors: list[Mistake] = []
+    for run in study.runs.values():
+        if run.feedback and known[run.name].feedback is None:
+            errors.append(
+                Mistake(f"runs.{run.stage}", f"{run.name} is no stage that learns from feedback, so none is stored")
+            )
     for row in study.rows:
         policies = known[row.run].policies
         if row.policy not in policies:

@@ -37,6 +37,9 @@ class Checked:
         metrics: first parts of the names of a test's metrics.
         kinds: question kinds of the data, if it can tell before it is read.
         processes: of the training, (on each node, nodes); None where it takes what it gets.
+        feedback: hash of all that feedback depends on but the runs before and the levels; None for a stage that learns
+            from none.
+        levels: tokens per tile of the granularities.
     """
 
     config: str
@@ -45,11 +48,18 @@ class Checked:
     metrics: Sequence[str]
     kinds: Sequence[str] | None
     processes: Sequence[int] | None
+    feedback: str | None
+    levels: Sequence[int]
 
     @property
     def digest(self) -> str:
         """What decides the result."""
         return digest([self.config, sorted(self.manifests.values())])
+
+    @property
+    def store_digest(self) -> str:
+        """What decides the feedback that a stage would have stored, but for its levels."""
+        return digest(["feedback", self.feedback, sorted(self.manifests.values())])
 
     @property
     def holds(self) -> bool:
@@ -95,24 +105,47 @@ def write_checked(out: Path, new: Mapping[str, Checked]) -> None:
         write_whole(out / CHECKED, text + "\n")
 
 
-def digests(out: Path, runs: Mapping[str, Run]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Own:
+    """What a run's own configs and data contribute to its identity.
+
+    Args:
+        digest: hash of it.
+        levels: of a store of feedback, those that it has; a reader may want fewer.
+    """
+
+    digest: str
+    levels: frozenset[int] = frozenset()
+
+    def serves(self, other: "Own") -> bool:
+        """Whether a run with this does for one with the other, if what comes before is the same."""
+        return self.digest == other.digest and self.levels >= other.levels
+
+
+def contributions(out: Path, runs: Mapping[str, Run]) -> dict[str, Own]:
     """For each run what its own configs and data contribute to its identity."""
     known, content = read_checked(out), cache(config_content)
-    found = dict[str, str]()
     holds = cache(lambda source: known[source].holds)
-    for run in runs.values():
+
+    def own(run: Run) -> Own:
         source = source_of(run, content)
-        found[run.name] = known[source].digest if source in known and holds(source) else source
-    return found
+        if source not in known or not holds(source):
+            return Own(source)
+        checked = known[source]
+        return Own(checked.store_digest, frozenset(checked.levels)) if run.feedback else Own(checked.digest)
+
+    return {run.name: own(run) for run in runs.values()}
 
 
-def unified(runs: Mapping[str, Run], digests: Mapping[str, str]) -> tuple[dict[str, Run], dict[str, str]]:
-    """The runs without those that equal an earlier one, and for every name the run that it now means."""
-    first, means, kept = dict[object, str](), dict[str, str](), dict[str, Run]()
+def unified(runs: Mapping[str, Run], own: Mapping[str, Own]) -> tuple[dict[str, Run], dict[str, str]]:
+    """The runs without those for which an earlier one does, and for every name the run that it now means."""
+    after, means, kept = dict[object, list[str]](), dict[str, str](), dict[str, Run]()
     for run in runs.values():
         branch = run.name.rpartition("/")[0]
         parents = [(runs[parent].stage, means[parent]) for parent in run.after]
-        equal = first.setdefault((digests[run.name], tuple(parents)), run.name)
+        alike = after.setdefault((own[run.name].digest, tuple(parents)), [])
+        equal = next((name for name in alike if own[name].serves(own[run.name])), run.name)
+        alike.append(run.name)
         means[run.name] = equal
         if equal != run.name:
             kept[equal] = replace(kept[equal], test=kept[equal].test or run.test)

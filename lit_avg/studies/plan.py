@@ -1,6 +1,7 @@
 """From a study to its runs: where each lives, which commands make it, and what decides its result."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,7 @@ class PlannedRun:
         links: what its configs look for elsewhere than where it lies: (where it is looked for, where it is).
         run: the run as the study says it.
         source: hash of what its files said when this was planned.
-        out: the study's folder.
+        out: the folder of all runs.
     """
 
     name: str
@@ -44,6 +45,11 @@ class PlannedRun:
 
     def __hash__(self) -> int:
         return hash((self.directory, self.identity))  # values of a run may be lists
+
+    @property
+    def proof(self) -> Path:
+        """The file without which the run has not been made."""
+        return self.directory / ("manifest.json" if self.run.feedback else "result.json")
 
     @property
     def label(self) -> str:
@@ -73,21 +79,23 @@ def plan(study: Study) -> list[PlannedRun]:
                 name=run.name,
                 seed=seed,
                 directory=directory,
-                commands=_commands(run, directory, seed),
+                commands=_commands(
+                    run, directory, seed, [called.get(p.name, p.run.stage) for p in parents if p.run.feedback]
+                ),
                 identity=digest(decides),
                 parents=tuple(parent.directory for parent in parents),
                 threads=study.threads,
                 links=tuple((directory.parent / stage, run_directory(study, name, seed)) for stage, name in run.links),
                 run=run,
                 source=sources[run.name],
-                out=study.out,
+                out=study.runs_in or study.out,
             )
     return list(planned.values())
 
 
 def run_directory(study: Study, run: str, seed: int) -> Path:
-    """Where a run lives: `<out>/seed-<n>/<run>`."""
-    return study.out / f"seed-{seed}" / run
+    """Where a run lives: `<out>/seed-<n>/<run>`, or beside those of other studies in `runs_in`."""
+    return (study.runs_in or study.out) / f"seed-{seed}" / run
 
 
 def value_arguments(run: Run) -> list[str]:
@@ -96,9 +104,13 @@ def value_arguments(run: Run) -> list[str]:
     return [part for name, text in as_text.items() for part in (f"--{name}", text)]
 
 
-def _commands(run: Run, directory: Path, seed: int) -> tuple[tuple[str, ...], ...]:
+def _commands(run: Run, directory: Path, seed: int, stores: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """What makes a run; `stores` are the names by which it finds the feedback it is trained from."""
     configs = [part for config in run.configs for part in ("--config", str(config))]
     shared = [*configs, "--run_root", str(directory.parent), "--trainer.default_root_dir", str(directory)]
     shared += ["--seed_everything", str(seed), *value_arguments(run)]
+    if run.feedback:
+        return (("feedback", *shared, "--out", str(directory)),)
+    shared += [part for store in stores for part in ("--model.init_args.feedback", str(directory.parent / store))]
     fit = ("fit", *shared, "--resume", "auto")
     return (fit, ("test", *shared)) if run.test else (fit,)

@@ -62,7 +62,7 @@ def unfinished_commands(run: PlannedRun) -> list[Sequence[str]]:
 
 def is_finished(run: PlannedRun) -> bool:
     """Whether a run has been made as the study now describes it."""
-    return not unfinished_commands(run) and (run.directory / RESULT).is_file()
+    return not unfinished_commands(run) and run.proof.is_file()
 
 
 def has_failed(run: PlannedRun) -> bool:

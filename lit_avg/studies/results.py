@@ -120,10 +120,10 @@ def collect(study: Study) -> Table:
 
 
 def finished_results(study: Study) -> Results:
-    """The results of every finished run."""
+    """The results of every finished run but stores of feedback, which measure nothing."""
     results: Results = {name: {} for name in study.runs}
     for run in plan(study):
-        if is_finished(run):
+        if not run.run.feedback and is_finished(run):
             results[run.name][run.seed] = read_result(run)
     return results
 

@@ -7,7 +7,8 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
     axes: {k: [0, 8, 32]}                # `{k}` in a row makes one row for each
     runs:
       stage3: {configs: [../jersey/stage3.yaml], after: [stage2]}
-      stage4: {configs: [../jersey/stage4.yaml], after: [stage3], test: true}
+      feedback: {configs: [../jersey/stage4.yaml], after: [stage3], feedback: true}
+      stage4: {configs: [../jersey/stage4.yaml], after: [stage3, feedback], test: true}
     rows:
       router: {run: stage4, policy: router, paper: {accuracy: 0.711}}    # shown beside ours
       three levels: {run: stage4, policy: router, overlays: [three_levels.yaml], stages: [stage3, stage4]}
@@ -15,7 +16,9 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
     columns: [accuracy, token_share]
     reference: router
 
-`extends: other.yaml` starts from another study, whose runs and rows it adds to and whose other keys it replaces.
+A run with `feedback: true` stores what the LMM thinks of each granularity; routers after it train from that, and rows
+that change nothing of it share it. `extends: other.yaml` starts from another study, whose runs and rows it adds to and
+whose other keys it replaces. With `runs_in: folder`, several studies that extend the same one share their runs there.
 Configs are found from the study file that names them, `out` from where the command is called.
 """
 
@@ -29,7 +32,7 @@ from lit_avg.errors import UserError
 from lit_avg.studies.cluster_options import ClusterOptions, read_options
 from lit_avg.studies.columns import column_mistakes, take_paper
 from lit_avg.studies.fields import Fields, Mistake
-from lit_avg.studies.identity import digests, unified
+from lit_avg.studies.identity import contributions, digest, unified
 from lit_avg.studies.lines import located
 from lit_avg.studies.sources import config_content, study_content
 from lit_avg.studies.variants import Change, Run, branched, combinations, substituted, way_to
@@ -62,7 +65,8 @@ class Study:
 
     Args:
         path: the study file.
-        out: folder of the runs, the table and the figures.
+        out: folder of the table and the figures, and of the runs.
+        runs_in: another folder of the runs, which several studies may share: what is equal is made once.
         seeds: each run is made once with each.
         runs: in an order in which they can be made, by name.
         rows: in the order of the table.
@@ -84,6 +88,7 @@ class Study:
     reference: str | None = None
     threads: int = 1
     code: bool = False
+    runs_in: Path | None = None
     slurm: ClusterOptions = field(default_factory=ClusterOptions)
     files: tuple[Path, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -112,6 +117,7 @@ def load_study(path: str | Path) -> Study:
         reference=content.take("reference", str, "the name of a row", optional=True),
         threads=content.take("threads", int, "a whole number", optional=True) or 1,
         code=content.take("code", bool, "true or false", optional=True) or False,
+        runs_in=_folder(content),
         slurm=read_options(content.take_section("slurm")),
         files=files,
     )
@@ -126,10 +132,18 @@ def load_study(path: str | Path) -> Study:
 
 def _shared(study: Study) -> Study:
     """The study with equal runs made one."""
-    own = digests(study.out, study.runs)
+    own = contributions(study.out, study.runs)
     runs, means = unified(study.runs, own)
+    digests = {
+        name: digest([one.digest, sorted(one.levels)]) if one.levels else one.digest for name, one in own.items()
+    }
     rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
-    return replace(study, runs=runs, rows=rows, digests=own)
+    return replace(study, runs=runs, rows=rows, digests=digests)
+
+
+def _folder(content: Fields) -> Path | None:
+    named = content.take("runs_in", str, "a folder", optional=True)
+    return None if named is None else Path(named)
 
 
 def _axes(content: Fields) -> dict[str, list[Any]]:
@@ -147,7 +161,10 @@ def _run(fields: Fields) -> Run:
         after=tuple(fields.take_list("after", str, "names of runs", optional=True)),
         test=bool(fields.take("test", bool, "true or false", optional=True)),
         values=tuple(fields.take_mapping("set", "single values").items()),
+        feedback=bool(fields.take("feedback", bool, "true or false", optional=True)),
     )
+    if run.feedback and (run.test or not run.after):
+        fields.complain("stores the feedback of a stage 3 that it comes `after`, and has nothing to test", "feedback")
     fields.refuse_the_rest()
     return run
 

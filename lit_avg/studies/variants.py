@@ -26,6 +26,7 @@ class Run:
         after: runs that must be finished before.
         test: whether the test split is evaluated after training, as every run in a row of the table must be.
         values: single values laid over the configs, by dotted name.
+        feedback: it trains nothing, but stores the feedback that the routers after it are trained from.
         links: of `after`, what this run's configs find as `${run_root}/<name>` but which lies elsewhere: (name, run).
     """
 
@@ -34,6 +35,7 @@ class Run:
     after: tuple[str, ...] = ()
     test: bool = False
     values: tuple[tuple[str, Any], ...] = ()
+    feedback: bool = False
     links: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -94,12 +96,17 @@ def substituted(content: Any, chosen: Mapping[str, Any]) -> Any:
 def branched(runs: dict[str, Run], end: str, change: Change) -> str:
     """Add to `runs` what a change makes of the way to the run `end`; the name of what `end` becomes.
 
+    A store of feedback takes part in the changes of its readers, for it has to be theirs. If they do not concern what
+    is stored, it will turn out to equal the store that is there already (`lit_avg.studies.identity.unified`).
+
     Raises:
         UserError: two different changes would share a folder.
     """
     new: dict[str, str] = {}
-    for name in [name for name in runs if name in way_to(runs, end)]:
-        run, touched = runs[name], name in change.stages
+    way = way_to(runs, end)
+    changed = {*change.stages, *(store for name in change.stages for store in runs[name].after if runs[store].feedback)}
+    for name in [name for name in runs if name in way]:
+        run, touched = runs[name], name in changed
         if not touched and not any(parent in new for parent in run.after):
             continue
         new[name] = f"{change.branch}/{run.stage}"

@@ -30,6 +30,20 @@ def test_configs_that_come_to_the_same_have_the_same_hash_however_they_say_it(tm
     assert Checked(**plain).policies[:3] == ["router", "fixed 1", "fixed 2"]
 
 
+def test_what_only_concerns_the_router_leaves_the_feedback_as_it_is(tmp_path: Path) -> None:
+    stage3 = ["--config", write_stage(tmp_path, "MultiGranularityTuning")]
+    stage4 = ["--config", write_stage(tmp_path, "RGLF", init_from="${run_root}/before")]
+    router = [("alpha", "0.5"), ("model.init_args.k", "1"), ("model.init_args.semantics", "{ranking: rank distance}")]
+    below = [("model.init_args.pooling", "max"), ("model.init_args.semantics", "release"), ("alone", "true")]
+    asked = [[*stage4, f"--model.init_args.{name}", value] for name, value in (*router, *below)]
+    plain, seed, before, *others = answers(tmp_path, stage4, [*stage4, "--seed_everything", "7"], stage3, *asked)
+    assert plain["levels"] == [1, 2, 4, 8, 16]
+    assert before["feedback"] is None
+    assert seed["config"] != plain["config"]
+    assert [answer["feedback"] == plain["feedback"] for answer in (seed, *others)] == [True] * 4 + [False] * 3
+    assert plain["config"] not in [answer["config"] for answer in others]
+
+
 def test_a_mistake_is_an_answer_and_nothing_is_written_or_loaded(tmp_path: Path) -> None:
     stage4 = ["--config", write_stage(tmp_path, "RGLF", init_from="${run_root}/not-yet-there")]
     wrong, narrow, fine = answers(

@@ -56,5 +56,9 @@ def test_a_run_without_a_router_has_nobody_to_ask() -> None:
 
 
 def test_tables_name_policies_by_tokens_per_tile() -> None:
+    assert list(all_policies(Granularities((1, 2, 4)), 0.0, 0, margins=(0.1, 2.0)))[-2:] == [
+        "coarsest within 0.1",
+        "coarsest within 2",
+    ]
     names = list(all_policies(Granularities((1, 2, 4)), delta=0.0, seed=0))
     assert names == ["router", "fixed 1", "fixed 2", "fixed 4", "random", "oracle", "coarsest within"]

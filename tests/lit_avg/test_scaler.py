@@ -31,3 +31,26 @@ def test_two_neighbours_in_a_row_are_averaged_first() -> None:
 def test_an_unknown_pooling_is_refused() -> None:
     with pytest.raises(UserError, match="average, max"):
         GranularityScaler(GRANULARITIES, "median")  # type: ignore[arg-type]
+
+
+def test_a_stride_takes_the_first_token_of_each_window() -> None:
+    plane = torch.arange(16.0).view(1, 16, 1)  # rows (0, 1, 2, 3), (4, 5, 6, 7), (8, …), (12, …)
+    four, eight, _ = GranularityScaler(Granularities((4, 8, 16)), "strided")(plane)
+    assert four.flatten().tolist() == [0, 2, 8, 10]
+    assert eight.flatten().tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+def test_learned_pooling_begins_as_the_average_and_weighs_each_place_by_itself() -> None:
+    features = torch.randn(3, 64, 5)
+    scaler = GranularityScaler(GRANULARITIES, "learned")
+    for learned, average in zip(scaler(features), GranularityScaler(GRANULARITIES)(features), strict=True):
+        torch.testing.assert_close(learned, average)
+    assert {name: tuple(logits.shape) for name, logits in scaler.place_logits.items()} == {
+        "4": (4, 4),
+        "8": (2, 4),
+        "16": (2, 2),
+        "32": (1, 2),
+    }
+    with torch.no_grad():
+        scaler.place_logits["16"][0, 1] = 100.0  # the upper right token of each window, and nothing else
+    torch.testing.assert_close(scaler(features)[2], features.view(3, 8, 8, 5)[:, ::2, 1::2].flatten(1, 2))

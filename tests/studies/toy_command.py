@@ -1,7 +1,7 @@
 """A stand-in for `lit-avg` that keeps its promises to a sweep in milliseconds: it writes `result.json`, no more.
 
-What it does besides is steered by the config's content: `fail: true`, `wait_for: FILE`, `fill: BYTES`. Asked to
-`check`, it says what the configs come to, and refuses other keys than `KEYS`.
+A store of feedback is a `manifest.json`. What it does besides is steered by the config's content: `fail: true`,
+`wait_for: FILE`, `fill: BYTES`. Asked to `check`, it says what the configs come to, and refuses other keys than `KEYS`.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill")
+KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill", "levels")
 POLICIES = ("router", "fixed 4", "fixed 64")
 METRICS = ("accuracy", "tokens_per_tile", "token_share")
 
@@ -34,7 +34,8 @@ def toy_check(asked: Path, out: Path) -> int:
         config = merged(options)
         unknown = [key for key in config if key not in KEYS]
         answer = {"config": json.dumps(config, sort_keys=True), "manifests": {}, "policies": POLICIES}
-        answer |= {"metrics": METRICS, "kinds": None, "processes": [1, 1]}
+        answer |= {"metrics": METRICS, "kinds": None, "processes": [1, 1], "levels": config.get("levels", [4, 64])}
+        answer["feedback"] = str(config.get("nested")) if config.get("model") == "router" else None
         answers.append({"error": f"Option '{unknown[0]}' is not accepted"} if unknown else answer)
     out.write_text(json.dumps(answers))
     return 0
@@ -66,6 +67,9 @@ def toy_command(argv: list[str]) -> int:
         for name, value in {"accuracy": accuracy * share, "token_share": share, "tokens_per_tile": 64 * share}.items()
     }
     metrics |= {f"router/selected/{kind}/{n}": 0.5 for kind in ("number", "colour") for n in (4, 64)}
+    if verb == "feedback":
+        (directory / "manifest.json").write_text("{}")
+        return 0
     result = {"metrics": metrics if verb == "test" else {}, "commit": "0123456789abcdef", "dirty": True, "data": "da7a"}
     (directory / "result.json").write_text(json.dumps(result))
     return 0

@@ -1,0 +1,94 @@
+"""Samples computed one at a time, so that no number depends on which others happened to be in the batch.
+
+A matrix product of many rows need not give each row the bits that it has by itself: kernels are chosen by shape. Who
+wants what is computed once (feedback, see `lit_avg.feedback_store`) to be bit by bit what is computed live has both
+computed so. It costs time; whole batches differ by rounding, if at all. Rows about one picture make a sample.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lit_avg.batch import PADDING, Batch
+from lit_avg.feedback import Feedback, lmm_feedback
+from lit_avg.model import AvgLlava
+
+
+@dataclass(frozen=True)
+class SampleAlone:
+    """One sample of a batch as a batch of its own."""
+
+    batch: Batch
+    questions: list[int]  # which of the whole batch's questions these are
+    tiles: slice  # which of the whole batch's tiles are its own
+
+
+def samples_alone(batch: Batch) -> list[SampleAlone]:
+    """The samples of a batch, in the order of their first rows."""
+    rows_of = dict[int, list[int]]()
+    questions_of_row: list[list[int]] = [[] for _ in batch.input_ids]
+    for question, row in enumerate(batch.row_of_question.tolist()):
+        questions_of_row[row].append(question)
+    for row, image in enumerate(batch.image_of_row.tolist()):
+        rows_of.setdefault(image if image >= 0 else -1 - row, []).append(row)  # without a picture, a row shares nothing
+    return [
+        _alone(batch, rows, [question for row in rows for question in questions_of_row[row]])
+        for rows in rows_of.values()
+    ]
+
+
+def seen(model: AvgLlava, batch: Batch, alone: bool) -> list[Tensor]:
+    """`AvgLlava.see`, sample by sample or all at once."""
+    return see_alone(model, batch) if alone else model.see(batch)
+
+
+def fed_back(model: AvgLlava, batch: Batch, levels: list[Tensor], alone: bool) -> Feedback:
+    """`lmm_feedback` on what `seen` gave, sample by sample or all at once."""
+    return (lmm_feedback_alone if alone else lmm_feedback)(model, batch, levels)
+
+
+def see_alone(model: AvgLlava, batch: Batch) -> list[Tensor]:
+    """As `AvgLlava.see`, a sample at a time."""
+    seen = [model.see(sample.batch) for sample in samples_alone(batch)]
+    return [torch.cat(level) for level in zip(*seen, strict=True)]
+
+
+def lmm_feedback_alone(model: AvgLlava, batch: Batch, levels: list[Tensor]) -> Feedback:
+    """As `lmm_feedback`, a sample at a time; `levels` is what `see_alone` gave."""
+    samples = samples_alone(batch)
+    parts = [lmm_feedback(model, sample.batch, [level[sample.tiles].clone() for level in levels]) for sample in samples]
+    questions = torch.tensor([question for sample in samples for question in sample.questions])
+    place = questions.argsort().to(parts[0].log_prob.device)
+    return Feedback(
+        torch.cat([part.log_prob for part in parts])[place], torch.cat([part.correct for part in parts])[place]
+    )
+
+
+def _alone(batch: Batch, rows: list[int], questions: list[int]) -> SampleAlone:
+    """Some rows with all that belongs to them, padded no further than they need."""
+    image = int(batch.image_of_row[rows[0]])
+    pictures = slice(image, image + 1) if image >= 0 else slice(0, 0)
+    begin, count = (sum(batch.tiles[:image]), batch.tiles[image]) if image >= 0 else (0, 0)
+    chosen = torch.tensor(rows, device=batch.question.device)
+    question = batch.question[chosen]
+    length = int((question != PADDING).sum(dim=1).max())
+    new_number = torch.zeros(len(batch.keys), dtype=torch.long, device=question.device)
+    new_number[torch.tensor(questions, device=question.device)] = torch.arange(len(questions), device=question.device)
+    renumbered = torch.where(question >= 0, new_number[question.clamp(min=0)], question)
+    alone = replace(
+        batch,
+        input_ids=batch.input_ids[chosen, :length],
+        labels=batch.labels[chosen, :length],
+        question=renumbered[:, :length],
+        instruction=batch.instruction[chosen, :length],
+        image_of_row=batch.image_of_row[chosen].clamp(max=0),
+        pixel_values=batch.pixel_values[begin : begin + count].clone(),  # kernels may ask where a tensor begins
+        tile_grids=batch.tile_grids[pictures],
+        image_sizes=batch.image_sizes[pictures],
+        keys=[batch.keys[number] for number in questions],
+        kinds=[batch.kinds[number] for number in questions],
+        answers=[batch.answers[number] for number in questions],
+        sources=[batch.sources[number] for number in questions] if batch.sources else [],
+    )
+    return SampleAlone(alone, questions, slice(begin, begin + count))

@@ -1,0 +1,116 @@
+"""`lit-avg calibrate`: how much of a run's accuracy to give for fewer tokens, or how many tokens to spend.
+
+    lit-avg calibrate --ckpt runs/jersey/stage4 --max-accuracy-loss 0.005
+    lit-avg calibrate --ckpt runs/jersey/stage4 --budget 0.4
+
+Fits the margin δ of the policy `coarsest within` on the validation split and stores it in the checkpoint, in place of
+the one that training fitted for no loss at all. `lit-avg test` uses it from then on.
+"""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lit_avg.batch import Batch
+from lit_avg.build import finished_run, take_over_trained
+from lit_avg.calibration import fit_delta, fit_delta_to_budget
+from lit_avg.checkpoints import checkpoint_path, read_checkpoint
+from lit_avg.errors import UserError
+from lit_avg.metrics import policy_metrics
+from lit_avg.outcomes import Outcomes
+from lit_avg.policies import CoarsestWithin, Fixed, Policy, Routed
+from lit_avg.stages.router_stage import RouterStage
+from lit_avg.training_cli import hush
+
+DELTA = "delta"
+"""The buffer of `RouterStage`, and so the entry of a checkpoint's state dict."""
+
+
+def main(argv: list[str]) -> int:
+    """Fit, store and print.
+
+    Raises:
+        UserError: there is no finished run with a router, no validation data, or no margin keeps to the budget.
+    """
+    parser = ArgumentParser(prog="lit-avg calibrate", description="Fit the margin of `coarsest within` of a run.")
+    parser.add_argument("--ckpt", required=True, help="run directory of stage 4, or a checkpoint in one")
+    aim = parser.add_mutually_exclusive_group(required=True)
+    aim.add_argument("--max-accuracy-loss", type=float, help="against the finest granularity, for example 0.005")
+    aim.add_argument("--budget", type=float, help="visual tokens as a share of the finest granularity's: 0.4")
+    arguments = parser.parse_args(argv)
+    hush()
+    cli, _ = finished_run(arguments.ckpt)
+    stage = cli.stage
+    if not isinstance(stage, RouterStage):
+        raise UserError(f"--ckpt: {type(stage).__name__} trains no router, so there is no margin to fit")
+    take_over_trained(stage, cli.trainer, arguments.ckpt)
+    cli.datamodule.prepare_data()
+    outcomes = validation_outcomes(stage, cli.datamodule)
+    if arguments.budget is None:
+        delta = fit_delta(outcomes, cast(float, arguments.max_accuracy_loss))
+    else:
+        delta = fit_delta_to_budget(outcomes, cast(float, arguments.budget))
+    store_delta(checkpoint_path(arguments.ckpt), delta)
+    Console().print(trade_table(stage, outcomes, delta))
+    print(f"δ = {delta:.4f} nats, fitted on {len(outcomes)} validation questions, stored with the checkpoint")
+    return 0
+
+
+@torch.no_grad()
+def validation_outcomes(stage: RouterStage, data: LightningDataModule) -> Outcomes:
+    """Every validation question at every granularity.
+
+    Raises:
+        UserError: there is none.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stage.to(device)
+    batches = cast(Iterable[Batch], data.val_dataloader())
+    found = [stage.evaluate(data.on_after_batch_transfer(batch.to(device), 0)) for batch in batches]
+    if not found:
+        raise UserError(
+            "this run has no validation data to fit a margin on; give its data module a `val` or `val_share`"
+        )
+    return Outcomes.merge(found).sorted()
+
+
+def store_delta(path: Path, delta: float) -> None:
+    """Put a margin into a checkpoint, all at once; the rest of it stays as it was."""
+    checkpoint = read_checkpoint(path)
+    checkpoint["state_dict"][DELTA] = torch.tensor(delta, dtype=torch.double)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        torch.save(checkpoint, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def trade_table(stage: RouterStage, outcomes: Outcomes, delta: float) -> Table:
+    """What the margin gives, beside the router's own choice and the finest level."""
+    finest = stage.granularities.tokens[-1]
+    policies: dict[str, Policy] = {
+        f"fixed {finest}": Fixed(len(stage.granularities) - 1),
+        "router": Routed(),
+        f"coarsest within {delta:.4f}": CoarsestWithin(delta),
+    }
+    table = Table(box=box.SIMPLE)
+    for column in ("policy", "accuracy", "tokens per tile", "of the finest"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for name, policy in policies.items():
+        metrics = policy_metrics(outcomes, policy.choose(outcomes), stage.granularities)
+        shares = (
+            [f"{metrics['tokens_per_tile']:.1f}", f"{metrics['token_share']:.1%}"]
+            if bool((outcomes.tiles > 0).any())
+            else []
+        )
+        table.add_row(name, f"{metrics['accuracy']:.3f}", *shares)
+    return table

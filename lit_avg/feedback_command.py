@@ -1,0 +1,127 @@
+"""`lit-avg feedback`: what the LMM thinks of each granularity, computed once for every router that is trained on it.
+
+    lit-avg feedback --config experiments/jersey/stage4.yaml --ckpt runs/jersey/stage3 --out runs/jersey/feedback
+    lit-avg feedback report runs/jersey/feedback
+
+The same command, given again or on another machine that sees the folder, goes on with what is missing.
+"""
+
+import os
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from lit_avg.build import BuildingCLI
+from lit_avg.errors import UserError
+from lit_avg.feedback_identity import FeedsBack, identity_of
+from lit_avg.feedback_store import StoredSplit, open_store
+from lit_avg.stages.base import Stage
+from lit_avg.stages.rglf import RGLF
+from lit_avg.stored_feedback import compute_feedback, feeds_back
+from lit_avg.training_cli import hush
+
+
+def main(argv: list[str]) -> int:
+    """Write a store, or report on one.
+
+    Raises:
+        UserError: config and checkpoint do not fit, or the store is of another origin.
+    """
+    if argv[:1] == ["report"]:
+        from lit_avg.feedback_report import main as report  # it draws, and a writer need not load what draws
+
+        return report(argv[1:])
+    parser = ArgumentParser(prog="lit-avg feedback", description="Compute feedback once; other options are fit's.")
+    parser.add_argument("--config", required=True, action="append", help="of stage 4; more of them overlay it")
+    parser.add_argument("--ckpt", help="run directory of stage 3, or a checkpoint in one (default: the config's)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the store")
+    parser.add_argument("--splits", nargs="+", help="of the data (default: train, and val if there is one)")
+    parser.add_argument("--samples-per-part", type=int, default=256, help="the unit of work that a kill can cost")
+    arguments, others = parser.parse_known_args(argv)
+    hush()
+    configs = [text for config in arguments.config for text in ("--config", config)]
+    source = [] if arguments.ckpt is None else ["--model.init_args.init_from", arguments.ckpt]
+    write_store(
+        ["fit", *configs, *others, *source],
+        arguments.out,
+        arguments.splits,
+        arguments.samples_per_part,
+    )
+    return 0
+
+
+def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples_per_part: int) -> None:
+    """Make what is missing of a store.
+
+    Args:
+        fit: how `lit-avg fit` would be called to train on this feedback live.
+        out: the store.
+        splits: of the data; None for training and validation.
+        samples_per_part: of splits that are new to the store.
+
+    Raises:
+        UserError: the config runs another stage or starts from none, there is no such split, or the store is of another
+            origin.
+    """
+    cli = BuildingCLI(fit)
+    (stage, source), data = _stage_and_source(cli.stage), feeds_back(cli.datamodule)
+    precision = cli.config["fit"]["trainer"]["precision"] or "32-true"
+    fabric = _one_device(precision)
+    with fabric.init_module():
+        stage.trainer = cli.trainer
+        stage.configure_model()
+    model = stage.model.eval().to(fabric.device)
+    data.prepare_data()
+    wanted = splits or [split for split in ("train", "val") if data.data_digest(split) is not None]
+    stored_splits = {split: _split(data, split, samples_per_part) for split in wanted}
+    store = open_store(out, identity_of(model, source, data, _full_name(precision), stage.alone), stored_splits)
+    for split in wanted:
+        begun = time.perf_counter()
+        questions = [0]
+
+        def said(count: int, questions: list[int] = questions) -> None:
+            questions[0] += count
+
+        with fabric.autocast(), torch.no_grad():
+            made = store.fill(split, compute_feedback(model, data, split, fabric.device, stage.alone, said))
+        parts, seconds = len(store.splits[split].parts), time.perf_counter() - begun
+        print(f"{split}: {made} of {parts} parts made here, {questions[0]} questions in {seconds:.0f} s; all are there")
+
+
+def _stage_and_source(stage: Stage) -> tuple[RGLF, str]:
+    if not isinstance(stage, RGLF):
+        raise UserError(
+            f"--config: {type(stage).__name__} does not learn from feedback; name a config of stage 4, RGLF"
+        )
+    if stage.init_from is None:
+        raise UserError(
+            "--ckpt: name the run of stage 3 whose feedback is wanted; the config has no `init_from` either"
+        )
+    return stage, stage.init_from
+
+
+def _one_device(precision: Any) -> Fabric:
+    """Each process by itself, also where a cluster starts several: they share the work by the parts' locks."""
+    local = int(os.environ.get("SLURM_LOCALID", "0"))
+    devices = [local % torch.cuda.device_count()] if torch.cuda.is_available() else 1
+    return Fabric(accelerator="auto", devices=devices, precision=precision, plugins=[LightningEnvironment()])
+
+
+def _split(data: FeedsBack, split: str, samples_per_part: int) -> StoredSplit:
+    digest = data.data_digest(split) if split in ("train", "val", "test") else None
+    if digest is None:
+        raise UserError(f"--splits: there is no {split} split in this data; leave it out")
+    if samples_per_part < 1:
+        raise UserError(f"--samples-per-part must be at least 1, but is {samples_per_part}")
+    return StoredSplit(digest, data.sample_count(split), samples_per_part)
+
+
+def _full_name(precision: object) -> str:
+    """As a trainer calls it: 32 is 32-true."""
+    return f"{precision}-true" if str(precision).isdigit() else str(precision)

@@ -1,0 +1,91 @@
+"""What feedback depends on, so that a store of it is read with exactly that and with nothing else."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
+
+from lit_avg.base_weights import base_weights
+from lit_avg.batch import Batch
+from lit_avg.errors import UserError
+from lit_avg.model import AvgLlava
+
+GRANULARITIES = "granularities"
+"""The one entry that need not be equal: whoever wants some of the levels may read a store of more."""
+
+Identity = Mapping[str, str]
+"""Each thing that feedback depends on, by name."""
+
+
+@runtime_checkable
+class FeedsBack(Protocol):
+    """A data module whose samples feedback can be computed on; `datamodules.base.ShardsDataModule` is one."""
+
+    @property
+    def text_and_pixels(self) -> dict[str, str]:
+        """What makes tokens and pixels of a sample: tokenizer, template, system prompt, lengths, tiling."""
+        ...
+
+    def prepare_data(self) -> None:
+        """Bring the data where it can be read from."""
+        ...
+
+    def data_digest(self, split: str) -> str | None:
+        """Names a split's data; None if there is no such split."""
+        ...
+
+    def sample_count(self, split: str) -> int:
+        """Samples of a split."""
+        ...
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """What is left to do to a batch when it is on its device, as Lightning has it done."""
+        ...
+
+    def stretch(self, split: str, begin: int, end: int) -> Iterable[Batch]:
+        """Batches with the samples from `begin` to before `end`, each sample once at most."""
+        ...
+
+
+def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, alone: bool) -> dict[str, str]:
+    """What the feedback of a run's backbone depends on, but for the split's data.
+
+    Args:
+        model: gives granularities, pooling and how images are put together; its weights are not looked at.
+        source: run or checkpoint the weights are from.
+        data: the data module.
+        precision: Lightning's name for it.
+        alone: whether samples are computed one by one, as in `RGLF`.
+    """
+    return {
+        **{f"weights of the {part.replace('_', ' ')}": sha256[:16] for part, sha256 in base_weights(source).items()},
+        **{f"backbone: {name}": value for name, value in model.backbone.settings.items()},
+        GRANULARITIES: " ".join(map(str, model.granularities.tokens)),
+        "pooling": model.scaler.pooling,
+        "unpad": model.semantics.unpad,
+        **data.text_and_pixels,
+        "precision": precision,
+        "alone": str(alone).lower(),
+    }
+
+
+def check_identity(stored: Identity, wanted: Identity, where: str) -> None:
+    """Refuse feedback that was computed with anything else than what it is wanted for.
+
+    Raises:
+        UserError: names the first thing that differs, with both sides.
+    """
+    for name in sorted({*stored, *wanted} - {GRANULARITIES}):
+        if stored.get(name) != wanted.get(name):
+            raise UserError(
+                f"{where} holds feedback of another origin: {name} is {_short(stored.get(name))} there and "
+                f"{_short(wanted.get(name))} here; compute it anew with `lit-avg feedback`, into another folder"
+            )
+    levels = stored[GRANULARITIES].split()
+    if missing := [level for level in wanted[GRANULARITIES].split() if level not in levels]:
+        raise UserError(
+            f"{where} has feedback at {', '.join(levels)} tokens per tile, but not at {', '.join(missing)}, which this "
+            "config asks for; compute it anew with `lit-avg feedback`, into another folder"
+        )
+
+
+def _short(value: str | None) -> str:
+    return "not there" if value is None else value if len(value) <= 60 else f"{value[:57]}..."

@@ -1,0 +1,100 @@
+"""Feedback to a store and back: computing the samples of a stretch, and what a stage that trains from a store reads."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+
+from lit_avg.alone import fed_back, seen
+from lit_avg.batch import IGNORED_LABEL, Batch
+from lit_avg.errors import UserError
+from lit_avg.feedback_identity import FeedsBack, check_identity, identity_of
+from lit_avg.feedback_parts import StoredFeedback
+from lit_avg.feedback_store import FeedbackReader, FeedbackStore, check_data
+from lit_avg.model import AvgLlava
+from lit_avg.sequences import visual_token_counts
+
+
+def feeds_back(data: LightningDataModule | None) -> FeedsBack:
+    """The data module, if feedback can be computed on it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not isinstance(data, FeedsBack):
+        raise UserError(f"{type(data).__name__} cannot say which samples it has; a feedback store needs data in shards")
+    return data
+
+
+def open_readers(
+    model: AvgLlava, source: str, folder: Path, trainer: Trainer, alone: bool
+) -> dict[str, FeedbackReader]:
+    """What a fit reads of a store: of the training split, and of the validation split unless it does not validate.
+
+    Raises:
+        UserError: the store is of another model or of other data, not complete, or damaged.
+    """
+    data = feeds_back(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it, untyped
+    store = FeedbackStore(folder)
+    check_identity(store.identity, identity_of(model, source, data, str(trainer.precision), alone), str(folder))
+    validates = trainer.limit_val_batches != 0 and data.data_digest("val") is not None
+    readers = dict[str, FeedbackReader]()
+    for split in ("train", "val") if validates else ("train",):
+        stored = store.read(split)
+        check_data(store, split, data.data_digest(split))
+        readers[split] = FeedbackReader(stored, store.granularities, model.granularities.tokens)
+    return readers
+
+
+def compute_feedback(
+    model: AvgLlava, data: FeedsBack, split: str, device: torch.device, alone: bool, said: Callable[[int], None]
+) -> Callable[[int, int], StoredFeedback]:
+    """What computes a part of a store, for `FeedbackStore.fill`.
+
+    Args:
+        model: on the device, in evaluation mode.
+        data: gives the samples.
+        split: of the data.
+        device: to compute on.
+        alone: sample by sample, as in `RGLF`.
+        said: is told of every batch how many questions it had.
+    """
+
+    def compute(begin: int, end: int) -> StoredFeedback:
+        parts = [_nothing(len(model.granularities))]
+        for batch in data.stretch(split, begin, end):
+            parts.append(_stored(model, data.on_after_batch_transfer(batch.to(device), 0), alone))
+            said(len(batch.keys))
+        return StoredFeedback.merge(parts)
+
+    return compute
+
+
+@torch.no_grad()
+def _stored(model: AvgLlava, batch: Batch, alone: bool) -> StoredFeedback:
+    feedback = fed_back(model, batch, seen(model, batch, alone), alone)
+    questions = len(batch.keys)
+    answered = batch.question[batch.labels != IGNORED_LABEL].bincount(minlength=questions)
+    return StoredFeedback(
+        keys=batch.keys,
+        kinds=batch.kinds,
+        sources=batch.sources or [""] * questions,
+        log_prob=feedback.log_prob.float().cpu(),
+        correct=feedback.correct.cpu(),
+        answer_tokens=answered.to(torch.int32).cpu(),
+        visual_tokens=visual_token_counts(batch, model.layout).to(torch.int32),
+    )
+
+
+def _nothing(levels: int) -> StoredFeedback:
+    """A stretch without a sample that can be learned from."""
+    return StoredFeedback(
+        [],
+        [],
+        [],
+        log_prob=torch.zeros(0, levels),
+        correct=torch.zeros(0, levels, dtype=torch.bool),
+        answer_tokens=torch.zeros(0, dtype=torch.int32),
+        visual_tokens=torch.zeros(0, levels, dtype=torch.int32),
+    )
