@@ -114,7 +114,7 @@ def _finish(study: Study, console: Console) -> None:
     print_table(table)
     lines = [f"table      {study.out / 'table.md'}, {study.out / 'table.csv'}"]
     lines += [f"figures    {path}" for path in figures if path.suffix == ".png"]
-    lines += [f"all runs   tensorboard --logdir {study.out}"]
+    lines += [f"all runs   tensorboard --logdir {study.runs_in or study.out}"]
     _say(console, lines)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_avg.errors import UserError
 from lit_avg.studies import sweep_command
@@ -119,3 +120,22 @@ def test_a_run_that_cannot_be_a_store_is_refused_with_its_line(write_routers: Wr
         load_study(write_routers(test=True))
     with pytest.raises(UserError, match=r"feedback is no stage that learns from feedback.*\(.*:\d+\)"):
         sweep(write_routers(configs=["first.yaml"]))
+
+
+def test_studies_that_extend_the_same_one_share_their_runs_in_a_folder(
+    write_routers: WriteStudy, tmp_path: Path
+) -> None:
+    base = write_routers()
+    studies = list[Path]()
+    for name, k in (("one", 8), ("other", 16)):
+        more = {f"k {k}": {**ROUTED, "set": {"k": k}}}
+        folders = {"out": str(tmp_path / name), "runs_in": str(tmp_path / "runs")}
+        studies.append(tmp_path / f"{name}.yaml")
+        studies[-1].write_text(yaml.safe_dump({"extends": base.name, "rows": more, **folders}))
+        assert sweep(studies[-1]) == 0
+    assert [len(plan(load_study(study))) for study in studies] == [4, 4]
+    made = sorted(path.parent.relative_to(tmp_path / "runs") for path in tmp_path.rglob("calls.txt"))
+    branches = ("stage4", "stage4@k=16/stage4", "stage4@k=8/stage4")
+    assert [str(path) for path in made] == [f"seed-0/{name}" for name in ("feedback", "stage3", *branches)]
+    assert (tmp_path / "runs" / "seed-0" / "feedback" / "calls.txt").read_text() == "feedback\n"
+    assert [(tmp_path / name / "table.md").is_file() for name in ("one", "other", "runs")] == [True, True, False]
