@@ -14,6 +14,7 @@ from lit_avg.studies.latex import as_latex
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table
+from lit_avg.studies.terminal import show
 from tests.studies.stored import fail, finish, stored_study, write_study
 
 NUMBER = r"[+-]?\d+\.\d+"
@@ -157,10 +158,8 @@ def test_a_metric_that_some_seeds_lack_says_of_how_many_it_is(tmp_path: Path) ->
     assert router.cells[0].behind.endswith("(paper 71.1)")
 
 
-def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet) -> None:
     shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=200, color_system="truecolor")
-    monkeypatch.setattr("lit_avg.studies.tables.Console", lambda: terminal)
-    print_table(sheet)
+    show(sheet, Console(file=shown, force_terminal=True, width=200, color_system="truecolor"))
     assert "\x1b[1m4.0\x1b[0m" in shown.getvalue()
     assert "*" not in shown.getvalue()
