@@ -123,6 +123,12 @@ def test_the_best_of_a_column_is_marked_the_oracle_left_out_and_ties_share_it(tm
     assert sheet.explained("bold")[0] == "bold: the best of its column, but for the oracle, which knows the answers"
 
 
+@pytest.mark.parametrize(("seeds", "drawn"), [([0], "questions; one seed tells"), ([0, 1], "seeds and questions")])
+def test_the_table_says_what_its_intervals_speak_of(seeds: list[int], drawn: str, tmp_path: Path) -> None:
+    notes = sheet_of(stored_study(tmp_path, seeds=seeds)).notes
+    assert [note for note in notes if note.partition("bootstrap over ")[2].startswith(drawn)]
+
+
 def test_the_speed_up_is_the_ratio_of_visual_tokens_to_those_of_the_reference(sheet: Sheet) -> None:
     by_name = {line.name: line.cells[-1] for line in sheet.lines}
     assert by_name["fixed 4"].mean == "16.00"  # 192 tokens of an image against 12
