@@ -206,7 +206,10 @@ def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -
     if any(cell.in_paper for line in lines for cell in line.cells):
         notes.append("in parentheses: the paper's number")
     if any(cell.ends for line in lines for cell in line.cells):
-        notes.append("in brackets: 95 % interval of the difference, from a paired bootstrap over seeds and questions")
+        drawn = (
+            "seeds and questions" if len(table.study.seeds) > 1 else "questions; one seed tells nothing about others"
+        )
+        notes.append(f"in brackets: 95 % interval of the difference, from a paired bootstrap over {drawn}")
     if table.study.reference:
         notes.append(f"{SPEED_UP}: visual tokens of an image in {table.study.reference}, divided by those in the row")
     notes += dict.fromkeys(f"no interval: {interval.why_not}" for interval in known.values() if interval.why_not)

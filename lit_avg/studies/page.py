@@ -1,6 +1,7 @@
 """A study as one HTML page that needs nothing else: table, figures, and where every number comes from."""
 
 import base64
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lit_avg.studies.cells import Cell, Sheet
 from lit_avg.studies.plan import PlannedRun, plan
@@ -69,6 +70,7 @@ def as_page(sheet: Sheet) -> str:
         runs=list(_runs(study)),
         sweep=shlex.join(["lit-avg", "sweep", str(study.path)]),
         number=_number,
+        broken=_broken,
         commit_of=commit_of,
         short=_short,
     )
@@ -76,7 +78,7 @@ def as_page(sheet: Sheet) -> str:
 
 def _short(checkpoint: Mapping[str, str | None] | None) -> str:
     """The beginning of a checkpoint's hash."""
-    return f"{(checkpoint or {}).get('own')}"[:16]
+    return ((checkpoint or {}).get("own") or "–")[:16]
 
 
 def _number(cell: Cell) -> Markup:
@@ -84,6 +86,11 @@ def _number(cell: Cell) -> Markup:
     form = "<strong>{}</strong>" if cell.best else "{}"
     behind = Markup('<span class="behind">{}</span>').format(cell.behind) if cell.behind else ""
     return Markup(form).format(cell.mean or cell.said) + behind
+
+
+def _broken(name: str) -> Markup:
+    """A column's name that may be broken behind `/` and `_`."""
+    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(name))))
 
 
 def _figures(study: Study) -> Iterator[Figure]:
@@ -113,7 +120,7 @@ def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not result:
         return
     yield "commit", commit_of(result, whole=True)
-    yield "data", f"{result.get('data')}"
+    yield "data", result.get("data") or "–"
     for name in ("checkpoint", "versions", "machine", "seconds"):
         entries: Mapping[str, Any] = result.get(name) or {}
         if entries:

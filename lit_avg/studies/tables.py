@@ -6,12 +6,8 @@ People read shares in percent with the standard deviation behind; the CSV holds 
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator
-
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from lit_avg.studies.cells import SPEED_UP, Cell, Sheet
 from lit_avg.studies.files import write_whole
@@ -19,21 +15,27 @@ from lit_avg.studies.latex import as_latex
 
 
 def print_table(sheet: Sheet) -> None:
-    """Show the table: fitted to a terminal, a line per row however long when piped, where `*` stands for bold."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=10_000)
-    shown = RichTable(box=box.SIMPLE_HEAD)
-    for number, head in enumerate(sheet.head):
-        name = head.replace("/", "\n").replace(" − ", " −\n") if console.is_terminal else head
-        shown.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
-    for line in sheet.lines:
-        cells = [_text(cell, console.is_terminal) for cell in line.cells]
-        shown.add_row(Text(line.name), Text(line.count), *cells, style="" if line.row.finished else "dim")
-    console.print(shown)
-    for note in sheet.explained("bold" if console.is_terminal else "*"):
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
-    console.print()
+    """Show the table: fitted to a terminal, a line per row however long when piped."""
+    if sys.stdout.isatty():
+        from lit_avg.studies.terminal import show  # rich takes as long to load as all else does
+
+        show(sheet)
+    else:
+        sys.stdout.write(as_text(sheet))
+
+
+def as_text(sheet: Sheet) -> str:
+    """The table in columns of plain text, where `*` stands before the best."""
+    rows = [sheet.head, *([line.name, line.count, *map(_text, line.cells)] for line in sheet.lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    lines.insert(1, "─" * len(lines[0]))
+    return "\n".join([*lines, "", *sheet.explained("*"), ""])
 
 
 def as_markdown(sheet: Sheet) -> str:
@@ -67,11 +69,8 @@ def write_tables(sheet: Sheet) -> None:
         write_whole(sheet.table.study.out / name, text)
 
 
-def _text(cell: Cell, in_terminal: bool) -> Text:
-    if cell.mean is None:
-        return Text(cell.said + cell.behind)
-    mean = Text(cell.mean, style="bold") if cell.best else Text(cell.mean)
-    return Text("*" if cell.best and not in_terminal else "") + mean + Text(cell.behind)
+def _text(cell: Cell) -> str:
+    return ("*" if cell.best else "") + (cell.mean or cell.said) + cell.behind
 
 
 def _markdown(cell: Cell) -> str:

@@ -14,6 +14,7 @@ from lit_avg.studies.latex import as_latex
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table
+from lit_avg.studies.terminal import show
 from tests.studies.stored import fail, finish, stored_study, write_study
 
 NUMBER = r"[+-]?\d+\.\d+"
@@ -122,6 +123,12 @@ def test_the_best_of_a_column_is_marked_the_oracle_left_out_and_ties_share_it(tm
     assert sheet.explained("bold")[0] == "bold: the best of its column, but for the oracle, which knows the answers"
 
 
+@pytest.mark.parametrize(("seeds", "drawn"), [([0], "questions; one seed tells"), ([0, 1], "seeds and questions")])
+def test_the_table_says_what_its_intervals_speak_of(seeds: list[int], drawn: str, tmp_path: Path) -> None:
+    notes = sheet_of(stored_study(tmp_path, seeds=seeds)).notes
+    assert [note for note in notes if note.partition("bootstrap over ")[2].startswith(drawn)]
+
+
 def test_the_speed_up_is_the_ratio_of_visual_tokens_to_those_of_the_reference(sheet: Sheet) -> None:
     by_name = {line.name: line.cells[-1] for line in sheet.lines}
     assert by_name["fixed 4"].mean == "16.00"  # 192 tokens of an image against 12
@@ -157,10 +164,8 @@ def test_a_metric_that_some_seeds_lack_says_of_how_many_it_is(tmp_path: Path) ->
     assert router.cells[0].behind.endswith("(paper 71.1)")
 
 
-def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet) -> None:
     shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=200, color_system="truecolor")
-    monkeypatch.setattr("lit_avg.studies.tables.Console", lambda: terminal)
-    print_table(sheet)
+    show(sheet, Console(file=shown, force_terminal=True, width=200, color_system="truecolor"))
     assert "\x1b[1m4.0\x1b[0m" in shown.getvalue()
     assert "*" not in shown.getvalue()
