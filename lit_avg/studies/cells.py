@@ -204,7 +204,8 @@ def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell
 def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -> tuple[str, ...]:
     notes = ["mean ± standard deviation over n seeds, shares in percent"]
     if any(cell.in_paper for line in lines for cell in line.cells):
-        notes.append("in parentheses: the paper's number")
+        measured_on = f", on {table.study.paper}" if table.study.paper else ""
+        notes.append(f"in parentheses: the paper's number{measured_on}")
     if any(cell.ends for line in lines for cell in line.cells):
         drawn = (
             "seeds and questions" if len(table.study.seeds) > 1 else "questions; one seed tells nothing about others"

@@ -18,8 +18,8 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
 
 A run with `feedback: true` stores what the LMM thinks of each granularity; routers after it train from that, and rows
 that change nothing of it share it. `extends: other.yaml` starts from another study, whose runs and rows it adds to and
-whose other keys it replaces. With `runs_in: folder`, several studies that extend the same one share their runs there.
-Configs are found from the study file that names them, `out` from where the command is called.
+whose other keys it replaces; with `runs_in: folder`, studies share their runs there. Configs are found from the file
+that names them, `out` from where the command is called.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Row:
         run: the run's name.
         policy: the policy's name.
         paper: the paper's number for a column, in the column's own unit, where there is one.
-        axes: the value of each axis that the row was made for.
+        axes: the value of each axis it was made for.
         template: the name before its axes were filled in, which rows that differ in axes alone have in common.
     """
 
@@ -66,17 +66,18 @@ class Study:
     Args:
         path: the study file.
         out: folder of the table and the figures, and of the runs.
-        runs_in: another folder of the runs, which several studies may share: what is equal is made once.
+        runs_in: another folder of the runs, which several studies may share.
         seeds: each run is made once with each.
         runs: in an order in which they can be made, by name.
-        rows: in the order of the table.
+        rows: in the table's order.
         columns: names of metrics, without the policy.
         reference: the row that the others are compared with, if any.
+        paper: what the paper's numbers in the rows were measured on.
         threads: CPU threads of one run; part of what decides its result.
-        code: whether the program's source is part of what decides a result.
+        code: whether the program's source decides results too.
         slurm: what `--launcher slurm` asks of the cluster.
         files: the study file and the one it extends.
-        digests: for each run what its own configs and data contribute to its identity.
+        digests: what each run's own configs and data contribute to its identity.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Study:
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
     reference: str | None = None
+    paper: str = ""
     threads: int = 1
     code: bool = False
     runs_in: Path | None = None
@@ -115,6 +117,7 @@ def load_study(path: str | Path) -> Study:
         rows=(),
         columns=tuple(content.take_list("columns", str, "names of metrics")),
         reference=content.take("reference", str, "the name of a row", optional=True),
+        paper=content.take("paper", str, "what the paper's numbers were measured on", optional=True) or "",
         threads=content.take("threads", int, "a whole number", optional=True) or 1,
         code=content.take("code", bool, "true or false", optional=True) or False,
         runs_in=_folder(content),
@@ -134,11 +137,8 @@ def _shared(study: Study) -> Study:
     """The study with equal runs made one."""
     own = contributions(study.out, study.runs)
     runs, means = unified(study.runs, own)
-    digests = {
-        name: digest([one.digest, sorted(one.levels)]) if one.levels else one.digest for name, one in own.items()
-    }
-    rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
-    return replace(study, runs=runs, rows=rows, digests=digests)
+    named = {name: digest([it.digest, sorted(it.levels)]) if it.levels else it.digest for name, it in own.items()}
+    return replace(study, runs=runs, rows=tuple(replace(row, run=means[row.run]) for row in study.rows), digests=named)
 
 
 def _folder(content: Fields) -> Path | None:

@@ -169,3 +169,9 @@ def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet) -> None:
     show(sheet, Console(file=shown, force_terminal=True, width=200, color_system="truecolor"))
     assert "\x1b[1m4.0\x1b[0m" in shown.getvalue()
     assert "*" not in shown.getvalue()
+
+
+def test_beneath_the_table_stands_what_the_papers_numbers_were_measured_on(tmp_path: Path) -> None:
+    assert (
+        "in parentheses: the paper's number, on ScienceQA" in sheet_of(stored_study(tmp_path, paper="ScienceQA")).notes
+    )
