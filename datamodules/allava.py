@@ -1,60 +1,7 @@
 """`ALLaVA`: captions and instructions written by GPT-4V."""
 
-from datamodules.conversation import VICUNA_SYSTEM_PROMPT
-from datamodules.images import LLAVA_NEXT_PLANES
-from datamodules.llava_shards import LLaVAShards
+from datamodules.instruction_mix import InstructionMix
 
 
-class ALLaVA(LLaVAShards):
-    """ALLaVA-4V, LAION and VFLAN, packed by `lit-avg shard --preset allava`.
-
-    Args:
-        train: location of the shards, as in `LLaVAShards`, which says what the others are.
-        tokenizer: see there.
-        batch_size: see there.
-        val_share: see there.
-        template: see there.
-        system_prompt: see there.
-        max_length: see there.
-        tile_size: see there.
-        grid_pinpoints: see there.
-        workers: see there.
-        seed: see there.
-        group_by_length: see there.
-        shard_cache: see there.
-        cache_gb: see there.
-    """
-
-    def __init__(
-        self,
-        train: str = "data/allava",
-        tokenizer: str = "lmsys/vicuna-7b-v1.5",
-        batch_size: int = 4,
-        val_share: float = 0.002,
-        template: str = "vicuna",
-        system_prompt: str | None = VICUNA_SYSTEM_PROMPT,
-        max_length: int = 4096,
-        tile_size: int = 336,
-        grid_pinpoints: list[list[int]] | None = LLAVA_NEXT_PLANES,
-        workers: int = 8,
-        seed: int = 0,
-        group_by_length: bool = False,
-        shard_cache: str | None = None,
-        cache_gb: float = 100.0,
-    ) -> None:
-        super().__init__(
-            train,
-            tokenizer,
-            batch_size,
-            tile_size,
-            grid_pinpoints,
-            val_share=val_share,
-            template=template,
-            system_prompt=system_prompt,
-            max_length=max_length,
-            workers=workers,
-            seed=seed,
-            group_by_length=group_by_length,
-            shard_cache=shard_cache,
-            cache_gb=cache_gb,
-        )
+class ALLaVA(InstructionMix):
+    """ALLaVA-4V, LAION and VFLAN, packed by `lit-avg shard --preset allava`; trained on like the mix it is part of."""

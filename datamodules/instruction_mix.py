@@ -28,7 +28,7 @@ class InstructionMix(LLaVAShards):
 
     def __init__(
         self,
-        train: str = "data/open-llava-next-1m",
+        train: str,
         tokenizer: str = "lmsys/vicuna-7b-v1.5",
         batch_size: int = 4,
         val_share: float = 0.002,
