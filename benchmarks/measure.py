@@ -1,6 +1,5 @@
 """What the benchmarks measure: seconds of several ways in turn, peak memory, FLOPs, the machine's matmul peak."""
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -63,9 +62,15 @@ def peak_above(way: Callable[[], object], device: str) -> float:
         before = torch.cuda.memory_allocated()
         way()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = _resident("VmRSS")
     way()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - pages * resource.getpagesize() / MIB
+    return _resident("VmHWM") - before
+
+
+def _resident(kind: str) -> float:
+    """MiB of this program alone; `getrusage` would count what its parent had when it was started, too."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[kind].split()[0]) / 1024
 
 
 def in_fresh_process(module: str, arguments: Sequence[str]) -> float:
