@@ -11,10 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.watching import judged, run_folder, tensorboard, write_whole
+from callbacks.watching import judged, run_folder, tensorboard
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
+from lit_avg.studies.files import write_whole
 
 FILE = "selection.csv"
 OVERALL = "all"

@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from callbacks.watching import run_folder, write_whole
+from callbacks.watching import run_folder
+from lit_avg.studies.files import write_whole
 
 LOSSES = "losses.csv"
 

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
-from callbacks.watching import datamodule, judged, run_folder, write_whole
+from callbacks.watching import datamodule, judged, run_folder
 from lit_avg.checkpoints import checkpoint_path
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
+from lit_avg.studies.files import write_whole
 
 FILE = "result.json"
 OUTCOMES_FILE = "outcomes.csv"

@@ -7,7 +7,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.watching import run_folder, write_whole
+from callbacks.watching import run_folder
+from lit_avg.studies.files import write_whole
 
 
 class SaveConfig(SaveConfigCallback):

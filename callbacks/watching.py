@@ -1,4 +1,4 @@
-"""What several callbacks need: the outcomes of an evaluation, TensorBoard, and files that are whole or not there."""
+"""What several callbacks need: the outcomes of an evaluation, TensorBoard, and the run's folder."""
 
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -47,10 +47,3 @@ def run_folder(trainer: L.Trainer) -> Path:
     folder = Path(trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file at once: a reader, or the next start after a crash, finds the old text or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
