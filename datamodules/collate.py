@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -124,14 +125,14 @@ class Collate:
         images = [sample.image for sample in samples if sample.image is not None]
         questions = [question for sample in samples for question in sample.questions]
         rows = list(self._rows(samples))
-        no_pixels = torch.zeros(0, self.tile_size, self.tile_size, 3, dtype=torch.uint8)
+        no_pixels = np.zeros((0, self.tile_size, self.tile_size, 3), np.uint8)
         return Batch(
             input_ids=pad_sequence([row.input_ids for row in rows], batch_first=True),
             labels=pad_sequence([row.labels for row in rows], batch_first=True, padding_value=IGNORED_LABEL),
             question=pad_sequence([row.question for row in rows], batch_first=True, padding_value=PADDING),
             instruction=pad_sequence([row.instruction for row in rows], batch_first=True),
             image_of_row=torch.tensor([row.image for row in rows]),
-            pixel_values=torch.cat([no_pixels, *(torch.from_numpy(image.shades) for image in images)]),
+            pixel_values=torch.from_numpy(np.concatenate([no_pixels, *(image.shades for image in images)])),
             tile_grids=[image.tile_grid for image in images],
             image_sizes=torch.tensor([image.image_size for image in images], dtype=torch.long).view(-1, 2),
             keys=[question.key for question in questions],

@@ -55,11 +55,10 @@ class Tiling:
         side, size = self.tile_size, (picture.height, picture.width)
         plane = best_plane(size, self.planes) if self.planes else (0, 0)
         grid = plane[0] // side, plane[1] // side
-        views = np.empty((1 + grid[0] * grid[1], side, side, 3), np.uint8)
+        views = np.zeros((1 + grid[0] * grid[1], side, side, 3), np.uint8)
         views[0] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
         if self.planes:
-            tiles = _fit(picture, plane).reshape(grid[0], side, grid[1], side, 3).swapaxes(1, 2)
-            views[1:].reshape(*grid, side, side, 3)[:] = tiles
+            _lay(picture, views[1:].reshape(*grid, side, side, 3))
         return TiledImage(views, grid, size)
 
 
@@ -102,16 +101,25 @@ def best_plane(size: tuple[int, int], planes: Sequence[tuple[int, int]]) -> tupl
     return max(planes, key=merit)
 
 
-def _fit(picture: Image.Image, plane: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale a picture into a plane and centre it there on black, (height, width, 3)."""
+def _lay(picture: Image.Image, tiles: NDArray[np.uint8]) -> None:
+    """Scale a picture into a plane and centre it there on black: (rows, columns, S, S, 3) black tiles, written to."""
+    rows, columns, side = tiles.shape[:3]
+    plane = rows * side, columns * side
     across, down = plane[1] / picture.width, plane[0] / picture.height
     if across < down:
         height, width = min(math.ceil(picture.height * across), plane[0]), plane[1]
     else:
         height, width = plane[0], min(math.ceil(picture.width * down), plane[1])
     top, left = (plane[0] - height) // 2, (plane[1] - width) // 2
-    fitted = np.zeros((*plane, 3), np.uint8)
-    fitted[top : top + height, left : left + width] = np.asarray(
-        picture.resize((width, height), Image.Resampling.BICUBIC)
-    )
-    return fitted
+    fitted = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    for row, column in np.ndindex(rows, columns):
+        down_here, in_tile_down = _overlap(row * side, side, top, height)
+        across_here, in_tile_across = _overlap(column * side, side, left, width)
+        tiles[row, column, in_tile_down, in_tile_across] = fitted[down_here, across_here]
+
+
+def _overlap(begin: int, side: int, margin: int, length: int) -> tuple[slice, slice]:
+    """Where a tile and the fitted picture meet along one axis of the plane: within the picture, and within the tile."""
+    first = max(begin, margin)
+    last = max(first, min(begin + side, margin + length))  # they may not meet at all
+    return slice(first - margin, last - margin), slice(first - begin, last - begin)
