@@ -10,7 +10,6 @@ from submitit.slurm import slurm
 
 from lit_avg.errors import UserError
 from lit_avg.studies.cluster_job import ClusterJob
-from lit_avg.studies.cluster_options import ClusterOptions
 from lit_avg.studies.execution import Command
 from lit_avg.studies.identity import read_checked, source_of
 from lit_avg.studies.plan import PlannedRun
@@ -60,7 +59,7 @@ def submit(
     python = f"{sys.executable} -P"
     executor = SlurmExecutor(folder=study.out / FOLDER / "%j", max_num_timeout=_REQUEUES, python=python)
     after = [jobs[parent] for parent in group[0].parents if parent in jobs]
-    executor.update_parameters(**_parameters(study.slurm, after))
+    executor.update_parameters(**_parameters(study, after))
     processes = study.slurm.nodes * study.slurm.tasks
     with executor.batch():
         submitted = [executor.submit(ClusterJob(run, command, processes)) for run in group]
@@ -73,7 +72,7 @@ def scripts(study: Study, runs: Sequence[PlannedRun]) -> list[str]:
     made = list[str]()
     for group in groups(runs):
         after = [f"<job of {waiting[parent]}>" for parent in group[0].parents if parent in waiting]
-        parameters = _parameters(study.slurm, after)
+        parameters = _parameters(study, after)
         parameters["map_count"] = len(group) if len(group) > 1 else None
         folder = study.out / FOLDER / "%j"
         command = f"{sys.executable} -P -u -m submitit.core._submit {folder}"
@@ -82,13 +81,14 @@ def scripts(study: Study, runs: Sequence[PlannedRun]) -> list[str]:
     return made
 
 
-def _parameters(options: ClusterOptions, after: Sequence[str]) -> dict[str, Any]:
+def _parameters(study: Study, after: Sequence[str]) -> dict[str, Any]:
     """In submitit's words; what is not asked for is left out."""
     more: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    options = study.slurm
     if after:
         more["dependency"] = f"afterok:{':'.join(after)}"
     asked: dict[str, Any] = {
-        "job_name": "lit-avg",
+        "job_name": study.path.stem,
         "partition": options.partition,
         "account": options.account,
         "time": options.time,

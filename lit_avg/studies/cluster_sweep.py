@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_avg.studies.claiming import standing
+from lit_avg.studies.claiming import Standing, standing
 from lit_avg.studies.cluster import groups, submit
 from lit_avg.studies.execution import Command
 from lit_avg.studies.locks import locked, owner_of
@@ -44,6 +44,8 @@ class ClusterSweep:
     poll: float = 5.0
     failed: list[PlannedRun] = field(default_factory=list[PlannedRun])
     attempts: Counter[PlannedRun] = field(default_factory=Counter[PlannedRun])
+    met: dict[PlannedRun, Standing] = field(default_factory=dict[PlannedRun, Standing])  # by those that have not begun
+    at_work: set[PlannedRun] = field(default_factory=set[PlannedRun])
 
     def run(self) -> None:
         """Do what is not done. What depends on a failure is left; all else is brought to its end."""
@@ -72,22 +74,30 @@ class ClusterSweep:
                     continue
                 for run in group:
                     self.attempts[run] += 1
-                    self.watcher.started(run, standing(run))
+                    self.met[run] = standing(run)
+                    self.watcher.queued(run)
                 submitted = submit(self.study, group, known, self.command)
                 write_jobs(self.study.out, {run.identity: job for run, job in submitted.items()})
                 known |= {run.directory: job for run, job in submitted.items()}
 
     def _look(self) -> None:
-        """Take note of what has ended."""
+        """Take note of what has begun, made room or ended."""
         jobs = living_jobs(self.study.out)
         for run in list(self.waiting):
+            owned = owner_of(run.directory) is not None
             if is_finished(run):
                 self.waiting.remove(run)
                 record = own_record(run)
                 self.watcher.ended(run, well=True, seconds=record.seconds if record else 0.0)
-            elif run.identity not in jobs and owner_of(run.directory) is None and self._is_lost(run):
+            elif owned and run not in self.at_work:
+                self.at_work.add(run)
+                self.watcher.started(run, self.met.pop(run, "goes on"))
+            elif not owned and run.identity not in jobs and self._is_lost(run):
                 self._give_up(run)
                 self.watcher.ended(run, well=False, seconds=0.0)
+            elif not owned and run in self.at_work:
+                self.at_work.remove(run)
+                self.watcher.queued(run)
 
     def _is_lost(self, run: PlannedRun) -> bool:
         """Whether a run without a job is not to be submitted again."""

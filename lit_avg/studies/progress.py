@@ -31,6 +31,7 @@ class Progress:
         self.total = total
         self._done = 0
         self._running: dict[PlannedRun, float] = {}
+        self._queued: set[PlannedRun] = set()
         self._live = Live(get_renderable=self._lines, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -56,8 +57,17 @@ class Progress:
         """See `Watcher`."""
         self._say(f"{run.label}: another sweep is at work on it")
 
+    def queued(self, run: PlannedRun) -> None:
+        """See `Watcher`."""
+        self._queued.add(run)
+        if self._running.pop(run, None) is not None:
+            self._say(f"{run.label}: interrupted, and waits to go on")
+        elif not self.console.is_terminal:
+            self._say(f"{run.label}: submitted")
+
     def started(self, run: PlannedRun, found: Standing) -> None:
         """See `Watcher`."""
+        self._queued.discard(run)
         self._running[run] = time.monotonic()
         if found == "goes on":
             self._say(f"{run.label}: goes on from where it was interrupted")
@@ -69,6 +79,7 @@ class Progress:
     def ended(self, run: PlannedRun, well: bool, seconds: float) -> None:
         """See `Watcher`."""
         self._running.pop(run, None)
+        self._queued.discard(run)
         if well:
             self._done += 1
             self._say(f"{run.label}: done in {clock(seconds)} ({self._done} of {self.total})")
@@ -85,10 +96,12 @@ class Progress:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _lines(self) -> Table:
-        """One line per run at work: which, since when, and the last thing it wrote."""
+        """One line per run at work: which, since when, and the last thing it wrote; and how many are queued."""
         table = Table.grid(padding=(0, 2))
         for run, begun in self._running.items():
             said = last_lines(run.directory / LOG, 1) or ["starting"]
             newest = Text(said[0], no_wrap=True, overflow="ellipsis")
             table.add_row(run.label, clock(time.monotonic() - begun), newest)
+        if self._queued:
+            table.add_row(f"{len(self._queued)} queued")
         return table

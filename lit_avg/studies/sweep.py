@@ -32,6 +32,10 @@ class Watcher(Protocol):
         """Another sweep is at work on a run."""
         ...
 
+    def queued(self, run: PlannedRun) -> None:
+        """A run was handed to the cluster, or has made room there and waits to go on."""
+        ...
+
     def started(self, run: PlannedRun, found: Standing) -> None:
         """A run was started, on what was found in its folder."""
         ...

@@ -104,9 +104,9 @@ class Slurm:
         subprocess.run(["scancel", "--user=root"], check=False, capture_output=True)
         for daemon in self.daemons.values():
             daemon.send_signal(signal.SIGTERM)
-        for daemon in self.daemons.values():
+        for daemon in self.daemons.values():  # a slurmd waits for what its jobs left; nothing here does
             try:
-                daemon.wait(10)
+                daemon.wait(2)
             except subprocess.TimeoutExpired:
                 daemon.kill()
         for name in ("SLURM_CONF", "MASTER_ADDR"):

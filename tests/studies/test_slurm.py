@@ -111,19 +111,29 @@ def test_a_preempted_job_is_requeued_and_goes_on(slurm: Slurm, write_study: Writ
     assert list((tmp_path / "out" / "slurm").glob("started-*-1.json"))
 
 
-def test_usr2_before_the_limit_requeues_the_job(slurm: Slurm, write_study: WriteStudy, tmp_path: Path) -> None:
+def test_usr2_before_the_limit_requeues_the_job(
+    slurm: Slurm, write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gate = tmp_path / "gate"
     (tmp_path / "first.yaml").write_text(f"wait_for: {gate}\n")
     study = write_study()
     thread, status = in_background(study)
-    first = tmp_path / "out" / "seed-0" / "first"
-    wait_for(lambda: (first / "calls.txt").is_file() and owner_of(first), "first")
+    heard = list[str]()
+
+    def told(what: str) -> bool:
+        heard.append(capsys.readouterr().out)
+        return f"first (seed 0): {what}\n" in "".join(heard)
+
+    wait_for(lambda: told("started"), "the first start")
     (job,) = {job for job in living_jobs(tmp_path / "out").values() if job} - pending(tmp_path / "out")
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
-    wait_for(lambda: (first / "calls.txt").read_text() == "fit\nfit\n", "the second start")
+    wait_for(lambda: told("goes on from where it was interrupted"), "the second start")
+    assert told("submitted")
+    assert told("interrupted, and waits to go on")
     gate.touch()
     thread.join()
     assert status == [0]
+    assert calls(study)["first (seed 0)"] == "fit\nfit\n"
 
 
 def pending(out: Path) -> set[str]:
