@@ -1,6 +1,7 @@
 """A study as one HTML page that needs nothing else: table, figures, and where every number comes from."""
 
 import base64
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ class Made:
     Args:
         run: as planned.
         state: how it stands.
-        facts: what its result says of it, in words.
+        facts: what its result, or its manifest if it is a store of feedback, says of it, in words.
         commands: what makes it, as a shell takes them.
         config: what its configs came to, as YAML; empty until it is made.
     """
@@ -109,10 +110,21 @@ def _figures(study: Study) -> Iterator[Figure]:
 def _runs(study: Study) -> Iterator[Made]:
     planned = plan(study)
     for run, state in states(planned).items():
-        result = read_result(run) if state == "done" else {}
+        store = run.run.feedback
+        result = read_result(run) if state == "done" and not store else {}
+        facts = _facts_of_store(run) if state == "done" and store else _facts(result)
         commands = tuple(shlex.join(["lit-avg", *command]) for command in run.commands)
         config = yaml.dump(result["config"], Dumper=_DUMPER, sort_keys=False) if result.get("config") else ""
-        yield Made(run, state, tuple(_facts(result)), commands, config)
+        yield Made(run, state, tuple(facts), commands, config)
+
+
+def _facts_of_store(run: PlannedRun) -> Iterator[tuple[str, str]]:
+    """What a store of feedback was computed on and with."""
+    manifest: Mapping[str, Any] = json.loads(run.proof.read_text())
+    for split, told in manifest["splits"].items():
+        yield f"data of {split}", f"{told['data']}, {told['samples']} samples"
+    yield "computed with", ", ".join(f"{key} {value}" for key, value in manifest["identity"].items())
+    yield "checksum", manifest["sha256"]
 
 
 def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -67,7 +67,14 @@ def outcomes(seed: int, questions: int) -> Outcomes:
 
 
 def finish(run: PlannedRun, questions: int = 40, salt: int = 0) -> None:
-    """Leave a run as one that has been trained and, if the study asks for it, tested."""
+    """Leave a run as one that has been trained and, if the study asks for it, tested; or as a store of feedback."""
+    done = Record(run.identity, tuple(command[0] for command in run.commands), seconds=120.0)
+    if run.run.feedback:
+        splits = {"train": {"data": "da7a", "samples": 7, "per_part": 2}}
+        manifest = {"format": 1, "identity": {"weights of the llm": "11ff"}, "splits": splits, "sha256": "5afe"}
+        write_whole(run.proof, json.dumps(manifest))
+        write_record(run.directory, done)
+        return
     metrics: dict[str, float] = {"val/loss": 1.5 + run.seed}
     if run.run.test:
         found = outcomes(100 * run.seed + salt, questions)
@@ -92,7 +99,7 @@ def finish(run: PlannedRun, questions: int = 40, salt: int = 0) -> None:
         "seconds": {"fit": 100.0, "test": 20.0},
     }
     write_whole(run.directory / RESULT, json.dumps(result))
-    write_record(run.directory, Record(run.identity, tuple(command[0] for command in run.commands), seconds=120.0))
+    write_record(run.directory, done)
 
 
 def fail(run: PlannedRun) -> None:

@@ -67,6 +67,21 @@ def test_every_number_leads_to_its_seeds_and_every_seed_to_its_run(tmp_path: Pat
         assert fact in page
 
 
+def test_a_store_of_feedback_tells_what_it_was_computed_with(tmp_path: Path) -> None:
+    trained = {"configs": ["stage4.yaml"], "after": ["stage3", "feedback"], "test": True}
+    runs = {
+        "stage3": {"configs": ["stage3.yaml"]},
+        "feedback": {"configs": ["stage4.yaml"], "after": ["stage3"], "feedback": True},
+        "stage4": trained,
+        "plain": trained | {"configs": ["plain.yaml"]},
+    }
+    study = stored_study(tmp_path, runs=runs)
+    (store,) = [run for run in plan(study) if run.name == "feedback" and run.seed == 1]
+    block = as_page(sheet_of(study)).partition(f'id="run-{store.identity}"')[2].partition('<details id="run-')[0]
+    for fact in ("da7a, 7 samples", "weights of the llm 11ff", "5afe", "lit-avg feedback --config"):
+        assert fact in block
+
+
 def test_nothing_in_a_study_becomes_part_of_the_page(tmp_path: Path) -> None:
     name = '<script>alert("x")</script> & more'
     study = stored_study(tmp_path, rows={name: {"run": "stage4", "policy": "router"}}, reference=name)
