@@ -20,15 +20,19 @@ from lit_avg.studies.results import commit_of
 from lit_avg.studies.state import State, states
 from lit_avg.studies.study import Study
 
+_WIDE = 1200
+"""Pixels; at 300 to the inch, figures of one column of a paper have 990 and those of two have 2070."""
+
 _DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture by name, its PNG in base64."""
+    """A picture by name, its PNG in base64; a wide one has a line of the page to itself."""
 
     name: str
     data: str
+    wide: bool
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def _figures(study: Study) -> Iterator[Figure]:
 
         draw_figures(study)
     for path in sorted(folder.glob("*.png")):
-        yield Figure(path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode())
+        png = path.read_bytes()
+        pixels = int.from_bytes(png[16:20], "big")  # the width is where every PNG has it
+        yield Figure(path.stem.replace("_", " "), base64.b64encode(png).decode(), pixels > _WIDE)
 
 
 def _runs(study: Study) -> Iterator[Made]:

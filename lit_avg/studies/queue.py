@@ -41,7 +41,8 @@ def living_jobs(out: Path) -> dict[str, str]:
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise UserError(f"squeue does not answer: {done.stderr.strip()}")
+        why = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise UserError(f"squeue does not answer: {why[-1]}")
     living = set(done.stdout.split())
     return {identity: job for identity, job in jobs.items() if job in living}
 

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group
@@ -10,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lit_avg.errors import UserError
 from lit_avg.studies.execution import last_lines
 from lit_avg.studies.graph import clock, expected_seconds, time_left
 from lit_avg.studies.locks import owner_of
@@ -39,20 +41,31 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     runs = plan(study := load_study(options.study))
     console = Console()
-    found = states(runs, living_jobs(study.out))
+    found, unknown = _look(runs, study.out)
     if not console.is_terminal:
-        Console(width=400).print(status_lines(runs, found))
+        Console(width=400).print(status_lines(runs, found, unknown))
         return 0
-    with Live(status_lines(runs, found), console=console, auto_refresh=False) as live:
+    with Live(status_lines(runs, found, unknown), console=console, auto_refresh=False) as live:
         while any(found[run] in ("running", "queued") for run in runs):
             time.sleep(options.every)
-            found = states(runs, living_jobs(study.out))
-            live.update(status_lines(runs, found), refresh=True)
+            found, unknown = _look(runs, study.out)
+            live.update(status_lines(runs, found, unknown), refresh=True)
     return 0
 
 
-def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> Group:
-    """A line for each run that is at work, waits in a queue or went wrong, and the sums of all."""
+def _look(runs: Sequence[PlannedRun], out: Path) -> tuple[dict[PlannedRun, State], str]:
+    """How each run stands, and what of it cannot be known."""
+    found = states(runs)
+    if all(state == "done" for state in found.values()):
+        return found, ""
+    try:
+        return states(runs, living_jobs(out)), ""
+    except UserError as error:
+        return found, f"which runs are queued is not known: {error}"
+
+
+def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State], unknown: str = "") -> Group:
+    """A line for each run that is at work, waits in a queue or went wrong, and the sums of all; what is not known."""
     table = Table(box=box.SIMPLE_HEAD)
     for head in ("run", "state", "since", "where", "said last"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")
@@ -65,7 +78,7 @@ def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> 
         said = "".join(last_lines(run.directory / LOG, 1))
         table.add_row(run.label, Text(found[run], style=_STYLES.get(found[run], "")), since, where, Text(said))
     shown = [table] if table.rows else []
-    return Group(*shown, Text(_sum(runs, found)))
+    return Group(*shown, Text(_sum(runs, found)), *([Text(unknown)] if unknown else []))
 
 
 def _sum(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> str:

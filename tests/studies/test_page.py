@@ -119,6 +119,14 @@ def test_figures_older_than_a_result_are_drawn_anew(tmp_path: Path) -> None:
     assert figure.stat().st_mtime_ns >= first
 
 
+def test_figures_of_two_columns_have_a_line_to_themselves(tmp_path: Path) -> None:
+    page = as_page(sheet_of(stored_study(tmp_path)))
+    wide = [re.findall(r'alt="([^"]+)"', part)[0] for part in page.split('<figure class="wide">')[1:]]
+    narrow = [re.findall(r'alt="([^"]+)"', part)[0] for part in page.split("<figure>")[1:]]
+    assert "accuracy tokens" in wide
+    assert "accuracy by kind" in narrow
+
+
 def test_the_command_writes_the_page_and_prints_it_when_piped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from lit_avg.errors import UserError
 from lit_avg.studies import logs_command, status_command, sweep_command
 from lit_avg.studies.locks import locked
 from lit_avg.studies.plan import plan
+from lit_avg.studies.queue import write_jobs
 from lit_avg.studies.records import Record, write_record
 from lit_avg.studies.study import load_study
 from tests.studies.toy_command import toy_command
@@ -50,6 +51,20 @@ def test_every_state_is_counted_and_what_needs_a_look_is_listed(
     said = next(line for line in lines if line.startswith("6 runs"))
     assert said.startswith("6 runs: 1 done, 1 running, 1 failed, 1 interrupted, 2 to do; about 1:00 left")
     assert said.endswith("and 4 of unknown length; 1:00 computed")
+
+
+def test_what_is_known_is_told_where_slurm_does_not_answer(
+    write_study: WriteStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    study = write_study()
+    write_jobs(load_study(study).out, {plan(load_study(study))[0].identity: "7"})
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'one line'>&2\necho 'no controller'>&2\nexit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert status(study, capsys)[-2:] == [
+        "3 runs: 3 to do; 0:00 computed",
+        "which runs are queued is not known: squeue does not answer: no controller",
+    ]
 
 
 def test_logs_are_found_by_run_and_by_row(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
