@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.studies.drawing.style import SINGLE, Mark, draw_line, mark, note, ordered_mark, tick_at, wrapped
+from lit_avg.studies.drawing.style import SINGLE, Mark, draw_line, family, mark, note, ordered_mark, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, Sample, sample
 from lit_avg.studies.study import Row, Study
@@ -69,7 +69,7 @@ def lines_over(rows: Sequence[Row], results: Results, axis_name: str) -> list[Li
     lines: dict[str, list[tuple[float, Sample]]] = {}
     for row in rows:
         others = [f"{name} = {value}" for name, value in row.axes.items() if name != axis_name]
-        name = ", ".join([*([row.template] if len(templates) > 1 or not others else []), *others])
+        name = ", ".join([*([family(row.template)] if len(templates) > 1 or not others else []), *others])
         value = number(row.axes[axis_name])
         assert value is not None, "the caller has looked"
         lines.setdefault(name, []).append((value, sample(results, row, "accuracy")))

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lit_avg.studies.drawing.labels import Label, Point, place_labels
 from lit_avg.studies.drawing.pareto import pareto_front
-from lit_avg.studies.drawing.style import DOUBLE, FIXED_GREY, FRONT_GREY, SMALL, mark, note, wrapped
+from lit_avg.studies.drawing.style import DOUBLE, FIXED_GREY, FRONT_GREY, SMALL, family, mark, note, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, sample
 from lit_avg.studies.study import Row, Study
@@ -90,11 +90,11 @@ def _draw_others(axis: Axes, rows: Sequence[Row], best: set[str], results: Resul
     others = [row for row in rows if not row.policy.startswith(FIXED)]
     labels: list[Label] = []
     for number, template in enumerate(dict.fromkeys(row.template for row in others)):
-        family = [row for row in others if row.template == template]
+        alike = [row for row in others if row.template == template]
         look = mark(number)
-        name = family[0].name if not family[0].axes else f"{template} ({len(family)} rows)"
-        _points(axis, family, results, name, look.colour, look.shape)
-        named = [row for row in family if row.axes and (len(family) <= _NAMED or row.name in best)]
+        name = alike[0].name if not alike[0].axes else f"{family(template)} ({len(alike)} rows)"
+        _points(axis, alike, results, name, look.colour, look.shape)
+        named = [row for row in alike if row.axes and (len(alike) <= _NAMED or row.name in best)]
         labels += [Label(_values(row), point_of(results, row), look.colour) for row in named]
     return labels
 

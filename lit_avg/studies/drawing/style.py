@@ -1,6 +1,7 @@
 """How figures look: widths of a printed page, letters that can be read there, marks that all eyes tell apart."""
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +117,11 @@ def panels(count: int, height: float, across: str) -> tuple[Figure, list[Axes]]:
 def wrapped(text: str, inches: float, points: float = SMALL) -> str:
     """A text in lines that fit into a width; letters of DejaVu Sans are half their size wide, on average."""
     return textwrap.fill(text, max(8, int(72 * inches / (0.55 * points))))
+
+
+def family(template: str) -> str:
+    """What rows of one template are called together: `k = {k}` is `k = …`."""
+    return re.sub(r"\{[^{}]*\}", "…", template)
 
 
 def note(figure: Figure, text: str) -> None:
