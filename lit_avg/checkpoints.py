@@ -71,12 +71,16 @@ def _existing(source: str) -> Path:
     return path
 
 
-def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str) -> None:
-    """First what a checkpoint leaves out, from where it came, then what it holds."""
+def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, llm_wanted: bool = True) -> None:
+    """First what a checkpoint leaves out, from where it came, then what it holds.
+
+    An LLM that is not loaded is known by the hash of the one that is wanted; an earlier stage's may be another.
+    """
     left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
     for origin in {part["origin"]: part for part in left_out.values() if part["is_run"]}.values():
         before = _origin_of(origin, source)
-        _take_over(backbone, read_checkpoint(_existing(before)), before)
+        has_the_llm = "llm" in left_out and left_out["llm"]["origin"] == origin["origin"]
+        _take_over(backbone, read_checkpoint(_existing(before)), before, llm_wanted and has_the_llm)
     for name, part in left_out.items():
         if not part["is_run"] and name in ("vision_encoder", "llm"):
             backbone.load_part(name, part["origin"])
@@ -88,7 +92,8 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str) -
     kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
     backbone.load_state_dict(weights, strict=False)
-    check_left_out(backbone, left_out, source)
+    unknown = backbone.llm_not_loaded is not None and not llm_wanted
+    check_left_out(backbone, {name: part for name, part in left_out.items() if name != "llm" or not unknown}, source)
 
 
 def _origin_of(part: LeftOut, source: str) -> str:

@@ -8,6 +8,7 @@ from lit_avg.checkpoints import initialise_from, read_checkpoint
 from lit_avg.cli import main
 from lit_avg.errors import UserError
 from lit_avg.left_out import part_hash, tensors_hash
+from lit_avg.llava_next import without_llm
 from lit_avg.model import AvgLlava
 from tests.tiny import tiny_model
 from tests.tiny_run import write_stage
@@ -47,6 +48,21 @@ def test_what_was_left_out_is_found_along_the_chain_of_runs_wherever_they_were_m
     initialise_from(model, str(tmp_path / "moved" / "MultiGranularityTuning"), ("MultiGranularityTuning",))
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, weights[f"model.backbone.{name}"])
+
+
+def test_an_earlier_stage_may_have_had_another_llm_where_none_is_loaded(tmp_path: Path, model: AvgLlava) -> None:
+    chain = {"Pretrain": ["llm"], "InstructionTuning": ["llm"], "MultiGranularityTuning": ["vision_encoder"]}
+    for before, (stage, frozen) in zip((None, *chain), chain.items(), strict=False):
+        start: dict[str, object] = {"init_from": f"${{run_root}}/{before}", "frozen": frozen} if before else {}
+        assert main(["fit", "--config", write_stage(tmp_path, stage, **start)]) == 0
+    stage3 = str(tmp_path / "runs" / "MultiGranularityTuning")
+    initialise_from(model, stage3, ("MultiGranularityTuning",))
+    with without_llm(part_hash(model.backbone, "llm")):
+        routed = tiny_model()
+    initialise_from(routed, stage3, ("MultiGranularityTuning",))
+    whole = model.backbone.state_dict()
+    for name, tensor in routed.backbone.state_dict().items():
+        assert torch.equal(tensor, whole[name])
 
 
 def test_another_base_model_is_refused_by_its_hash(
