@@ -1,7 +1,6 @@
 """A study as one HTML page that needs nothing else: table, figures, and where every number comes from."""
 
 import base64
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -116,17 +115,17 @@ def _figures(study: Study) -> Iterator[Figure]:
 def _runs(study: Study) -> Iterator[Made]:
     planned = plan(study)
     for run, state in states(planned).items():
-        store = run.run.feedback
-        result = read_result(run) if state == "done" and not store else {}
-        facts = _facts_of_store(run) if state == "done" and store else _facts(result)
+        result = read_result(run) if state == "done" else {}
+        facts = _facts_of_store(result) if run.run.feedback else _facts(result)
         commands = tuple(shlex.join(["lit-avg", *command]) for command in run.commands)
         config = yaml.dump(result["config"], Dumper=_DUMPER, sort_keys=False) if result.get("config") else ""
         yield Made(run, state, tuple(facts), commands, config)
 
 
-def _facts_of_store(run: PlannedRun) -> Iterator[tuple[str, str]]:
-    """What a store of feedback was computed on and with."""
-    manifest: Mapping[str, Any] = json.loads(run.proof.read_text())
+def _facts_of_store(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a store of feedback was computed on and with, as far as there is one."""
+    if not manifest:
+        return
     for split, told in manifest["splits"].items():
         yield f"data of {split}", f"{told['data']}, {told['samples']} samples"
     yield "computed with", ", ".join(f"{key} {value}" for key, value in manifest["identity"].items())

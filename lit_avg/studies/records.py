@@ -72,12 +72,12 @@ def has_failed(run: PlannedRun) -> bool:
 
 
 def read_result(run: PlannedRun) -> dict[str, Any]:
-    """The `result.json` of a finished run.
+    """The `result.json` of a finished run; of a store of feedback, its manifest.
 
     Raises:
         UserError: it cannot be read.
     """
-    path = run.directory / RESULT
+    path = run.proof
     try:
         return cast(dict[str, Any], json.loads(path.read_text()))
     except ValueError as error:

@@ -55,13 +55,13 @@ def main(argv: list[str]) -> int:
 
 def _look(runs: Sequence[PlannedRun], out: Path) -> tuple[dict[PlannedRun, State], str]:
     """How each run stands, and what of it cannot be known."""
-    found = states(runs)
-    if all(state == "done" for state in found.values()):
-        return found, ""
+    queued, unknown = dict[str, str](), ""
     try:
-        return states(runs, living_jobs(out)), ""
+        queued = living_jobs(out)
     except UserError as error:
-        return found, f"which runs are queued is not known: {error}"
+        unknown = f"which runs are queued is not known: {error}"
+    found = states(runs, queued)
+    return found, unknown if any(state != "done" for state in found.values()) else ""
 
 
 def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State], unknown: str = "") -> Group:
