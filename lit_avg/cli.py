@@ -63,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(arguments[0], arguments[1:])
-    except (UserError, OSError) as mistake:
+    except UserError as mistake:
         return _say(_without_worker(str(mistake)), USER_MISTAKE)
+    except OSError as mistake:
+        return _say(_without_number(mistake), USER_MISTAKE)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except SystemExit as leaving:  # argparse, after --help or a message of its own
@@ -92,6 +94,12 @@ def _run(name: str, argv: list[str]) -> int:
 def _without_worker(message: str) -> str:
     """A data loader's worker wraps an error into its own traceback; the message itself comes last."""
     return message.rpartition(f"{UserError.__name__}: ")[2].strip()
+
+
+def _without_number(error: OSError) -> str:
+    """The file and what is wrong with it, without `[Errno 2]`."""
+    parts = [part for part in (error.filename, error.strerror) if part is not None]
+    return ": ".join(map(str, parts)) or str(error)
 
 
 def _say(message: str, status: int) -> int:

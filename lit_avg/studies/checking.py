@@ -39,18 +39,18 @@ def checked_study(path: str | Path, command: Command) -> Study:
         for run in study.runs.values()
         if (entry := known.get(sources[run.name])) is None or not entry.holds
     }
+    errors = list[str]()
     if asked:
-        answers = _ask(study, list(asked.values()), command)
-        errors = [
-            _told(study, run, answer["error"])
-            for run, answer in zip(asked.values(), answers, strict=True)
-            if "error" in answer
-        ]
-        if errors:
-            raise UserError("\n".join([f"{study.path}: {len(errors)} config(s) cannot be run:", *errors]))
-        write_checked(study.out, {key: Checked(**answer) for key, answer in zip(asked, answers, strict=True)})
-        study, known = load_study(path), read_checked(study.out)
-    _check_table(study, {run.name: known[source_of(run)] for run in study.runs.values()})
+        answers = dict(zip(asked, _ask(study, list(asked.values()), command), strict=True))
+        errors = [_told(study, asked[key], answer["error"]) for key, answer in answers.items() if "error" in answer]
+        write_checked(study.out, {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer})
+        known = read_checked(study.out)
+        if not errors:
+            study = load_study(path)
+    built = {run.name: known[source] for run in study.runs.values() if (source := source_of(run)) in known}
+    errors += [f"  {mistake} ({located(mistake.place, study.files)})" for mistake in _table_mistakes(study, built)]
+    if errors:
+        raise UserError("\n".join([f"{study.path} has {len(errors)} mistake(s):", *errors]))
     return study
 
 
@@ -79,31 +79,25 @@ def _told(study: Study, run: Run, message: str) -> str:
     return f"  {where}: {reason} (run {run.name})"
 
 
-def _check_table(study: Study, known: Mapping[str, Checked]) -> None:
-    """Every policy and column of the table is one that the rows' runs will have.
-
-    Raises:
-        UserError: names those that are not.
-    """
-    errors: list[Mistake] = []
-    for run in study.runs.values():
-        if run.feedback and known[run.name].feedback is None:
-            errors.append(
-                Mistake(f"runs.{run.stage}", f"{run.name} is no stage that learns from feedback, so none is stored")
-            )
-    for row in study.rows:
-        policies = known[row.run].policies
+def _table_mistakes(study: Study, built: Mapping[str, Checked]) -> list[Mistake]:
+    """What the table asks for that the rows' runs, as far as they can be built, will not have."""
+    mistakes = [
+        Mistake(f"runs.{run.stage}", f"{run.name} is no stage that learns from feedback, so none is stored")
+        for run in study.runs.values()
+        if run.feedback and run.name in built and built[run.name].feedback is None
+    ]
+    rows = [row for row in study.rows if row.run in built]
+    for row in rows:
+        policies = built[row.run].policies
         if row.policy not in policies:
             there = ", ".join(policies) or "none, since the stage compares none"
-            errors.append(Mistake(f"rows.{row.name}.policy", f"there is no policy {row.policy!r}; there are {there}"))
+            mistakes.append(Mistake(f"rows.{row.name}.policy", f"there is no policy {row.policy!r}; there are {there}"))
     for column in study.columns:
-        for name in {row.run: None for row in study.rows}:
-            if mistake := _column_mistake(column, known[name]):
-                errors.append(Mistake("columns", f"there is no metric {column!r} in {name}; {mistake}"))
+        for name in {row.run: None for row in rows}:
+            if mistake := _column_mistake(column, built[name]):
+                mistakes.append(Mistake("columns", f"there is no metric {column!r} in {name}; {mistake}"))
                 break
-    if errors:
-        lines = [f"  {error} ({located(error.place, study.files)})" for error in errors]
-        raise UserError("\n".join([f"{study.path} has {len(errors)} mistake(s):", *lines]))
+    return mistakes
 
 
 def _column_mistake(column: str, known: Checked) -> str | None:

@@ -5,18 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from lit_avg.errors import UserError
 from lit_avg.studies.fields import Mistake, read_yaml
+from lit_avg.studies.lines import located
 
 
 def study_content(path: Path, errors: list[Mistake]) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """A study file's content over that of the study it extends, and the files that were read."""
+    """A study file's content over that of the study it extends, and the files that were read.
+
+    Raises:
+        UserError: a file is no YAML, or the extended study is not there, so that nothing else can be said.
+    """
     content = _with_own_paths(path)
     if (extends := content.pop("extends", None)) is None:
         return content, (path,)
     base_path = path.parent / str(extends)
     if not base_path.is_file():
-        errors.append(Mistake("extends", f"there is no study {base_path}"))
-        return content, (path,)
+        raise UserError(f"{located('extends', [path])}: extends: there is no study {base_path}")
     base = _with_own_paths(base_path)
     if "extends" in base:
         errors.append(Mistake("extends", f"{base_path} extends a study itself; extend that one directly"))

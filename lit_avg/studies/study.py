@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
+from lit_avg.studies.axes import combinations, read_axes, refuse_unknown_axes, substituted
 from lit_avg.studies.cluster_options import ClusterOptions, read_options
 from lit_avg.studies.columns import column_mistakes, take_paper
 from lit_avg.studies.fields import Fields, Mistake
 from lit_avg.studies.identity import contributions, digest, unified
 from lit_avg.studies.lines import located
 from lit_avg.studies.sources import config_content, study_content
-from lit_avg.studies.variants import Change, Run, branched, combinations, substituted, way_to
+from lit_avg.studies.variants import Change, Run, branched, way_to
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def load_study(path: str | Path) -> Study:
     errors: list[Mistake] = []
     raw, files = study_content(path, errors)
     content = Fields(raw, "", errors)
-    axes = _axes(content)
+    axes = read_axes(content)
     runs = {run.name: run for run in (_run(fields) for fields in content.take_sections("runs"))}
     study = Study(
         path=path,
@@ -146,14 +147,6 @@ def _folder(content: Fields) -> Path | None:
     return None if named is None else Path(named)
 
 
-def _axes(content: Fields) -> dict[str, list[Any]]:
-    axes = content.take_mapping("axes", "lists of values")
-    for name, values in axes.items():
-        if not isinstance(values, list) or not values:
-            content.complain(f"must be a list of values, but is {values!r}", f"axes.{name}")
-    return {name: cast(list[Any], values) for name, values in axes.items() if isinstance(values, list)}
-
-
 def _run(fields: Fields) -> Run:
     run = Run(
         name=fields.name,
@@ -187,6 +180,7 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
     runs, rows = dict(study.runs), dict[str, Row]()
     for section in sections:
         paper = take_paper(section, study.columns)
+        refuse_unknown_axes(section, axes)
         for chosen in combinations(axes, (section.name, section.left)):
             fields = Fields(substituted(section.left, chosen), section.place, errors)
             row = _row(fields, runs, errors)

@@ -5,13 +5,11 @@ runs of their own in a branch named by what is changed: `stage4@k=8/stage4`. All
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lit_avg.errors import UserError
 
@@ -66,31 +64,6 @@ class Change:
         said = f"{'+'.join(self.stages)}@{'+'.join(parts)}"
         safe = re.sub(r"[^\w.=+@-]+", "-", said)[:80]
         return safe if safe == said else f"{safe}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
-
-
-def combinations(axes: Mapping[str, list[Any]], content: object) -> Iterator[dict[str, Any]]:
-    """Every combination of the values of those axes that some text in `content` names as `{axis}`."""
-    text = json.dumps(content, default=str)
-    used = [name for name in axes if f"{{{name}}}" in text]
-    for values in product(*(axes[name] for name in used)):
-        yield dict(zip(used, values, strict=True))
-
-
-def substituted(content: Any, chosen: Mapping[str, Any]) -> Any:
-    """`content` with each `{axis}` replaced; a text that is nothing but `{axis}` becomes the value itself."""
-    if isinstance(content, dict):
-        return {
-            substituted(key, chosen): substituted(value, chosen) for key, value in cast(dict[str, Any], content).items()
-        }
-    if isinstance(content, list):
-        return [substituted(value, chosen) for value in cast(list[Any], content)]
-    if not isinstance(content, str):
-        return content
-    for name, value in chosen.items():
-        if content == f"{{{name}}}":
-            return value
-        content = content.replace(f"{{{name}}}", str(value))
-    return content
 
 
 def branched(runs: dict[str, Run], end: str, change: Change) -> str:

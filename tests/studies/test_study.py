@@ -88,6 +88,25 @@ def test_a_study_may_add_runs_and_rows_to_another(write_study: WriteStudy, tmp_p
     assert (study.seeds, study.columns) == ((0, 1), base.columns)
 
 
+def test_a_key_that_is_there_twice_is_told_with_both_lines(write_study: WriteStudy, tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("model: first\nlr: &rate 1\nwarmup: *rate\nmodel: second\n")
+    with pytest.raises(UserError, match=r"first\.yaml:4: no valid YAML: 'model' is there already, in line 1"):
+        load_study(write_study())
+
+
+def test_a_file_that_is_no_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("seeds: [0]\nrows: [1, 2\n")
+    with pytest.raises(UserError, match=r"study\.yaml:3: no valid YAML: did not find expected ',' or ']'"):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_of_a_study_that_extends_a_missing_one_that_alone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("out: here\nextends: base.yaml\n")
+    with pytest.raises(UserError) as raised:
+        load_study(tmp_path / "study.yaml")
+    assert str(raised.value) == f"{tmp_path}/study.yaml:2: extends: there is no study {tmp_path}/base.yaml"
+
+
 def identities(path: Path) -> dict[str, str]:
     return {run.name: run.identity for run in plan(load_study(path))}
 

@@ -123,13 +123,15 @@ def test_a_typo_in_an_overlay_stops_the_sweep_before_it_starts_and_names_file_an
     (tmp_path / "other.yaml").write_text("modle: 3\n")
     (tmp_path / "toy.yaml").write_text("nested: 1\n")
     rows = {name: {**ROUTED, "overlays": [f"{name}.yaml"]} for name in ("typo", "other", "toy")}
+    rows["a"] = {"run": "second", "policy": "fixd 4"}
     with pytest.raises(UserError) as raised:
         sweep(with_rows(write_study, rows))
     first, *told = str(raised.value).splitlines()
-    assert first.endswith("2 config(s) cannot be run:")
-    assert len(told) == 2
+    assert first.endswith("3 mistake(s):")
+    assert len(told) == 3
     assert f"{tmp_path}/typo.yaml:2: Option 'alhpa' is not accepted" in told[0]
     assert f"{tmp_path}/other.yaml:1: Option 'modle' is not accepted" in told[1]
+    assert "rows.a.policy: there is no policy 'fixd 4'" in told[2]
     assert list((tmp_path / "out").rglob("calls.txt")) == []
 
 
@@ -150,6 +152,7 @@ def test_mistakes_in_a_row_are_told(write_study: WriteStudy) -> None:
         "b": {**ROUTED, "set": {"k": 1}, "stages": ["third"]},
         "c": {**ROUTED, "stages": ["second"]},
         "d": {**ROUTED, "overlays": ["nowhere.yaml"]},
+        "e {q}": {**ROUTED, "set": {"root": "${run_root}/{j2}"}},
     }
     with pytest.raises(UserError) as raised:
         load_study(with_rows(write_study, rows, axes={"k": [1, 2], "j": 3}))
@@ -160,8 +163,11 @@ def test_mistakes_in_a_row_are_told(write_study: WriteStudy) -> None:
         "rows.b.stages: 'third' is not on the way to second",
         "rows.c.stages: is there without `overlays` or `set`",
         "rows.d: there is no config file",
+        "rows.e {q}: there is no axis {q}; there are {k}",
+        "rows.e {q}: there is no axis {j2}; there are {k}",
     ):
         assert expected in said, expected
+    assert "{run_root}" not in said
 
 
 def test_a_dry_run_tells_what_is_shared_done_and_to_do_and_starts_nothing(
