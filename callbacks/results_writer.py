@@ -44,11 +44,13 @@ class ResultsWriter(L.Callback):
     """Writes `result.json` when a fit or a test is over; a test adds to what the fit has written.
 
     `metrics` holds what two runs with one seed agree on: the last validation's `val/…`, and after a test
-    `<policy>/…`. Everything timed is in `seconds`. A fast_dev_run leaves no results.
+    `<policy>/…`. `questions` is a hash of what the test asked. Everything timed is in `seconds`. A fast_dev_run leaves
+    no results.
     """
 
     def __init__(self) -> None:
         self._began = 0.0
+        self._questions: str | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock."""
@@ -61,6 +63,7 @@ class ResultsWriter(L.Callback):
             module, outcomes = found
             chosen = {name: policy.choose(outcomes) for name, policy in module.policies.items()}
             write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, module.granularities, chosen))
+            self._questions = hashlib.sha256("\n".join(sorted(outcomes.keys)).encode()).hexdigest()[:16]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the result, now that everybody else is done."""
@@ -74,6 +77,7 @@ class ResultsWriter(L.Callback):
         result = _describe(trainer, pl_module, verb)
         result |= {name: earlier[name] for name in ("seed", "steps", "config") if name in earlier}
         result["metrics"] = earlier.get("metrics", {}) | _metrics(trainer)
+        result["questions"] = self._questions
         result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 

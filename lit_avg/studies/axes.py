@@ -22,14 +22,12 @@ def read_axes(content: Fields) -> dict[str, list[Any]]:
 
 
 def refuse_unknown_axes(section: Fields, axes: Mapping[str, list[Any]]) -> None:
-    """Complain about each `{axis}` in a row's name or entries that is none."""
-    for name in dict.fromkeys(_NAMED.findall(json.dumps((section.name, section.left), default=str))):
+    """Complain about each `{axis}` in a row's name or entries that is none; without axes, braces are but braces."""
+    there = ", ".join(f"{{{name}}}" for name in axes)
+    named = _NAMED.findall(json.dumps((section.name, section.left), default=str)) if axes else []
+    for name in dict.fromkeys(named):
         if name not in axes:
-            section.complain(f"there is no axis {{{name}}}; there {_listed(axes)}")
-
-
-def _listed(axes: Mapping[str, list[Any]]) -> str:
-    return "are " + ", ".join(f"{{{name}}}" for name in axes) if axes else "is none at all"
+            section.complain(f"there is no axis {{{name}}}; there are {there}")
 
 
 def combinations(axes: Mapping[str, list[Any]], content: object) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,9 @@ Every format is made of a `Sheet` and says the same, since none of them formats 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
+from lit_avg.studies.alike import groups, same_questions
 from lit_avg.studies.columns import Metric, metric_of
 from lit_avg.studies.intervals import Interval, intervals
 from lit_avg.studies.results import Sample, Table, TableRow, collect
@@ -13,11 +15,15 @@ from lit_avg.studies.study import Study
 
 MISSING = "–"
 REFERENCE = "reference"
+OTHER_QUESTIONS = "other questions"
 SPEED_UP = "token speed-up"
 
 FACTOR = Metric("factor", "higher")
 KNOWS_THE_ANSWER = "oracle"
 """The policy that looks at the answers: it is out of competition when the best is marked."""
+
+_MARKS = "†‡§¶"
+"""What stands behind differences to another row than the study's reference, one mark for each such row."""
 
 _DIGITS = {"share": 1, "count": 1, "factor": 2}
 
@@ -35,6 +41,7 @@ class Cell:
         best: whether the mean is the best of its column, as far as people see.
         signed: whether a `+` is shown.
         said: what is shown where there is no mean.
+        mark: stands behind all else, and is explained in a note.
     """
 
     metric: Metric
@@ -45,6 +52,7 @@ class Cell:
     best: bool = False
     signed: bool = False
     said: str = MISSING
+    mark: str = ""
 
     @property
     def mean(self) -> str | None:
@@ -75,7 +83,7 @@ class Cell:
         text += "" if self.ends is None else f" [{self.ends[0]}, {self.ends[1]}]"
         remarks = [] if self.in_paper is None else [f"paper {self.in_paper}"]
         remarks += [f"n = {len(self.sample.values)}"] if 0 < len(self.sample.values) < self.finished else []
-        return text + (f" ({', '.join(remarks)})" if remarks else "")
+        return text + (f" ({', '.join(remarks)})" if remarks else "") + self.mark
 
     def of_seed(self, seed: int) -> str | None:
         """The value of one seed, as people read it."""
@@ -127,7 +135,9 @@ class Sheet:
         """
         marked = any(cell.best for line in self.lines for cell in line.cells)
         left_out = any(line.row.row.policy == KNOWS_THE_ANSWER for line in self.lines)
-        best = f"{mark}: the best of its column" + (", but for the oracle, which knows the answers" if left_out else "")
+        alike = len(set(groups([line.row.asked for line in self.lines]))) == 1
+        best = f"{mark}: the best of its column" + ("" if alike else " among rows that were asked the same questions")
+        best += ", but for the oracle, which knows the answers" if left_out else ""
         return [*([best] if marked else []), *self.notes]
 
 
@@ -149,7 +159,7 @@ def sheet(table: Table, known: Mapping[str, Interval]) -> Sheet:
         known: intervals of the rows' differences, by the row's name.
     """
     study = table.study
-    compared = [f"{study.columns[0]} − {study.reference}", SPEED_UP] if study.reference else []
+    compared = [f"{study.columns[0]} − {study.reference or REFERENCE}", SPEED_UP] if _compares(study) else []
     cells = _with_best(table, [_cells(table, row, known.get(row.name)) for row in table.rows])
     lines = tuple(
         Line(" ".join(row.name.split()), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True)
@@ -166,12 +176,26 @@ def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]
         Cell(metric_of(column), row.samples[column], count, row.row.paper.get(column), said=words)
         for column, words in zip(study.columns, said, strict=False)
     ]
-    if study.reference is None:
+    if not _compares(study):
         return cells
-    if row is table.reference:
+    reference = table.reference_of(row)
+    if row is reference:
         return [*cells, *[Cell(FACTOR, Sample(()), count, said=REFERENCE if row.finished else MISSING)] * 2]
-    difference = Cell(metric_of(study.columns[0]), row.difference, count, interval=interval, signed=True)
-    return [*cells, difference, Cell(FACTOR, row.speed_up, count)]
+    other = reference is not None and not same_questions(row.asked, reference.asked)
+    said, mark = OTHER_QUESTIONS if other else MISSING, _own_references(study).get(row.row.reference or "", "")
+    difference = Cell(metric_of(study.columns[0]), row.difference, count, None, interval, signed=True, said=said)
+    cells += [difference, Cell(FACTOR, row.speed_up, count, said=said)]
+    return [*cells[:-2], *(replace(cell, mark=mark if cell.sample.values else "") for cell in cells[-2:])]
+
+
+def _compares(study: Study) -> bool:
+    return bool(study.reference or _own_references(study))
+
+
+def _own_references(study: Study) -> dict[str, str]:
+    """The rows that some compare themselves with instead of with the study's reference, and the mark of each."""
+    names = dict.fromkeys(row.reference for row in study.rows if row.reference not in (None, row.name, study.reference))
+    return {name: _MARKS[n % len(_MARKS)] * (n // len(_MARKS) + 1) for n, name in enumerate(names) if name}
 
 
 _STATES = {"failed": "failed", "running": "running"}
@@ -187,12 +211,14 @@ def _count(row: TableRow) -> str:
 
 
 def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell, ...]]:
-    """Mark the best of each metric's column; those that people see as equal share it."""
+    """Mark the best of each metric's column among rows that were asked the same; those seen as equal share it."""
     marked = [list(own) for own in cells]
+    group = groups([row.asked for row in table.rows])
     rows = [number for number, row in enumerate(table.rows) if row.row.policy != KNOWS_THE_ANSWER]
-    for place, column in enumerate(table.study.columns):
+    for (place, column), own in product(enumerate(table.study.columns), sorted(set(group))):
         better = metric_of(column).better
-        shown = {number: float(mean) for number in rows if (mean := cells[number][place].mean) is not None}
+        asked = [number for number in rows if group[number] == own]
+        shown = {number: float(mean) for number in asked if (mean := cells[number][place].mean) is not None}
         if better is None or len(set(shown.values())) < 2:
             continue
         best = max(shown.values()) if better == "higher" else min(shown.values())
@@ -211,7 +237,11 @@ def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -
             "seeds and questions" if len(table.study.seeds) > 1 else "questions; one seed tells nothing about others"
         )
         notes.append(f"in brackets: 95 % interval of the difference, from a paired bootstrap over {drawn}")
-    if table.study.reference:
-        notes.append(f"{SPEED_UP}: visual tokens of an image in {table.study.reference}, divided by those in the row")
+    if _compares(table.study):
+        compared = table.study.reference or "the reference row"
+        notes.append(f"{SPEED_UP}: visual tokens of an image in {compared}, divided by those in the row")
+    notes += [f"{mark}: compared with {name} instead" for name, mark in _own_references(table.study).items()]
+    if any(cell.said == OTHER_QUESTIONS for line in lines for cell in line.cells):
+        notes.append(f"{OTHER_QUESTIONS}: than the row's reference was asked, so nothing can be said of a difference")
     notes += dict.fromkeys(f"no interval: {interval.why_not}" for interval in known.values() if interval.why_not)
     return (*notes, table.provenance)

@@ -97,7 +97,7 @@ def environment_of(side: Side) -> dict[str, str]:
 def origin_of(side: Side) -> dict[str, str]:
     """What a run was made of."""
     record = read_record(side.folder)
-    told = {name: side.result.get(name) for name in ("stage", "seed", "steps", "data")}
+    told = {name: side.result.get(name) for name in ("stage", "seed", "steps", "data", "questions")}
     told |= {
         "run id": record and record.identity,
         "policy": side.policy,

@@ -58,19 +58,17 @@ class Comparison:
 
 
 def intervals(table: Table) -> dict[str, Interval]:
-    """The interval of every row's `difference`, by the row's name; none for the reference row and for empty ones.
+    """The interval of every row's `difference`, by the row's name; none for reference rows and for empty ones.
 
     Raises:
         UserError: an outcomes file cannot be read.
     """
-    reference = table.reference
-    if reference is None:
-        return {}
     column = table.study.columns[0]
     known = _read(table.study.out / FILE)
     used, found = dict[str, Interval](), dict[str, Interval]()
     for row in table.rows:
-        if row is reference or not row.difference.values:
+        reference = table.reference_of(row)
+        if reference is None or row is reference or not row.difference.values:
             continue
         comparison = Comparison(column, row.row.policy, reference.row.policy, tuple(_pairs(row, reference)))
         used[comparison.key] = known.get(comparison.key) or _interval(comparison)

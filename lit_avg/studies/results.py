@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lit_avg.studies.alike import Asked, asked, same_questions
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.records import is_finished, read_result
 from lit_avg.studies.state import State, states
@@ -63,8 +64,10 @@ class TableRow:
         row: as the study says it.
         origins: one for each of the study's seeds, in their order.
         samples: each column's values.
-        difference: the first column minus the reference row's, seed by seed; empty without a reference.
+        difference: the first column minus the reference row's, seed by seed; empty without a reference that was asked
+            the same questions.
         speed_up: the reference row's visual tokens of an image over this row's, seed by seed; empty likewise.
+        asked: hash of the test's questions, by seed.
     """
 
     row: Row
@@ -72,6 +75,7 @@ class TableRow:
     samples: Mapping[str, Sample]
     difference: Sample
     speed_up: Sample
+    asked: Asked
 
     @property
     def name(self) -> str:
@@ -99,10 +103,10 @@ class Table:
     rows: tuple[TableRow, ...]
     provenance: str
 
-    @property
-    def reference(self) -> TableRow | None:
-        """The row that the others are compared with."""
-        return next((row for row in self.rows if row.name == self.study.reference), None)
+    def reference_of(self, row: TableRow) -> TableRow | None:
+        """The row that one is compared with: its own reference, or else the study's."""
+        name = row.row.reference or self.study.reference
+        return next((other for other in self.rows if other.name == name), None)
 
 
 def collect(study: Study) -> Table:
@@ -117,9 +121,12 @@ def collect(study: Study) -> Table:
         for name, by_seed in origins.items()
     }
     used = [result for row in study.rows for result in results[row.run].values()]
-    reference = next((row for row in study.rows if row.name == study.reference), None)
-    rows = tuple(_row(study, row, reference, results, tuple(origins[row.run].values())) for row in study.rows)
-    return Table(study, rows, _provenance(study, used))
+    rows = {row.name: row for row in study.rows}
+    made = tuple(
+        _row(study, row, rows.get(row.reference or study.reference or ""), results, tuple(origins[row.run].values()))
+        for row in study.rows
+    )
+    return Table(study, made, _provenance(study, used))
 
 
 def finished_results(study: Study) -> Results:
@@ -155,13 +162,14 @@ def _origins(study: Study) -> dict[str, dict[int, Origin]]:
 def _row(study: Study, row: Row, reference: Row | None, results: Results, origins: tuple[Origin, ...]) -> TableRow:
     first = study.columns[0]
     samples = {column: sample(results, row, column) for column in study.columns}
-    if reference is None:
-        return TableRow(row, origins, samples, Sample(()), Sample(()))
+    own_questions = asked(results[row.run])
+    if reference is None or not same_questions(own_questions, asked(results[reference.run])):
+        return TableRow(row, origins, samples, Sample(()), Sample(()), own_questions)
     own, others = _by_seed(results, row, first), _by_seed(results, reference, first)
     difference = {seed: value - others[seed] for seed, value in own.items() if seed in others}
     tokens, other_tokens = _by_seed(results, row, TOKENS), _by_seed(results, reference, TOKENS)
     speed_up = {seed: other_tokens[seed] / count for seed, count in tokens.items() if seed in other_tokens and count}
-    return TableRow(row, origins, samples, _sample(difference), _sample(speed_up))
+    return TableRow(row, origins, samples, _sample(difference), _sample(speed_up), own_questions)
 
 
 def _sample(by_seed: Mapping[int, float]) -> Sample:

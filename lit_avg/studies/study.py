@@ -50,6 +50,7 @@ class Row:
         paper: the paper's number for a column, in the column's own unit, where there is one.
         axes: the value of each axis it was made for.
         template: the name before its axes were filled in, which rows that differ in axes alone have in common.
+        reference: the row that this one is compared with, if not with the study's.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Row:
     paper: Mapping[str, float] = field(default_factory=dict[str, float])
     axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     template: str = ""
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Study:
         runs: in an order in which they can be made, by name.
         rows: in the table's order.
         columns: names of metrics, without the policy.
-        reference: the row that the others are compared with, if any.
+        reference: the row that the others are compared with, if any; a row may name another for itself.
         paper: what the paper's numbers in the rows were measured on.
         threads: CPU threads of one run; part of what decides its result.
         code: whether the program's source decides results too.
@@ -190,8 +192,8 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
             rows[row.name] = replace(row, paper=paper)
             if paper and chosen:
                 fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
-    if study.reference is not None and study.reference not in rows:
-        errors.append(Mistake("reference", f"there is no row {study.reference!r}"))
+    named = [("reference", study.reference), *((f"rows.{it.template}.reference", it.reference) for it in rows.values())]
+    errors += [Mistake(place, f"there is no row {name!r}") for place, name in named if name and name not in rows]
     return replace(study, runs=runs, rows=tuple(rows.values()))
 
 
@@ -203,6 +205,7 @@ def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
     overlays = _configs(fields, "overlays", optional=True)
     values = tuple(fields.take_mapping("set", "single values").items())
     stages = tuple(fields.take_list("stages", str, "names of runs", optional=True))
+    reference = fields.take("reference", str, "the name of a row", optional=True)
     fields.refuse_the_rest()
     if run not in runs:
         fields.complain(f"there is no run {run!r}", "run")
@@ -215,7 +218,7 @@ def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
         fields.complain("is there without `overlays` or `set` to lay over them", "stages")
     if (overlays or values) and len(errors) == before:
         run = branched(runs, run, Change(overlays, values, stages or (run,)))
-    return Row(fields.name, run, policy)
+    return Row(fields.name, run, policy, reference=reference)
 
 
 def _broken_references(study: Study) -> list[Mistake]:

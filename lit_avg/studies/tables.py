@@ -51,8 +51,9 @@ def as_csv(sheet: Sheet) -> str:
     """Plain numbers, empty where there is none.
 
     `row`, `n`; each metric's mean and, as `<metric>:sd`, its standard deviation; the difference of the first metric to
-    the reference row with `:low` and `:high`, the ends of its interval, and the speed-up; the paper's numbers as
-    `<metric>:paper` where a row has one; at last how many `seeds` there should be and the row's `state`.
+    the reference row with `:low` and `:high`, the ends of its interval, the speed-up and which row that `reference` is;
+    the paper's numbers as `<metric>:paper` where a row has one; at last how many `seeds` there should be and the row's
+    `state`.
     """
     text = io.StringIO()
     lines = [dict(_plain(sheet, number)) for number in range(len(sheet.lines))]
@@ -93,6 +94,8 @@ def _plain(sheet: Sheet, number: int) -> Iterator[tuple[str, object]]:
         if name == "difference":
             known = cell.interval
             yield from {"difference:low": known and known.low, "difference:high": known and known.high}.items()
+    if len(line.cells) > len(columns):
+        yield "reference", line.row.row.reference or sheet.table.study.reference
     for name, cells in zip(columns, zip(*(line.cells for line in sheet.lines), strict=True), strict=False):
         if any(cell.paper is not None for cell in cells):
             yield f"{name}:paper", cells[number].paper

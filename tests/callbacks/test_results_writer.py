@@ -21,6 +21,8 @@ def test_one_result_says_what_ran_and_what_came_out(tested_run: Path) -> None:
     assert result["data"] == "0123456789abcdef"
     own = hashlib.sha256((tested_run / "checkpoints" / "last.ckpt").read_bytes()).hexdigest()
     assert result["checkpoint"] == {"own": own, "parent": None}
+    keys = sorted(row["key"] for row in csv.DictReader((tested_run / "outcomes.csv").read_text().splitlines()))
+    assert result["questions"] == hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
     assert set(result["seconds"]) == {"fit", "test"}
     assert (result["machine"]["host"], result["machine"]["threads"]) == (platform.node(), torch.get_num_threads())
     assert {"val/loss", "val/accuracy@16", "router/accuracy", "oracle/selected/16"} <= set(result["metrics"])

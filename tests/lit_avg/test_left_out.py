@@ -1,5 +1,6 @@
+from collections.abc import Iterator
 from pathlib import Path
-from shutil import move, rmtree
+from shutil import copytree, move, rmtree
 
 import pytest
 import torch
@@ -16,15 +17,25 @@ from tests.tiny_run import write_stage
 STAGES = ("Pretrain", "InstructionTuning", "MultiGranularityTuning", "RGLF")
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages 1 to 4 of a model that begins with random weights; stage 3 leaves its vision encoder frozen."""
+    folder = tmp_path_factory.mktemp("chain")
     for before, stage in zip((None, *STAGES), STAGES, strict=False):
         start: dict[str, object] = {"init_from": f"${{run_root}}/{before}"} if before else {}
         if stage == "MultiGranularityTuning":
             start["frozen"] = ["vision_encoder"]
-        assert main(["fit", "--config", write_stage(tmp_path, stage, **start)]) == 0
-    return tmp_path / "runs"
+        assert main(["fit", "--config", write_stage(folder, stage, **start)]) == 0
+    return folder
+
+
+@pytest.fixture
+def runs(chain: Path) -> Iterator[Path]:
+    """The folder of those runs, beside their configs. A test may take it apart: it is mended afterwards."""
+    kept = copytree(chain / "runs", chain / "kept")
+    yield chain / "runs"
+    rmtree(chain / "runs", ignore_errors=True)
+    move(kept, chain / "runs")
 
 
 def saved(run: Path) -> dict[str, torch.Tensor]:
@@ -65,36 +76,32 @@ def test_an_earlier_stage_may_have_had_another_llm_where_none_is_loaded(tmp_path
         assert torch.equal(tensor, whole[name])
 
 
-def test_another_base_model_is_refused_by_its_hash(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_base_model_is_refused_by_its_hash(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage3 = runs / "MultiGranularityTuning" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(stage3, weights_only=True)
     checkpoint["state_dict"]["model.backbone.hf.lm_head.weight"][0, 0] += 1
     torch.save(checkpoint, stage3)
     capsys.readouterr()
-    assert main(["test", "--config", str(tmp_path / "RGLF.yaml")]) == 2
+    assert main(["test", "--config", str(runs.parent / "RGLF.yaml")]) == 2
     assert "was trained with another llm than" in capsys.readouterr().err
 
 
-def test_a_base_model_that_is_gone_is_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_model_that_is_gone_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rmtree(runs / "InstructionTuning")
     capsys.readouterr()
-    assert main(["fit", "--config", str(tmp_path / "RGLF.yaml")]) == 2
+    assert main(["fit", "--config", str(runs.parent / "RGLF.yaml")]) == 2
     message = capsys.readouterr().err
     assert f"there is no checkpoint at {runs / 'InstructionTuning'}" in message
     assert len(message.splitlines()) <= 2
 
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage4 = runs / "RGLF" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(stage4, weights_only=True)
     del checkpoint["state_dict"]["model.router.voter"]
     torch.save(checkpoint, stage4)
     capsys.readouterr()
-    assert main(["test", "--config", str(tmp_path / "RGLF.yaml")]) == 2
+    assert main(["test", "--config", str(runs.parent / "RGLF.yaml")]) == 2
     assert "differ in model.router.voter" in capsys.readouterr().err
 
 

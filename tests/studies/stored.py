@@ -1,7 +1,6 @@
 """Studies whose runs nobody has trained: folders as runs leave them, written by the project's own writers."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +19,18 @@ from lit_avg.studies.study import Study, load_study
 LEVELS = Granularities((4, 16, 64), step=4)
 KINDS = ("number", "place")
 CONFIG = {"seed_everything": 0, "model": {"class_path": "lit_avg.stages.RGLF", "init_args": {"alpha": 0.1}}}
+MADE: dict[str, object] = {
+    "stage": "RGLF",
+    "steps": 150,
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "data": "da7ada7ada7ada7a",
+    "checkpoint": {"own": "c0ffee" + 58 * "0", "parent": None},
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    "machine": {"host": "lamp", "threads": 1},
+    "seconds": {"fit": 100.0, "test": 20.0},
+}
+"""What every result says of how it was made."""
 
 
 def write_study(folder: Path, **changes: object) -> Path:
@@ -66,8 +77,15 @@ def outcomes(seed: int, questions: int) -> Outcomes:
     )
 
 
-def finish(run: PlannedRun, questions: int = 40, salt: int = 0) -> None:
-    """Leave a run as one that has been trained and, if the study asks for it, tested; or as a store of feedback."""
+def finish(run: PlannedRun, questions: int = 40, salt: int = 0, asked: str | None = "the usual") -> None:
+    """Leave a run as one that has been trained and, if the study asks for it, tested; or as a store of feedback.
+
+    Args:
+        run: of the study.
+        questions: how many there are in the test.
+        salt: makes other answers.
+        asked: stands for the hash of the questions; None for a result from before there was one.
+    """
     done = Record(run.identity, tuple(command[0] for command in run.commands), seconds=120.0)
     if run.run.feedback:
         splits = {"train": {"data": "da7a", "samples": 7, "per_part": 2}}
@@ -83,20 +101,12 @@ def finish(run: PlannedRun, questions: int = 40, salt: int = 0) -> None:
             measured = policy_metrics(found, levels, LEVELS)
             metrics |= {f"{policy}/{name}": value for name, value in measured.items()}
         write_whole(run.directory / "outcomes.csv", outcomes_csv(found, LEVELS, chosen))
-    result: Mapping[str, object] = {
+    result = MADE | {
         "run": run.directory.name,
-        "stage": "RGLF",
         "seed": run.seed,
-        "steps": 150,
         "config": CONFIG | {"seed_everything": run.seed},
         "metrics": metrics,
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "data": "da7ada7ada7ada7a",
-        "checkpoint": {"own": "c0ffee" + 58 * "0", "parent": None},
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "machine": {"host": "lamp", "threads": 1},
-        "seconds": {"fit": 100.0, "test": 20.0},
+        "questions": asked,
     }
     write_whole(run.directory / RESULT, json.dumps(result))
     write_record(run.directory, done)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from lit_avg.studies.drawing.axes import accuracy_over, number
-from lit_avg.studies.drawing.cost import accuracy_tokens
+from lit_avg.studies.drawing.cost import accuracy_tokens, comparable
 from lit_avg.studies.drawing.kinds import accuracy_by_kind
 from lit_avg.studies.drawing.pareto import pareto_front
 from lit_avg.studies.drawing.selection import selection
@@ -148,6 +149,14 @@ def test_the_front_leaves_out_what_costs_more_for_less_and_the_oracle(tmp_path: 
     drawn = lines(shown(accuracy_tokens(study, finished_results(study))))
     # fixed levels go from 85 % in steps of 2 to 93 % at all tokens; the router is above the 91 % at half of them
     assert drawn["Pareto front (without the oracle)"] == [(6.25, 85), (12.5, 87), (25, 89), (40, 92), (100, 93)]
+
+
+def test_the_front_is_of_rows_that_were_asked_the_same(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, rows={"one": ROUTER, "other": {**ROUTER, "set": {"k": 8}}})
+    for reference, expected in ((None, ["one"]), ("other", ["other"])):
+        results = {row.run: {0: {"questions": row.name, "metrics": {}}} for row in study.rows}
+        rows = comparable(replace(study, reference=reference), study.rows, results)
+        assert [row.name for row in rows] == expected
 
 
 def test_fixed_levels_are_joined_and_named_by_their_tokens(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from lit_avg.studies.cells import SPEED_UP, Cell, Sheet, sheet_of
 from lit_avg.studies.latex import as_latex
 from lit_avg.studies.plan import plan
-from lit_avg.studies.study import load_study
+from lit_avg.studies.study import Study, load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table
 from lit_avg.studies.terminal import show
 from tests.studies.stored import fail, finish, stored_study, write_study
@@ -121,6 +121,53 @@ def test_the_best_of_a_column_is_marked_the_oracle_left_out_and_ties_share_it(tm
     assert marked["c"] == [False, False, True, True, False, False]
     assert marked["knows"] == [False] * 6
     assert sheet.explained("bold")[0] == "bold: the best of its column, but for the oracle, which knows the answers"
+
+
+OTHERS = {
+    "router": {"run": "stage4", "policy": "router"},
+    "plain 64": {"run": "plain", "policy": "fixed 64", "reference": "plain 64"},
+    "plain 4": {"run": "plain", "policy": "fixed 4", "reference": "plain 64"},
+    "lost": {"run": "plain", "policy": "fixed 16"},
+    "fixed 64": {"run": "stage4", "policy": "fixed 64"},
+}
+"""Rows of which three will have been asked other questions than the reference."""
+
+
+def study_of_two_tests(folder: Path, asked: str | None = "others") -> Study:
+    study = load_study(write_study(folder, rows=OTHERS, seeds=[0, 1]))
+    for run in plan(study):
+        finish(run, asked=asked if run.name == "plain" else "the usual")
+    return study
+
+
+def test_rows_that_were_asked_other_questions_are_compared_among_themselves_alone(tmp_path: Path) -> None:
+    sheet = sheet_of(study_of_two_tests(tmp_path))
+    lines = {line.name: line.cells for line in sheet.lines}
+    columns = sheet.columns
+    for alike in (["router", "fixed 64"], ["plain 64", "plain 4", "lost"]):
+        means = {name: lines[name][0].mean for name in alike}
+        assert [name for name in alike if lines[name][0].best] == [n for n in alike if means[n] == max(means.values())]
+    assert [cell.said for cell in lines["lost"][-2:]] == ["other questions"] * 2
+    assert not any(cell.sample.values for cell in lines["lost"][-2:])
+    assert [cell.said for cell in lines["plain 64"][-2:]] == ["reference"] * 2
+    to_plain = lines["plain 4"][-2]
+    own, reference = (lines[name][columns.index("accuracy")].sample for name in ("plain 4", "plain 64"))
+    assert to_plain.sample.values == tuple(a - b for a, b in zip(own.values, reference.values, strict=True))
+    assert to_plain.ends is not None
+    assert to_plain.behind.endswith("]†")
+    assert lines["plain 4"][-1].behind == " ± 0.00†"
+    assert "†: compared with plain 64 instead" in sheet.notes
+    assert [note for note in sheet.notes if note.startswith("other questions: ")]
+    assert sheet.explained("*")[0].startswith("*: the best of its column among rows that were asked the same questions")
+    assert r"]\dag{}" in as_latex(sheet).replace("\\\\", "")  # the cell's own end is two backslashes
+    assert [row["reference"] for row in csv.DictReader(io.StringIO(as_csv(sheet)))] == [
+        "fixed 64", "plain 64", "plain 64", "fixed 64", "fixed 64"
+    ]  # fmt: skip
+
+
+def test_results_that_do_not_tell_their_questions_count_as_asked_the_same(tmp_path: Path) -> None:
+    lost = {line.name: line.cells for line in sheet_of(study_of_two_tests(tmp_path, asked=None)).lines}["lost"]
+    assert lost[-2].ends is not None
 
 
 @pytest.mark.parametrize(("seeds", "drawn"), [([0], "questions; one seed tells"), ([0, 1], "seeds and questions")])

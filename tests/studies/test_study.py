@@ -94,12 +94,6 @@ def test_a_key_that_is_there_twice_is_told_with_both_lines(write_study: WriteStu
         load_study(write_study())
 
 
-def test_a_file_that_is_no_yaml_is_told_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text("seeds: [0]\nrows: [1, 2\n")
-    with pytest.raises(UserError, match=r"study\.yaml:3: no valid YAML: did not find expected ',' or ']'"):
-        load_study(tmp_path / "study.yaml")
-
-
 def test_of_a_study_that_extends_a_missing_one_that_alone_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("out: here\nextends: base.yaml\n")
     with pytest.raises(UserError) as raised:

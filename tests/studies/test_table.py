@@ -101,4 +101,4 @@ def test_a_study_file_that_is_no_yaml_is_named(tmp_path: Path, capsys: pytest.Ca
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump({"seeds": [0]}) + "runs: [")
     assert main(["table", str(path)]) == 2
-    assert f"lit-avg: {path} is not valid YAML" in capsys.readouterr().err
+    assert f"lit-avg: {path}:4: no valid YAML" in capsys.readouterr().err

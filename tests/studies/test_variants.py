@@ -152,6 +152,7 @@ def test_mistakes_in_a_row_are_told(write_study: WriteStudy) -> None:
         "b": {**ROUTED, "set": {"k": 1}, "stages": ["third"]},
         "c": {**ROUTED, "stages": ["second"]},
         "d": {**ROUTED, "overlays": ["nowhere.yaml"]},
+        "f {k}": {**ROUTED, "set": {"k": "{k}"}, "reference": "g {k}"},
         "e {q}": {**ROUTED, "set": {"root": "${run_root}/{j2}"}},
     }
     with pytest.raises(UserError) as raised:
@@ -163,6 +164,7 @@ def test_mistakes_in_a_row_are_told(write_study: WriteStudy) -> None:
         "rows.b.stages: 'third' is not on the way to second",
         "rows.c.stages: is there without `overlays` or `set`",
         "rows.d: there is no config file",
+        "rows.f {k}.reference: there is no row 'g 1'",
         "rows.e {q}: there is no axis {q}; there are {k}",
         "rows.e {q}: there is no axis {j2}; there are {k}",
     ):

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.studies.alike import asked, same_questions
 from lit_avg.studies.drawing.style import SINGLE, Mark, draw_line, family, mark, note, ordered_mark, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, Sample, sample
@@ -53,7 +54,7 @@ def accuracy_over(study: Study, results: Results, axis_name: str) -> Figure | No
     for look, line in zip(_marks(rows, lines, axis_name), lines, strict=True):
         values_of_line, samples = zip(*line.points, strict=True)
         draw_line(axis, values_of_line, samples, look, wrapped(line.name, SINGLE - 0.6))
-    reference = [row for row in study.rows if row.name == study.reference]
+    reference = [row for row in study.rows if row.name == study.reference and _alike(row, rows, results)]
     _draw_reference(axis, reference, results)
     _scale(axis, values)
     axis.set(xlabel=axis_name, ylabel="accuracy (%)" + (", mean ± sd" if len(study.seeds) > 1 else ""))
@@ -86,6 +87,11 @@ def _marks(rows: Sequence[Row], lines: Sequence[Line], axis_name: str) -> list[M
     (other,) = others
     values = list(dict.fromkeys(number(row.axes[other]) or 0.0 for row in rows))
     return [ordered_mark(sorted(values).index(value), len(values)) for value in values]
+
+
+def _alike(reference: Row, rows: Sequence[Row], results: Results) -> bool:
+    """Whether a row was asked what all others were asked."""
+    return all(same_questions(asked(results[reference.run]), asked(results[row.run])) for row in rows)
 
 
 def _draw_reference(axis: Axes, reference: Sequence[Row], results: Results) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.studies.alike import asked, same_questions
 from lit_avg.studies.drawing.labels import Label, Point, place_labels
 from lit_avg.studies.drawing.pareto import pareto_front
 from lit_avg.studies.drawing.style import DOUBLE, FIXED_GREY, FRONT_GREY, SMALL, family, mark, note, wrapped
@@ -29,7 +30,7 @@ def accuracy_tokens(study: Study, results: Results) -> Figure | None:
     figure = Figure(figsize=(DOUBLE, 3.2), layout="constrained")
     axis = figure.subplots()
     points = {row.name: point_of(results, row) for row in rows}
-    best = _draw_front(axis, rows, points)
+    best = _draw_front(axis, study, rows, points, results)
     labels = [*_draw_fixed(axis, rows, results), *_draw_others(axis, rows, best, results)]
     axis.set(xlabel="visual tokens (% of the finest granularity)", ylabel=f"accuracy (%){_spread(study)}")
     axis.grid()
@@ -60,15 +61,22 @@ def shared_name(fixed: Sequence[Row]) -> str:
     return names.pop() if len(names) == 1 and "" not in names else fixed[0].run
 
 
-def _draw_front(axis: Axes, rows: Sequence[Row], points: dict[str, Point]) -> set[str]:
+def comparable(study: Study, rows: Sequence[Row], results: Results) -> list[Row]:
+    """The rows that were asked what the study's reference was asked, or the first row where there is none."""
+    first = next((row for row in rows if row.name == study.reference), rows[0])
+    return [row for row in rows if same_questions(asked(results[first.run]), asked(results[row.run]))]
+
+
+def _draw_front(axis: Axes, study: Study, rows: Sequence[Row], points: dict[str, Point], results: Results) -> set[str]:
     """The best that so many tokens buy, as steps; the names of the rows on it."""
-    front = [row.name for row in front_of(rows, [points[row.name] for row in rows])]
+    alike = comparable(study, rows, results)
+    front = [row.name for row in front_of(alike, [points[row.name] for row in alike])]
     if front:
         across, up = zip(*(points[name] for name in front), strict=True)
         steps = axis.step(across, up, where="post", color=FRONT_GREY, linestyle=(0, (4, 2)), linewidth=1)
-        steps[0].set_label(
-            "Pareto front" + (" (without the oracle)" if len(front) < len(rows) and _oracle(rows) else "")
-        )
+        without = ["the oracle"] if len(front) < len(alike) and _oracle(alike) else []
+        without += ["rows asked other questions"] if len(alike) < len(rows) else []
+        steps[0].set_label(wrapped("Pareto front" + (f" (without {' and '.join(without)})" if without else ""), 2.1))
     return set(front)
 
 
