@@ -39,7 +39,7 @@ def combinations(axes: Mapping[str, list[Any]], content: object) -> Iterator[dic
 
 
 def substituted(content: Any, chosen: Mapping[str, Any]) -> Any:
-    """`content` with each `{axis}` replaced; a text that is nothing but `{axis}` becomes the value itself."""
+    """`content` with each `{axis}`, not `${axis}`, replaced; a text that is nothing else becomes the value itself."""
     if isinstance(content, dict):
         return {
             substituted(key, chosen): substituted(value, chosen) for key, value in cast(dict[str, Any], content).items()
@@ -51,5 +51,5 @@ def substituted(content: Any, chosen: Mapping[str, Any]) -> Any:
     for name, value in chosen.items():
         if content == f"{{{name}}}":
             return value
-        content = content.replace(f"{{{name}}}", str(value))
+        content = re.sub(rf"(?<!\$)\{{{re.escape(name)}\}}", lambda _, value=value: str(value), content)
     return content

@@ -7,6 +7,7 @@ import yaml
 
 from lit_avg.errors import UserError
 from lit_avg.studies import sweep_command
+from lit_avg.studies.axes import substituted
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study
 from tests.studies.toy_command import toy_command
@@ -39,6 +40,11 @@ def test_an_axis_makes_a_row_and_a_run_for_each_of_its_values(write_study: Write
     assert last.commands[0][-4:] == ("--k", "8", "--resume", "auto")
     assert last.parents == (study.out / "seed-0" / "first",)
     assert last.links == ((study.out / "seed-0" / "second@k=8" / "first", study.out / "seed-0" / "first"),)
+
+
+def test_an_axis_leaves_an_entry_of_the_config_with_its_name_alone() -> None:
+    content = {"at": "${k}/{k}", "k of {k}": ["{k}", "k", "{j}"]}
+    assert substituted(content, {"k": 8}) == {"at": "${k}/8", "k of 8": [8, "k", "{j}"]}
 
 
 def test_axes_multiply_and_a_row_uses_only_those_it_names(write_study: WriteStudy) -> None:
