@@ -20,7 +20,7 @@ from lit_avg.studies.comparison import (
     origin_of,
     read_side,
 )
-from lit_avg.studies.naming import named_run
+from lit_avg.studies.naming import named_run, split_seed
 from lit_avg.studies.records import OUTCOMES
 from lit_avg.studies.study import Study, load_study
 
@@ -62,10 +62,8 @@ def _side(study: Study | None, name: str) -> Side:
     if study is None:
         return read_side(name, Path(name))
     rows = {row.name: row for row in study.rows}
-    called, _, seed = name.rpartition(":")
-    if not (called and seed.isdigit()) or name in rows:
-        called, seed = name, ""
-    run = named_run(study, called, int(seed) if seed else None)
+    called, seed = split_seed(study, name)
+    run = named_run(study, called, seed)
     row = None if called in study.runs else rows.get(called)
     return read_side(name, run.directory, row and row.policy)
 

@@ -7,7 +7,7 @@ import time
 from lit_avg.errors import UserError
 from lit_avg.studies.execution import last_lines
 from lit_avg.studies.locks import owner_of
-from lit_avg.studies.naming import named_run
+from lit_avg.studies.naming import named_run, split_seed
 from lit_avg.studies.records import LOG
 from lit_avg.studies.study import load_study
 
@@ -26,13 +26,14 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="lit-avg logs", description=__doc__)
     parser.add_argument("study", help="a study file")
-    parser.add_argument("run", help="name of a run, or of a row of the table")
+    parser.add_argument("run", help="name of a run, or of a row of the table; NAME:SEED means another seed")
     parser.add_argument("--seed", type=int, help="which of the study's seeds (default: the first)")
     parser.add_argument("--lines", type=int, default=50, help="how many lines, counted from the end (default: 50)")
     parser.add_argument("--follow", action="store_true", help="go on with what it prints until it ends")
     options = parser.parse_args(argv)
     study = load_study(options.study)
-    run = named_run(study, options.run, options.seed)
+    name, seed = split_seed(study, options.run)
+    run = named_run(study, name, seed if options.seed is None else options.seed)
     path = run.directory / LOG
     if not path.is_file():
         raise UserError(f"{run.label} has printed nothing yet; its log will be {path}")

@@ -1,10 +1,18 @@
 """Finding a run by what people call it."""
 
+import re
 from difflib import get_close_matches
 
 from lit_avg.errors import UserError
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.study import Study
+
+
+def split_seed(study: Study, name: str) -> tuple[str, int | None]:
+    """A name and the seed that may stand behind it, as in `stage4:1`, or `stage4 (seed 1)` as a status shows it."""
+    known = {*study.runs, *(row.name for row in study.rows)}
+    found = None if name in known else re.fullmatch(r"(.+?)(?::(\d+)| \(seed (\d+)\))", name)
+    return (found[1], int(found[2] or found[3])) if found else (name, None)
 
 
 def named_run(study: Study, name: str, seed: int | None = None) -> PlannedRun:

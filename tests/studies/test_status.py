@@ -70,9 +70,9 @@ def test_what_is_known_is_told_where_slurm_does_not_answer(
 def test_logs_are_found_by_run_and_by_row(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
     study = write_study(seeds=[3, 4])
     assert sweep_command.main([str(study)], toy_command) == 0
-    for name in ("second", "router"):
+    for name in (["second", "--seed", "4"], ["router", "--seed", "4"], ["router:4"], ["second (seed 4)"]):
         capsys.readouterr()
-        assert logs_command.main([str(study), name, "--lines", "1", "--seed", "4"]) == 0
+        assert logs_command.main([str(study), *name, "--lines", "1"]) == 0
         assert capsys.readouterr().out == "test second with seed 4 and 1 thread(s)\n"
 
 
