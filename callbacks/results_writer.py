@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -40,6 +40,15 @@ class HasManifest(Protocol):
     manifest_hash: str
 
 
+@runtime_checkable
+class TellsSamples(Protocol):
+    """A datamodule that knows which samples a split has."""
+
+    def data_digest(self, split: str) -> str | None:
+        """SHA-256 of them; None if there is no such split."""
+        ...
+
+
 class ResultsWriter(L.Callback):
     """Writes `result.json` when a fit or a test is over; a test adds to what the fit has written.
 
@@ -63,7 +72,7 @@ class ResultsWriter(L.Callback):
             module, outcomes = found
             chosen = {name: policy.choose(outcomes) for name, policy in module.policies.items()}
             write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, module.granularities, chosen))
-            self._questions = hashlib.sha256("\n".join(sorted(outcomes.keys)).encode()).hexdigest()[:16]
+            self._questions = asked(datamodule(trainer), outcomes.keys)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the result, now that everybody else is done."""
@@ -80,6 +89,12 @@ class ResultsWriter(L.Callback):
         result["questions"] = self._questions
         result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def asked(data: object, keys: Sequence[str]) -> str:
+    """Hash of what a test asked: the samples of its split, as far as the data tells, and the keys of the questions."""
+    samples = data.data_digest("test") if isinstance(data, TellsSamples) else None
+    return hashlib.sha256("\n".join([samples or "", *sorted(keys)]).encode()).hexdigest()[:16]
 
 
 def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mapping[str, Tensor]) -> str:

@@ -1,36 +1,39 @@
 """Which rows were asked the same questions: only those can be better than one another.
 
-A row may be tested on other data than the rest, such as another kind of picture. Every test leaves a hash of its
-questions in `result.json`; results from before it did so count as asked the same.
+A row may be tested on other data than the rest, such as another kind of picture. Every test leaves a hash of what it
+asked in `result.json`; results from before it did so tell nothing, and count as asked the same while all others agree.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 QUESTIONS = "questions"
-"""The entry of `result.json`: hash of the keys of all test questions."""
+"""The entry of `result.json`: hash of the samples of the test split and the keys of the questions."""
 
-Asked = Mapping[int, str]
-"""Hash of the questions of a row's runs, by seed, for those that tell it."""
+Asked = frozenset[str]
+"""The hashes of a row's runs; one, unless each seed has a test set of its own; empty where nobody tells."""
 
 
-def asked(results: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
+def asked(results: Mapping[int, Mapping[str, Any]]) -> Asked:
     """What a row's runs were asked, from their results by seed."""
-    return {seed: result[QUESTIONS] for seed, result in results.items() if result.get(QUESTIONS)}
+    return frozenset(result[QUESTIONS] for result in results.values() if result.get(QUESTIONS))
 
 
 def same_questions(first: Asked, second: Asked) -> bool:
-    """Whether nothing tells that two rows were asked different questions with the same seed."""
-    return all(second.get(seed, questions) == questions for seed, questions in first.items())
+    """Whether nothing tells that two rows were asked different questions."""
+    return not first or not second or not first.isdisjoint(second)
 
 
 def groups(rows: Sequence[Asked]) -> list[int]:
-    """The number of the group that each row belongs to, groups being asked the same; the first row's group is 0."""
-    heads = list[Asked]()
-    numbers = list[int]()
+    """The number of the group that each row belongs to, groups being asked the same.
+
+    Rows that tell nothing belong to the others if these are one group, and are one of their own if not.
+    """
+    heads = list[set[str]]()
     for row in rows:
-        number = next((number for number, head in enumerate(heads) if same_questions(head, row)), len(heads))
-        if number == len(heads):
-            heads.append(row)
-        numbers.append(number)
-    return numbers
+        if row and (head := next((head for head in heads if head & row), None)) is not None:
+            head |= row
+        elif row:
+            heads.append(set(row))
+    untold = len(heads) if len(heads) > 1 else 0
+    return [next((n for n, head in enumerate(heads) if head & row), untold) for row in rows]

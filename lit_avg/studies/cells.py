@@ -1,29 +1,20 @@
-"""What stands in each cell of a table, before anyone asks in which format: numbers, and how people read them.
+"""A table before anyone asks in which format: the numbers of each cell, and how people read them.
 
 Every format is made of a `Sheet` and says the same, since none of them formats a number of its own.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 
-from lit_avg.studies.alike import groups, same_questions
-from lit_avg.studies.columns import Metric, metric_of
-from lit_avg.studies.intervals import Interval, intervals
-from lit_avg.studies.results import Sample, Table, TableRow, collect
-from lit_avg.studies.study import Study
+from lit_avg.studies.alike import groups
+from lit_avg.studies.columns import Metric
+from lit_avg.studies.intervals import Interval
+from lit_avg.studies.results import Sample, Table, TableRow
 
 MISSING = "–"
-REFERENCE = "reference"
-OTHER_QUESTIONS = "other questions"
 SPEED_UP = "token speed-up"
 
-FACTOR = Metric("factor", "higher")
 KNOWS_THE_ANSWER = "oracle"
 """The policy that looks at the answers: it is out of competition when the best is marked."""
-
-_MARKS = "†‡§¶"
-"""What stands behind differences to another row than the study's reference, one mark for each such row."""
 
 _DIGITS = {"share": 1, "count": 1, "factor": 2}
 
@@ -139,109 +130,3 @@ class Sheet:
         best = f"{mark}: the best of its column" + ("" if alike else " among rows that were asked the same questions")
         best += ", but for the oracle, which knows the answers" if left_out else ""
         return [*([best] if marked else []), *self.notes]
-
-
-def sheet_of(study: Study) -> Sheet:
-    """A study's table as far as the study has come.
-
-    Raises:
-        UserError: a file of a run cannot be read.
-    """
-    table = collect(study)
-    return sheet(table, intervals(table))
-
-
-def sheet(table: Table, known: Mapping[str, Interval]) -> Sheet:
-    """Lay out a table.
-
-    Args:
-        table: the results.
-        known: intervals of the rows' differences, by the row's name.
-    """
-    study = table.study
-    compared = [f"{study.columns[0]} − {study.reference or REFERENCE}", SPEED_UP] if _compares(study) else []
-    cells = _with_best(table, [_cells(table, row, known.get(row.name)) for row in table.rows])
-    lines = tuple(
-        Line(" ".join(row.name.split()), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True)
-    )
-    return Sheet((*study.columns, *compared), lines, _notes(table, lines, known), table)
-
-
-def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]:
-    study, count = table.study, row.finished
-    said = [MISSING] * (len(study.columns) + 2)
-    if not row.finished:
-        said[0] = _STATES.get(row.state, "not finished")
-    cells = [
-        Cell(metric_of(column), row.samples[column], count, row.row.paper.get(column), said=words)
-        for column, words in zip(study.columns, said, strict=False)
-    ]
-    if not _compares(study):
-        return cells
-    reference = table.reference_of(row)
-    if row is reference:
-        return [*cells, *[Cell(FACTOR, Sample(()), count, said=REFERENCE if row.finished else MISSING)] * 2]
-    other = reference is not None and not same_questions(row.asked, reference.asked)
-    said, mark = OTHER_QUESTIONS if other else MISSING, _own_references(study).get(row.row.reference or "", "")
-    difference = Cell(metric_of(study.columns[0]), row.difference, count, None, interval, signed=True, said=said)
-    cells += [difference, Cell(FACTOR, row.speed_up, count, said=said)]
-    return [*cells[:-2], *(replace(cell, mark=mark if cell.sample.values else "") for cell in cells[-2:])]
-
-
-def _compares(study: Study) -> bool:
-    return bool(study.reference or _own_references(study))
-
-
-def _own_references(study: Study) -> dict[str, str]:
-    """The rows that some compare themselves with instead of with the study's reference, and the mark of each."""
-    names = dict.fromkeys(row.reference for row in study.rows if row.reference not in (None, row.name, study.reference))
-    return {name: _MARKS[n % len(_MARKS)] * (n // len(_MARKS) + 1) for n, name in enumerate(names) if name}
-
-
-_STATES = {"failed": "failed", "running": "running"}
-
-
-def _count(row: TableRow) -> str:
-    """Of how many seeds; where some are missing, how many there should be and how many have failed."""
-    planned = len(row.origins)
-    if row.finished == planned:
-        return str(planned)
-    failed = len([origin for origin in row.origins if origin.state == "failed"])
-    return f"{row.finished} of {planned}" + (f", {failed} failed" if failed else "")
-
-
-def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell, ...]]:
-    """Mark the best of each metric's column among rows that were asked the same; those seen as equal share it."""
-    marked = [list(own) for own in cells]
-    group = groups([row.asked for row in table.rows])
-    rows = [number for number, row in enumerate(table.rows) if row.row.policy != KNOWS_THE_ANSWER]
-    for (place, column), own in product(enumerate(table.study.columns), sorted(set(group))):
-        better = metric_of(column).better
-        asked = [number for number in rows if group[number] == own]
-        shown = {number: float(mean) for number in asked if (mean := cells[number][place].mean) is not None}
-        if better is None or len(set(shown.values())) < 2:
-            continue
-        best = max(shown.values()) if better == "higher" else min(shown.values())
-        for number in [number for number, mean in shown.items() if mean == best]:
-            marked[number][place] = replace(marked[number][place], best=True)
-    return [tuple(own) for own in marked]
-
-
-def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -> tuple[str, ...]:
-    notes = ["mean ± standard deviation over n seeds, shares in percent"]
-    if any(cell.in_paper for line in lines for cell in line.cells):
-        measured_on = f", on {table.study.paper}" if table.study.paper else ""
-        notes.append(f"in parentheses: the paper's number{measured_on}")
-    if any(cell.ends for line in lines for cell in line.cells):
-        drawn = (
-            "seeds and questions" if len(table.study.seeds) > 1 else "questions; one seed tells nothing about others"
-        )
-        notes.append(f"in brackets: 95 % interval of the difference, from a paired bootstrap over {drawn}")
-    if _compares(table.study):
-        compared = table.study.reference or "the reference row"
-        notes.append(f"{SPEED_UP}: visual tokens of an image in {compared}, divided by those in the row")
-    notes += [f"{mark}: compared with {name} instead" for name, mark in _own_references(table.study).items()]
-    if any(cell.said == OTHER_QUESTIONS for line in lines for cell in line.cells):
-        notes.append(f"{OTHER_QUESTIONS}: than the row's reference was asked, so nothing can be said of a difference")
-    notes += dict.fromkeys(f"no interval: {interval.why_not}" for interval in known.values() if interval.why_not)
-    return (*notes, table.provenance)

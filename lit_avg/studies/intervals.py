@@ -21,8 +21,7 @@ FILE = "intervals.json"
 METHOD = 1
 """Counts changes of how an interval is computed; those kept from before are not taken."""
 
-TOLERANCE = 1e-4
-"""Results are stored in single precision."""
+OTHER_QUESTIONS = "runs of both rows were tested on different questions"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _interval(comparison: Comparison) -> Interval:
             return Interval(why_not=f"{missing[0].directory / OUTCOMES} does not say what was chosen for each question")
     differences = paired_differences([(own, other) for own, other in pairs if own is not None and other is not None])
     if differences is None:
-        return Interval(why_not="runs of both rows were tested on different questions")
+        return Interval(why_not=OTHER_QUESTIONS)
     low, high = paired_interval(differences)
     return Interval(low, high)
 

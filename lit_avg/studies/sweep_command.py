@@ -10,10 +10,10 @@ from rich.console import Console
 from lit_avg import cli
 from lit_avg.errors import UserError
 from lit_avg.studies.cancel_command import announced
-from lit_avg.studies.cells import sheet_of
 from lit_avg.studies.checking import checked_study
 from lit_avg.studies.execution import Command
 from lit_avg.studies.graph import graph_lines
+from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.machine import crowding, deal, visible_gpus
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.progress import Progress

@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from lit_avg.studies.cells import Sheet, sheet_of
+from lit_avg.studies.cells import Sheet
 from lit_avg.studies.files import write_whole
 from lit_avg.studies.latex import as_latex
+from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table, write_tables
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.results_writer import outcomes_csv
+from callbacks.results_writer import asked, outcomes_csv
 from lit_avg.cli import main
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
@@ -22,11 +22,24 @@ def test_one_result_says_what_ran_and_what_came_out(tested_run: Path) -> None:
     own = hashlib.sha256((tested_run / "checkpoints" / "last.ckpt").read_bytes()).hexdigest()
     assert result["checkpoint"] == {"own": own, "parent": None}
     keys = sorted(row["key"] for row in csv.DictReader((tested_run / "outcomes.csv").read_text().splitlines()))
-    assert result["questions"] == hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+    assert result["questions"] == asked(None, keys)
     assert set(result["seconds"]) == {"fit", "test"}
     assert (result["machine"]["host"], result["machine"]["threads"]) == (platform.node(), torch.get_num_threads())
     assert {"val/loss", "val/accuracy@16", "router/accuracy", "oracle/selected/16"} <= set(result["metrics"])
     assert not any("second" in name or name.startswith("test/") for name in result["metrics"])
+
+
+def test_what_was_asked_depends_on_the_samples_and_on_which_of_them_were_asked_but_not_on_their_order() -> None:
+    class Samples:
+        def __init__(self, digest: str) -> None:
+            self.digest = digest
+
+        def data_digest(self, split: str) -> str | None:
+            return f"{split} {self.digest}"
+
+    here, there = Samples("here"), Samples("there")
+    assert asked(here, ["0/0", "0/1"]) == asked(here, ["0/1", "0/0"])
+    assert len({asked(here, ["0/0"]), asked(there, ["0/0"]), asked(here, ["0/1"]), asked(None, ["0/0"])}) == 4
 
 
 def test_two_runs_with_one_seed_have_the_same_metrics(tested_run: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lit_avg.studies.cells import SPEED_UP, Cell, Sheet, sheet_of
+from lit_avg.studies.cells import SPEED_UP, Cell, Sheet
 from lit_avg.studies.latex import as_latex
+from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import Study, load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lit_avg.errors import UserError
-from lit_avg.studies.cells import sheet_of
 from lit_avg.studies.intervals import FILE, Interval, intervals
+from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.plan import plan
 from lit_avg.studies.results import collect
 from lit_avg.studies.study import Study

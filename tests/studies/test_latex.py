@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_avg.studies.cells import sheet_of
 from lit_avg.studies.latex import as_latex, escaped
+from lit_avg.studies.layout import sheet_of
 from tests.studies.stored import stored_study
 
 DOCUMENT = r"""\documentclass{article}

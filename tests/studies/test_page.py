@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg import cli
-from lit_avg.studies.cells import sheet_of
+from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.page import as_page
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study

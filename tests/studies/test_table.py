@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lit_avg.studies import sweep_command, table_command
-from lit_avg.studies.cells import sheet_of
+from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown
 from tests.studies.toy_command import toy_command

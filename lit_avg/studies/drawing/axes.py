@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.studies.alike import asked, same_questions
+from lit_avg.studies.alike import asked, groups, same_questions
 from lit_avg.studies.drawing.style import SINGLE, Mark, draw_line, family, mark, note, ordered_mark, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, Sample, sample
@@ -65,12 +65,14 @@ def accuracy_over(study: Study, results: Results, axis_name: str) -> Figure | No
 
 
 def lines_over(rows: Sequence[Row], results: Results, axis_name: str) -> list[Line]:
-    """The rows of an axis, sorted into lines by template and the other axes."""
+    """The rows of an axis, sorted into lines by template, the other axes and what was asked."""
     templates = {row.template for row in rows}
     lines: dict[str, list[tuple[float, Sample]]] = {}
-    for row in rows:
+    group = groups([asked(results[row.run]) for row in rows])
+    for row, own in zip(rows, group, strict=True):
         others = [f"{name} = {value}" for name, value in row.axes.items() if name != axis_name]
         name = ", ".join([*([family(row.template)] if len(templates) > 1 or not others else []), *others])
+        name += "" if own == group[0] else " (other questions)"
         value = number(row.axes[axis_name])
         assert value is not None, "the caller has looked"
         lines.setdefault(name, []).append((value, sample(results, row, "accuracy")))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.studies.alike import asked, same_questions
+from lit_avg.studies.alike import asked, groups
 from lit_avg.studies.drawing.labels import Label, Point, place_labels
 from lit_avg.studies.drawing.pareto import pareto_front
 from lit_avg.studies.drawing.style import DOUBLE, FIXED_GREY, FRONT_GREY, SMALL, family, mark, note, wrapped
@@ -63,8 +63,9 @@ def shared_name(fixed: Sequence[Row]) -> str:
 
 def comparable(study: Study, rows: Sequence[Row], results: Results) -> list[Row]:
     """The rows that were asked what the study's reference was asked, or the first row where there is none."""
-    first = next((row for row in rows if row.name == study.reference), rows[0])
-    return [row for row in rows if same_questions(asked(results[first.run]), asked(results[row.run]))]
+    first = next((number for number, row in enumerate(rows) if row.name == study.reference), 0)
+    group = groups([asked(results[row.run]) for row in rows])
+    return [row for number, row in enumerate(rows) if group[number] == group[first]]
 
 
 def _draw_front(axis: Axes, study: Study, rows: Sequence[Row], points: dict[str, Point], results: Results) -> set[str]:
