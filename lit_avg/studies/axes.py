@@ -14,26 +14,27 @@ _NAMED = re.compile(r"(?<!\$)\{(\w+)\}")
 
 def read_axes(content: Fields) -> dict[str, list[Any]]:
     """The values of each axis."""
-    axes = content.take_mapping("axes", "lists of values")
+    said = content.take_mapping("axes", "lists of values")
+    axes = {name: cast(list[Any], values) for name, values in said.items() if isinstance(values, list) and values}
+    for name in said.keys() - axes.keys():
+        content.complain(f"must be a list of values, but is {said[name]!r}", f"axes.{name}")
     for name, values in axes.items():
-        if not isinstance(values, list) or not values:
-            content.complain(f"must be a list of values, but is {values!r}", f"axes.{name}")
-    return {name: cast(list[Any], values) for name, values in axes.items() if isinstance(values, list)}
+        if any(value in values[:place] for place, value in enumerate(values)):
+            content.complain("each value may be there once", f"axes.{name}")
+    return axes
 
 
 def refuse_unknown_axes(section: Fields, axes: Mapping[str, list[Any]]) -> None:
     """Complain about each `{axis}` in a row's name or entries that is none; without axes, braces are but braces."""
     there = ", ".join(f"{{{name}}}" for name in axes)
-    named = _NAMED.findall(json.dumps((section.name, section.left), default=str)) if axes else []
-    for name in dict.fromkeys(named):
+    for name in dict.fromkeys(_NAMED.findall(_text(section.name, section.left))) if axes else ():
         if name not in axes:
             section.complain(f"there is no axis {{{name}}}; there are {there}")
 
 
 def combinations(axes: Mapping[str, list[Any]], content: object) -> Iterator[dict[str, Any]]:
     """Every combination of the values of those axes that some text in `content` names as `{axis}`."""
-    text = json.dumps(content, default=str)
-    used = [name for name in axes if f"{{{name}}}" in text]
+    used = [name for name in axes if _place_of(name).search(_text(content))]
     for values in product(*(axes[name] for name in used)):
         yield dict(zip(used, values, strict=True))
 
@@ -42,7 +43,8 @@ def substituted(content: Any, chosen: Mapping[str, Any]) -> Any:
     """`content` with each `{axis}`, not `${axis}`, replaced; a text that is nothing else becomes the value itself."""
     if isinstance(content, dict):
         return {
-            substituted(key, chosen): substituted(value, chosen) for key, value in cast(dict[str, Any], content).items()
+            str(substituted(key, chosen)): substituted(value, chosen)
+            for key, value in cast(dict[str, Any], content).items()
         }
     if isinstance(content, list):
         return [substituted(value, chosen) for value in cast(list[Any], content)]
@@ -51,5 +53,13 @@ def substituted(content: Any, chosen: Mapping[str, Any]) -> Any:
     for name, value in chosen.items():
         if content == f"{{{name}}}":
             return value
-        content = re.sub(rf"(?<!\$)\{{{re.escape(name)}\}}", lambda _, value=value: str(value), content)
+        content = _place_of(name).sub(lambda _, value=value: str(value), content)
     return content
+
+
+def _place_of(axis: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\$)\{{{re.escape(axis)}\}}")
+
+
+def _text(*content: object) -> str:
+    return json.dumps(content, default=str, ensure_ascii=False)

@@ -33,6 +33,10 @@ METRICS = {
 """Those that a test reports, by the first part of their names; held equal to those of `lit_avg.metrics` by a test."""
 
 
+_OF_KINDS = ("accuracy", "selected")
+"""Those that a test reports for kinds of questions, or levels, as well."""
+
+
 def metric_of(column: str) -> Metric:
     """What a column's numbers mean; `column` is one that `column_mistakes` has nothing against."""
     return METRICS[column.partition("/")[0]]
@@ -44,7 +48,7 @@ def column_mistakes(columns: Sequence[str]) -> list[Mistake]:
     mistakes = [
         Mistake("columns", f"there is no metric {column!r}; there are {there}")
         for column in columns
-        if column.partition("/")[0] not in METRICS
+        if column.partition("/")[0] not in METRICS or ("/" in column and column.partition("/")[0] not in _OF_KINDS)
     ]
     if len(set(columns)) < len(columns):
         mistakes.append(Mistake("columns", "each may be there once"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
-from lit_avg.studies.records import OUTCOMES, RESULT, read_record
+from lit_avg.studies.records import OUTCOMES, RESULT, read_entries, read_record
 
 HEADLINES = ("loss", "accuracy", "tokens_per_tile", "token_share")
 """The metrics that are shown unless all are asked for."""
@@ -67,10 +67,7 @@ def read_side(label: str, folder: Path, policy: str | None = None) -> Side:
     path = folder / RESULT
     if not path.is_file():
         raise UserError(f"{folder} has no {RESULT}; give the folder of a finished run, or --study and a run's name")
-    try:
-        return Side(label, folder, cast(dict[str, Any], json.loads(path.read_text())), policy)
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
+    return Side(label, folder, read_entries(path, ("metrics",)), policy)
 
 
 def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[tuple[str, str, str]]:

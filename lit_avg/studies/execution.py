@@ -18,7 +18,15 @@ from lit_avg.studies.claiming import claim
 from lit_avg.studies.identity import source_of
 from lit_avg.studies.locks import BusyError, locked
 from lit_avg.studies.plan import PlannedRun
-from lit_avg.studies.records import LOG, Record, is_finished, own_record, unfinished_commands, write_record
+from lit_avg.studies.records import (
+    LOG,
+    Record,
+    is_finished,
+    own_record,
+    read_record,
+    unfinished_commands,
+    write_record,
+)
 
 Command = Callable[[list[str]], int]
 """A command line: takes arguments, returns the exit status. `lit_avg.cli.main`, but for tests."""
@@ -27,7 +35,7 @@ BUSY = 75
 """Exit status of a process that found its run in other hands; EX_TEMPFAIL, what one may try again."""
 
 CHANGED = 65
-"""Exit status of a process whose run's configs were changed; EX_DATAERR."""
+"""Exit status of a process whose run's configs, or a run before it, were changed; EX_DATAERR."""
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a command that somebody has stopped: no failure of its own."""
@@ -96,11 +104,14 @@ def do_commands(run: PlannedRun, command: Command) -> int:
 
 
 def was_changed(run: PlannedRun) -> bool:
-    """Whether a run's configs are others than when it was planned; it must not go by the identity it had then."""
-    if source_of(run.run) == run.source:
-        return False
-    print(f"configs were changed since {run.label} was planned; sweep again", flush=True)
-    return True
+    """Whether configs or runs before are others than when a run was planned; it must not go by its identity of then."""
+    changed = [] if source_of(run.run) == run.source else ["its configs"]
+    for parent, identity in zip(run.parents, run.needs, strict=True):
+        record = read_record(parent)
+        changed += [] if record is not None and record.identity == identity else [f"{parent}, which it builds on,"]
+    if changed:
+        print(f"{changed[0]} changed since {run.label} was planned; sweep again", flush=True)
+    return bool(changed)
 
 
 def last_lines(log: Path, count: int) -> list[str]:

@@ -1,32 +1,9 @@
 """Taking a YAML file apart so that every mistake in it is found at once, and told with its line."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-import yaml
-
-from lit_avg.errors import UserError
-
-if TYPE_CHECKING or not yaml.__with_libyaml__:
-    from yaml import SafeLoader
-else:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+from typing import Any, TypeVar, cast
 
 Value = TypeVar("Value", str, int, bool)
-
-
-class _Loader(SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last: a row or value that is lost unseen."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines = dict[str, int]()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in lines:
-                problem = f"{key.value!r} is there already, in line {lines[key.value]}"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -117,22 +94,3 @@ class Fields:
         """Whatever nobody has taken is unknown."""
         for key in self._left:
             self.complain("is not a key that belongs here", str(key))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file with a mapping in it.
-
-    Raises:
-        UserError: it is no YAML, has a key twice, or is something else than a mapping.
-    """
-    try:
-        content: object = yaml.load(path.read_text(), _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        said = ", ".join(part for part in (error.problem, error.context) if part)
-        raise UserError(f"{path}:{line}: no valid YAML: {said}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold `key: value` lines, but holds {type(content).__name__}")
-    return cast(dict[str, Any], content)

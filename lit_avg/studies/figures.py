@@ -18,6 +18,7 @@ from lit_avg.studies.drawing.selection import selection
 from lit_avg.studies.drawing.style import SETTINGS
 from lit_avg.studies.drawing.unfinished import unfinished
 from lit_avg.studies.files import write_whole
+from lit_avg.studies.freshness import FIGURES, note_drawn, what_is_there
 from lit_avg.studies.results import Results, finished_results
 from lit_avg.studies.study import Study
 
@@ -37,7 +38,8 @@ def draw_figures(study: Study, tell: Tell = lambda _: None) -> list[Path]:
     Returns:
         The files written, a PNG and a PDF of each.
     """
-    folder = study.out / "figures"
+    folder = study.out / FIGURES
+    drawn_from = what_is_there(study)
     results = finished_results(study)
     missing = unfinished(study, results, study.rows)
     if missing:
@@ -52,6 +54,7 @@ def draw_figures(study: Study, tell: Tell = lambda _: None) -> list[Path]:
     for old in _ours(folder):
         if old not in written:
             old.unlink()
+    note_drawn(study, drawn_from)
     return written
 
 

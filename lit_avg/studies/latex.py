@@ -14,6 +14,7 @@ _COMMANDS = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "[": "{[}",  # behind the \\ of the row before it would be an argument
+    "*": "{*}",  # and would be taken for that of \\\\*
     "–": "--",
     "—": "---",
     "−": "$-$",

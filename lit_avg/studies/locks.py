@@ -10,12 +10,15 @@ import os
 import socket
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
 from lit_avg.errors import UserError
+
+_TRIES, _BETWEEN = 5, 0.05
+"""How often, and after how many seconds, a lock is tried: whoever looks whether it is held, holds it for an instant."""
 
 
 class BusyError(Exception):
@@ -59,7 +62,10 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
     path = lock_of(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        _lock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if wait:
+            _lock(file, fcntl.LOCK_EX)
+        else:
+            _lock_at_once(file)
         job = os.environ.get("SLURM_JOB_ID")
         file.truncate(0)
         file.write(json.dumps(asdict(Owner(socket.gethostname(), os.getpid(), job, time.time()))))
@@ -79,6 +85,14 @@ def owner_of(directory: Path) -> Owner | None:
         except BusyError:
             return _read(file)
     return None
+
+
+def _lock_at_once(file: TextIO) -> None:
+    for _ in range(_TRIES - 1):
+        with suppress(BusyError):
+            return _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_BETWEEN)
+    return _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _lock(file: TextIO, kind: int) -> None:

@@ -20,7 +20,7 @@ def named_run(study: Study, name: str, seed: int | None = None) -> PlannedRun:
 
     Args:
         study: has the run.
-        name: as in the study.
+        name: as in the study; where a run and a row have the same name, the run is meant.
         seed: one of the study's; its first if not given.
 
     Raises:
@@ -29,7 +29,7 @@ def named_run(study: Study, name: str, seed: int | None = None) -> PlannedRun:
     seed = study.seeds[0] if seed is None else seed
     if seed not in study.seeds:
         raise UserError(f"{study.path} has no seed {seed}; its seeds are {', '.join(map(str, study.seeds))}")
-    wanted = {row.name: row.run for row in study.rows}.get(name, name)
+    wanted = name if name in study.runs else {row.name: row.run for row in study.rows}.get(name, name)
     found = [run for run in plan(study) if (run.name, run.seed) == (wanted, seed)]
     if not found:
         names = [*study.runs, *(row.name for row in study.rows)]

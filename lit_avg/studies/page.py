@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lit_avg.studies.cells import Cell, Sheet
+from lit_avg.studies.freshness import FIGURES, are_fresh
 from lit_avg.studies.plan import PlannedRun, plan
-from lit_avg.studies.records import RESULT, read_result
+from lit_avg.studies.records import read_result
 from lit_avg.studies.results import commit_of
 from lit_avg.studies.state import State, states
 from lit_avg.studies.study import Study
@@ -54,7 +55,7 @@ class Made:
 
 
 def as_page(sheet: Sheet) -> str:
-    """The whole page. Figures that are missing, or older than a result, are drawn first.
+    """The whole page. Figures that are missing, or show an earlier study or earlier results, are drawn first.
 
     Raises:
         UserError: a result cannot be read.
@@ -99,10 +100,8 @@ def _broken(name: str) -> Markup:
 
 def _figures(study: Study) -> Iterator[Figure]:
     """The study's figures, drawn anew unless they are up to date."""
-    folder = study.out / "figures"
-    drawn = [path.stat().st_mtime for path in folder.glob("*.png")]
-    results = [path.stat().st_mtime for run in plan(study) if (path := run.directory / RESULT).is_file()]
-    if not drawn or min(drawn) < max(results, default=0.0):
+    folder = study.out / FIGURES
+    if not are_fresh(study):
         from lit_avg.studies.figures import draw_figures  # matplotlib takes a second to load
 
         draw_figures(study)

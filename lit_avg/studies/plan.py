@@ -24,6 +24,7 @@ class PlannedRun:
         commands: what is called, in this order, each a list of arguments for `lit-avg`.
         identity: hash of all that decides its result: configs, values, data, seed, threads, the runs before.
         parents: folders of the runs before.
+        needs: their identities.
         threads: CPU threads it computes with.
         links: what its configs look for elsewhere than where it lies: (where it is looked for, where it is).
         run: the run as the study says it.
@@ -37,6 +38,7 @@ class PlannedRun:
     commands: tuple[tuple[str, ...], ...]
     identity: str
     parents: tuple[Path, ...]
+    needs: tuple[str, ...]
     threads: int
     links: tuple[tuple[Path, Path], ...]
     run: Run
@@ -84,6 +86,7 @@ def plan(study: Study) -> list[PlannedRun]:
                 ),
                 identity=digest(decides),
                 parents=tuple(parent.directory for parent in parents),
+                needs=tuple(parent.identity for parent in parents),
                 threads=study.threads,
                 links=tuple((directory.parent / stage, run_directory(study, name, seed)) for stage, name in run.links),
                 run=run,
@@ -101,7 +104,9 @@ def run_directory(study: Study, run: str, seed: int) -> Path:
 def value_arguments(run: Run) -> list[str]:
     """The values that a study lays over a run's configs, as the command line takes them."""
     as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in run.values}
-    return [part for name, text in as_text.items() for part in (f"--{name}", text)]
+    pairs = [(f"--{name}", text) for name, text in as_text.items()]
+    # what begins with a dash must be tied to its option, or it would be taken for one
+    return [part for name, text in pairs for part in ([f"{name}={text}"] if text[:1] == "-" else [name, text])]
 
 
 def _commands(run: Run, directory: Path, seed: int, stores: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -101,7 +101,7 @@ class Progress:
         for run, begun in self._running.items():
             said = last_lines(run.directory / LOG, 1) or ["starting"]
             newest = Text(said[0], no_wrap=True, overflow="ellipsis")
-            table.add_row(run.label, clock(time.monotonic() - begun), newest)
+            table.add_row(Text(run.label), clock(time.monotonic() - begun), newest)
         if self._queued:
             table.add_row(f"{len(self._queued)} queued")
         return table

@@ -36,7 +36,7 @@ def read_answers(path: Path, policy: str, kind: str = "") -> Answers | None:
     """
     if not path.is_file():
         return None
-    columns = _columns(path)
+    columns = _columns(path, path.stat().st_mtime_ns)
     chosen = columns.get(f"chosen@{policy}")
     if chosen is None:
         return None
@@ -65,11 +65,13 @@ def paired_differences(pairs: Sequence[tuple[Answers, Answers]]) -> NDArray[np.f
 
 
 @lru_cache(maxsize=32)  # those of the reference row and of rows that share runs
-def _columns(path: Path) -> dict[str, NDArray[np.str_]]:
+def _columns(path: Path, written: int) -> dict[str, NDArray[np.str_]]:
     """Keys, kinds, and what is right at each granularity and chosen by each policy, (Q,) each, as text."""
     with path.open(newline="") as file:
-        head, *lines = csv.reader(file)
-    if any(len(line) != len(head) for line in lines) or not {"key", "kind"} <= set(head):
+        head, *lines = [*csv.reader(file)] or [list[str]()]
+    levels = {tokens for line in lines for name, tokens in zip(head, line, strict=False) if name.startswith("chosen@")}
+    needed = {"key", "kind", *(f"correct@{tokens}" for tokens in levels)}
+    if any(len(line) != len(head) for line in lines) or not needed <= set(head):
         raise UserError(f"{path} is not what a test writes; test again, or remove it")
     wanted = [
         (place, name)

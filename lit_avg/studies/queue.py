@@ -18,10 +18,15 @@ JOBS = "jobs.json"
 
 def read_jobs(out: Path) -> dict[str, str]:
     """The newest job of each run, by the run's identity."""
+    path = out / FOLDER / JOBS
     try:
-        return json.loads((out / FOLDER / JOBS).read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); see `squeue` for jobs that still run, and remove it"
+        ) from error
 
 
 def write_jobs(out: Path, new: Mapping[str, str]) -> None:

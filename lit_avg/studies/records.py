@@ -77,8 +77,22 @@ def read_result(run: PlannedRun) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read.
     """
-    path = run.proof
     try:
-        return cast(dict[str, Any], json.loads(path.read_text()))
+        return read_entries(run.proof, () if run.run.feedback else ("metrics",))
+    except UserError as error:
+        raise UserError(f"{error}; remove {run.directory} and sweep again") from error
+
+
+def read_entries(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON file of named entries.
+
+    Raises:
+        UserError: it cannot be read, or lacks an entry that is needed.
+    """
+    try:
+        content: object = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}); remove {run.directory} and sweep again") from error
+        raise UserError(f"{path} cannot be read ({error})") from error
+    if not isinstance(content, dict) or not set(needed) <= content.keys():
+        raise UserError(f"{path} cannot be read (it is not what a run writes)")
+    return cast(dict[str, Any], content)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
-from lit_avg.studies.fields import Mistake, read_yaml
+from lit_avg.studies.fields import Mistake
 from lit_avg.studies.lines import located
+from lit_avg.studies.yaml_files import read_yaml
 
 
 def study_content(path: Path, errors: list[Mistake]) -> tuple[dict[str, Any], tuple[Path, ...]]:
@@ -32,16 +33,27 @@ def study_content(path: Path, errors: list[Mistake]) -> tuple[dict[str, Any], tu
 
 
 def config_content(config: Path) -> list[dict[str, Any]]:
-    """What a config file says, and what the files that it names say; comments do not count."""
-    content = read_yaml(config)
-    named = [config.parent / text for text in _texts(content) if text.endswith((".yaml", ".yml"))]
-    return [content, *(part for path in named if path.is_file() for part in config_content(path))]
+    """What a config file says, and what the files that it names say; comments do not count.
+
+    Raises:
+        UserError: a file is no YAML, or leads back to itself.
+    """
+    return [content for _, content in _with_named(config, ())]
 
 
 def named_files(config: Path) -> list[Path]:
     """A config file and those that it names, directly or not."""
-    named = [config.parent / text for text in _texts(read_yaml(config)) if text.endswith((".yaml", ".yml"))]
-    return [config, *(file for path in named if path.is_file() for file in named_files(path))]
+    return [file for file, _ in _with_named(config, ())]
+
+
+def _with_named(config: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if config.resolve() in above:
+        raise UserError(f"{config} names itself, or a file that leads back to it")
+    content = read_yaml(config)
+    yield config, content
+    for text in _texts(content):
+        if text.endswith((".yaml", ".yml")) and (named := config.parent / text).is_file():
+            yield from _with_named(named, (*above, config.resolve()))
 
 
 def _with_own_paths(path: Path) -> dict[str, Any]:

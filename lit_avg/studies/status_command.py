@@ -76,7 +76,7 @@ def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State], unk
         since = clock(time.time() - owner.since) if owner else ""
         where = f"{owner.host} ({f'job {owner.job}' if owner.job else owner.pid})" if owner else ""
         said = "".join(last_lines(run.directory / LOG, 1))
-        table.add_row(run.label, Text(found[run], style=_STYLES.get(found[run], "")), since, where, Text(said))
+        table.add_row(Text(run.label), Text(found[run], style=_STYLES.get(found[run], "")), since, where, Text(said))
     shown = [table] if table.rows else []
     return Group(*shown, Text(_sum(runs, found)), *([Text(unknown)] if unknown else []))
 

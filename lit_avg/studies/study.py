@@ -110,6 +110,9 @@ def load_study(path: str | Path) -> Study:
     errors: list[Mistake] = []
     raw, files = study_content(path, errors)
     content = Fields(raw, "", errors)
+    for section in ("runs", "rows"):
+        if raw.get(section) == {}:
+            content.complain("must not be empty", section)
     axes = read_axes(content)
     runs = {run.name: run for run in (_run(fields) for fields in content.take_sections("runs"))}
     study = Study(
@@ -121,7 +124,7 @@ def load_study(path: str | Path) -> Study:
         columns=tuple(content.take_list("columns", str, "names of metrics")),
         reference=content.take("reference", str, "the name of a row", optional=True),
         paper=content.take("paper", str, "what the paper's numbers were measured on", optional=True) or "",
-        threads=content.take("threads", int, "a whole number", optional=True) or 1,
+        threads=1 if (threads := content.take("threads", int, "a whole number", optional=True)) is None else threads,
         code=content.take("code", bool, "true or false", optional=True) or False,
         runs_in=_folder(content),
         slurm=read_options(content.take_section("slurm")),
@@ -186,7 +189,7 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
         for chosen in combinations(axes, (section.name, section.left)):
             fields = Fields(substituted(section.left, chosen), section.place, errors)
             row = _row(fields, runs, errors)
-            row = replace(row, name=substituted(section.name, chosen), axes=chosen, template=section.name)
+            row = replace(row, name=str(substituted(section.name, chosen)), axes=chosen, template=section.name)
             if row.name in rows:
                 fields.complain(f"there are two rows {row.name!r}; name each axis in the row's own name")
             rows[row.name] = replace(row, paper=paper)
@@ -199,7 +202,6 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
 
 def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
     """One row; the runs it makes are added to `runs`."""
-    before = len(errors)
     run = fields.take("run", str, "the name of a run") or ""
     policy = fields.take("policy", str, "the name of a policy") or ""
     overlays = _configs(fields, "overlays", optional=True)
@@ -216,7 +218,7 @@ def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
             fields.complain(f"{stage!r} is not on the way to {run}", "stages")
     if stages and not (overlays or values):
         fields.complain("is there without `overlays` or `set` to lay over them", "stages")
-    if (overlays or values) and len(errors) == before:
+    if (overlays or values) and not errors:  # of runs that wait for each other, or for none, nothing can be made
         run = branched(runs, run, Change(overlays, values, stages or (run,)))
     return Row(fields.name, run, policy, reference=reference)
 

@@ -56,11 +56,14 @@ class Change:
     values: tuple[tuple[str, Any], ...]
     stages: tuple[str, ...]
 
-    @property
-    def branch(self) -> str:
-        """A folder name that says what is changed where, and nothing of the row, so that rows share what they can."""
-        parts = [f"{overlay.parent.name}.{overlay.stem}" for overlay in self.overlays]
-        parts += [f"{name.rpartition('.')[2]}={value}" for name, value in self.values]
+    def branch(self, whole: bool = False) -> str:
+        """A folder name that says what is changed where, and nothing of the row, so that rows share what they can.
+
+        Args:
+            whole: with the values' whole names, not just their last parts, and the overlays' folders.
+        """
+        parts = [f"{overlay.parent if whole else overlay.parent.name}.{overlay.stem}" for overlay in self.overlays]
+        parts += [f"{name if whole else name.rpartition('.')[2]}={value}" for name, value in self.values]
         said = f"{'+'.join(self.stages)}@{'+'.join(parts)}"
         safe = re.sub(r"[^\w.=+@-]+", "-", said)[:80]
         return safe if safe == said else f"{safe}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
@@ -75,29 +78,46 @@ def branched(runs: dict[str, Run], end: str, change: Change) -> str:
     Raises:
         UserError: two different changes would share a folder.
     """
-    new: dict[str, str] = {}
+    short, whole = (_branch(runs, end, change, change.branch(whole)) for whole in (False, True))
+    for made in (short, whole):
+        if all((known := runs.get(run.name)) is None or _same(known, run) for run in made):
+            runs.update({run.name: run for run in made})
+            return made[-1].name
+    raise UserError(f"{whole[-1].name} would be two different runs; change one of them otherwise")
+
+
+def _same(known: Run, run: Run) -> bool:
+    return (known.configs, known.values) == (run.configs, run.values)
+
+
+def _branch(runs: Mapping[str, Run], end: str, change: Change, branch: str) -> list[Run]:
+    """The runs on the way to `end` that are others for a change, `end` last."""
+    new: dict[str, Run] = {}
     way = way_to(runs, end)
     changed = {*change.stages, *(store for name in change.stages for store in runs[name].after if runs[store].feedback)}
     for name in [name for name in runs if name in way]:
         run, touched = runs[name], name in changed
         if not touched and not any(parent in new for parent in run.after):
             continue
-        new[name] = f"{change.branch}/{run.stage}"
-        known = runs.get(new[name])
-        made = replace(
+        place = f"{branch}/{run.stage}"
+        known = runs.get(place)
+        new[name] = replace(
             run,
-            name=new[name],
+            name=place,
             configs=run.configs + (change.overlays if touched else ()),
             values=tuple((dict(run.values) | dict(change.values if touched else ())).items()),
-            after=tuple(new.get(parent, parent) for parent in run.after),
+            after=tuple(new[parent].name if parent in new else parent for parent in run.after),
             test=name == end or (known is not None and known.test),
         )
-        if known is not None and (known.configs, known.values) != (made.configs, made.values):
-            raise UserError(f"{made.name} would be two different runs; give one of the overlays another name")
-        runs[made.name] = made
-    return new[end]
+    return [*(run for name, run in new.items() if name != end), new[end]]
 
 
 def way_to(runs: Mapping[str, Run], end: str) -> set[str]:
-    """A run and all that must be made before it."""
-    return {end}.union(*(way_to(runs, parent) for parent in runs[end].after if parent in runs))
+    """A run and all that must be made before it, also where some wait for each other."""
+    way, ahead = set[str](), [end]
+    while ahead:
+        name = ahead.pop()
+        if name in runs and name not in way:
+            way.add(name)
+            ahead += runs[name].after
+    return way

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from lit_avg.studies.drawing.axes import accuracy_over, number
+from lit_avg.studies.drawing.axes import accuracy_over, lines_over, number
 from lit_avg.studies.drawing.cost import accuracy_tokens, comparable
 from lit_avg.studies.drawing.kinds import accuracy_by_kind
 from lit_avg.studies.drawing.pareto import pareto_front
@@ -149,6 +149,17 @@ def test_the_front_leaves_out_what_costs_more_for_less_and_the_oracle(tmp_path: 
     drawn = lines(shown(accuracy_tokens(study, finished_results(study))))
     # fixed levels go from 85 % in steps of 2 to 93 % at all tokens; the router is above the 91 % at half of them
     assert drawn["Pareto front (without the oracle)"] == [(6.25, 85), (12.5, 87), (25, 89), (40, 92), (100, 93)]
+
+
+def test_a_line_joins_only_rows_that_were_asked_the_same(tmp_path: Path) -> None:
+    rows = {"k {k}": {**ROUTER, "set": {"k": "{k}"}}}
+    study = made_up_study(tmp_path, axes={"k": [1, 2, 3]}, rows=rows)
+    results = {
+        row.run: {0: {"questions": "x" if row.axes["k"] < 3 else "y", "metrics": {"router/accuracy": 0.5}}}
+        for row in study.rows
+    }
+    found = {line.name: [value for value, _ in line.points] for line in lines_over(study.rows, results, "k")}
+    assert found == {"k …": [1.0, 2.0], "k … (other questions)": [3.0]}
 
 
 def test_the_front_is_of_rows_that_were_asked_the_same(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_what_has_no_data_is_not_drawn_and_an_old_figure_of_it_is_removed(tmp_pa
         (folder / name).write_bytes(b"old")
     told: list[str] = []
     assert draw_figures(study, told.append) == []
-    assert [path.name for path in folder.iterdir()] == ["my own.png"]
+    assert [path.name for path in folder.glob("[!.]*")] == ["my own.png"]
     assert "no accuracy_over_alpha: it takes finished rows for two values of alpha, all of them numbers" in told
     assert "no accuracy_tokens: no row is finished" in told
 

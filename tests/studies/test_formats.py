@@ -177,6 +177,29 @@ def test_the_table_says_what_its_intervals_speak_of(seeds: list[int], drawn: str
     assert [note for note in notes if note.partition("bootstrap over ")[2].startswith(drawn)]
 
 
+def test_a_row_of_one_seed_beside_others_has_an_interval_over_questions_alone_and_the_table_says_so(
+    tmp_path: Path,
+) -> None:
+    study = load_study(write_study(tmp_path))
+    for run in plan(study):
+        if run.name != "plain" or run.seed == 0:
+            finish(run)
+    said = "from a paired bootstrap over seeds and questions; where n is 1, over questions alone"
+    assert [note for note in sheet_of(study).notes if note.endswith(said)]
+
+
+def test_a_difference_between_other_questions_is_none_also_where_only_the_questions_tell(tmp_path: Path) -> None:
+    study = study_of_two_tests(tmp_path, asked=None)
+    for run in plan(study):
+        if run.name == "plain":
+            finish(run, questions=39, asked=None)
+    sheet = sheet_of(study)
+    assert [cell.said for cell in {line.name: line.cells for line in sheet.lines}["lost"][-2:]] == [
+        "other questions"
+    ] * 2
+    assert not [note for note in sheet.notes if note.startswith("no interval")]
+
+
 def test_the_speed_up_is_the_ratio_of_visual_tokens_to_those_of_the_reference(sheet: Sheet) -> None:
     by_name = {line.name: line.cells[-1] for line in sheet.lines}
     assert by_name["fixed 4"].mean == "16.00"  # 192 tokens of an image against 12

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,10 +102,13 @@ def test_runs_tested_on_other_questions_are_not_paired(tmp_path: Path) -> None:
     assert found(study)["plain router"].why_not == "runs of both rows were tested on different questions"
 
 
-def test_outcomes_that_were_cut_short_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "broken", [lambda text: text[:-20], lambda text: "", lambda text: text.replace("correct@4", "c4")]
+)
+def test_outcomes_that_were_cut_short_or_garbled_are_named(broken: Callable[[str], str], tmp_path: Path) -> None:
     study = stored_study(tmp_path)
     outcomes = study.out / "seed-0" / "plain" / "outcomes.csv"
-    outcomes.write_text(outcomes.read_text()[:-20])
+    outcomes.write_text(broken(outcomes.read_text()))
     with pytest.raises(UserError, match=r"plain/outcomes\.csv is not what a test writes; test again"):
         found(study)
 

@@ -1,6 +1,8 @@
+import fcntl
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 from lit_avg import cli
 from lit_avg.errors import UserError
 from lit_avg.studies import logs_command, status_command, sweep_command
-from lit_avg.studies.locks import locked
+from lit_avg.studies.locks import lock_of, locked
+from lit_avg.studies.naming import named_run
 from lit_avg.studies.plan import plan
-from lit_avg.studies.queue import write_jobs
+from lit_avg.studies.queue import living_jobs, write_jobs
 from lit_avg.studies.records import Record, write_record
 from lit_avg.studies.study import load_study
 from tests.studies.toy_command import toy_command
@@ -74,6 +77,29 @@ def test_logs_are_found_by_run_and_by_row(write_study: WriteStudy, capsys: pytes
         capsys.readouterr()
         assert logs_command.main([str(study), *name, "--lines", "1"]) == 0
         assert capsys.readouterr().out == "test second with seed 4 and 1 thread(s)\n"
+
+
+def test_where_a_run_and_a_row_have_one_name_the_run_is_meant(write_study: WriteStudy) -> None:
+    row = {"run": "second", "policy": "router"}
+    study = load_study(write_study(rows={"second": {**row, "set": {"k": 8}}, "a": row}, reference="a"))
+    assert named_run(study, "second").name == "second"
+
+
+def test_a_list_of_jobs_that_cannot_be_read_is_named(write_study: WriteStudy) -> None:
+    study = write_study()
+    jobs = load_study(study).out / "slurm" / "jobs.json"
+    jobs.parent.mkdir(parents=True)
+    jobs.write_text("{")
+    with pytest.raises(UserError, match=r"jobs\.json cannot be read"):
+        living_jobs(load_study(study).out)
+
+
+def test_a_look_at_a_lock_does_not_make_it_busy(tmp_path: Path) -> None:
+    with lock_of(tmp_path / "run").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with locked(tmp_path / "run"):
+            pass
 
 
 def test_a_run_that_is_not_there_is_told(write_study: WriteStudy) -> None:

@@ -8,6 +8,7 @@ from lit_avg.errors import UserError
 from lit_avg.studies.columns import METRICS
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study
+from lit_avg.studies.yaml_files import read_yaml
 
 WriteStudy = Callable[..., Path]
 
@@ -99,6 +100,56 @@ def test_of_a_study_that_extends_a_missing_one_that_alone_is_told(tmp_path: Path
     with pytest.raises(UserError) as raised:
         load_study(tmp_path / "study.yaml")
     assert str(raised.value) == f"{tmp_path}/study.yaml:2: extends: there is no study {tmp_path}/base.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"model: \xe9\n", "first.yaml is no valid YAML: 'utf-8' codec"),
+        (b"model: first.yaml\n", "first.yaml names itself, or a file that leads back to it"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_told(text: bytes, said: str, write_study: WriteStudy, tmp_path: Path) -> None:
+    study = write_study()
+    (tmp_path / "first.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=said):
+        load_study(study)
+
+
+def test_dates_and_keys_like_on_are_texts_and_merged_keys_are_no_twins(write_study: WriteStudy, tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("on: 3\nday: 2024-01-02\nother: 2024-13-45\n")
+    merged = "a: &a {x: 1}\ntop: {deep: {b: &b {<<: *a, x: 2}}}\nc: {<<: *b}\n"
+    (tmp_path / "second.yaml").write_text(merged)
+    load_study(write_study())
+    assert read_yaml(tmp_path / "first.yaml") == {"True": 3, "day": "2024-01-02", "other": "2024-13-45"}
+    assert read_yaml(tmp_path / "second.yaml")["c"] == {"x": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": {}, "rows": {}}, "runs: must not be empty"),
+        ({"threads": 0}, "threads: must be at least 1, but is 0"),
+        ({"columns": ["tokens_per_tile/number"]}, "there is no metric 'tokens_per_tile/number'"),
+        ({"axes": {"k": [1, 1.0]}}, "axes.k: each value may be there once"),
+    ],
+)
+def test_what_a_study_cannot_be_is_told(changes: dict[str, object], said: str, write_study: WriteStudy) -> None:
+    with pytest.raises(UserError, match=said):
+        load_study(write_study(**changes))
+
+
+@pytest.mark.parametrize("after", [["nowhere"], ["third"]])
+def test_rows_that_change_a_run_without_a_way_to_it_leave_the_mistake_to_be_told(
+    after: list[str], write_study: WriteStudy
+) -> None:
+    runs = {
+        "second": {"configs": ["second.yaml"], "after": after, "test": True},
+        "third": {"configs": ["third.yaml"], "after": ["second"]},
+    }
+    rows = {"a": {"run": "second", "policy": "router", "set": {"k": 1}, "stages": ["second"]}}
+    with pytest.raises(UserError, match=r"there is no run 'nowhere'|each waits for the other"):
+        load_study(write_study(runs=runs, rows=rows, reference="a"))
 
 
 def identities(path: Path) -> dict[str, str]:

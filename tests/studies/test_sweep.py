@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lit_avg.studies import sweep_command
+from lit_avg.studies.execution import CHANGED, do_commands
 from lit_avg.studies.locks import owner_of
 from lit_avg.studies.plan import PlannedRun, plan
-from lit_avg.studies.records import Record, read_record, write_record
+from lit_avg.studies.records import Record, own_record, read_record, write_record
 from lit_avg.studies.study import load_study
 from lit_avg.studies.sweep import dependants
 from lit_avg.studies.variants import Run
@@ -134,8 +135,28 @@ def test_a_config_that_changes_while_its_run_is_made_is_not_passed_over(
     editor.start()
     assert sweep(write_study()) == 1
     editor.join()
-    assert "configs were changed" in capsys.readouterr().out
+    assert "its configs changed since third (seed 0) was planned" in capsys.readouterr().out
     assert sweep(write_study()) == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_a_run_is_not_trained_on_another_studys_parent(moment: str, write_study: WriteStudy, tmp_path: Path) -> None:
+    study = write_study()
+    assert sweep(study) == 0
+    first, second, _ = plan(load_study(study))
+    (second.directory / "result.json").unlink()
+    write_record(second.directory, Record(second.identity))
+    foreign = Record("another study's", ("fit",))
+
+    def replaced(arguments: list[str]) -> int:
+        write_record(first.directory, foreign)
+        return toy_command(arguments)
+
+    if moment == "before":
+        write_record(first.directory, foreign)
+    assert do_commands(second, replaced) == CHANGED
+    assert own_record(second) == Record(second.identity)
+    assert calls(study)["second (seed 0)"] == ["fit", "test", *(["fit"] if moment == "during" else [])]
 
 
 def test_what_does_not_depend_on_a_failure_is_done_all_the_same(write_study: WriteStudy, tmp_path: Path) -> None:

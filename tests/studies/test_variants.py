@@ -8,8 +8,9 @@ import yaml
 from lit_avg.errors import UserError
 from lit_avg.studies import sweep_command
 from lit_avg.studies.axes import substituted
-from lit_avg.studies.plan import plan
+from lit_avg.studies.plan import plan, value_arguments
 from lit_avg.studies.study import load_study
+from lit_avg.studies.variants import Run
 from tests.studies.toy_command import toy_command
 
 WriteStudy = Callable[..., Path]
@@ -45,6 +46,22 @@ def test_an_axis_makes_a_row_and_a_run_for_each_of_its_values(write_study: Write
 def test_an_axis_leaves_an_entry_of_the_config_with_its_name_alone() -> None:
     content = {"at": "${k}/{k}", "k of {k}": ["{k}", "k", "{j}"]}
     assert substituted(content, {"k": 8}) == {"at": "${k}/8", "k of 8": [8, "k", "{j}"]}
+
+
+def test_an_axis_may_have_any_name_and_be_all_of_a_rows_own(write_study: WriteStudy) -> None:
+    rows = {"{α}": {**ROUTED, "set": {"k": "{α}"}}, "x": {**ROUTED, "set": {"at": "${α}"}}}
+    study = load_study(with_rows(write_study, rows, axes={"α": [0, 8]}))
+    assert [row.name for row in study.rows] == ["router", "0", "8", "x"]
+
+
+def test_changes_that_are_called_alike_have_folders_of_their_own(write_study: WriteStudy) -> None:
+    rows = {name: {**ROUTED, "set": {f"model.{name}.alpha": 1}} for name in ("llm", "router2")}
+    assert names(with_rows(write_study, rows))[-2:] == ["second@alpha=1/second", "second@model.router2.alpha=1/second"]
+
+
+def test_a_value_that_begins_with_a_dash_is_tied_to_its_option() -> None:
+    values = (("alpha", -1e-05), ("k", 8), ("name", "--x"))
+    assert value_arguments(Run("r", (), values=values)) == ["--alpha=-1e-05", "--k", "8", "--name=--x"]
 
 
 def test_axes_multiply_and_a_row_uses_only_those_it_names(write_study: WriteStudy) -> None:

@@ -1,0 +1,34 @@
+"""Whether a study's figures show the study and the results as they are now, without loading what draws them."""
+
+from pathlib import Path
+
+from lit_avg.studies.files import write_whole
+from lit_avg.studies.identity import digest
+from lit_avg.studies.plan import plan
+from lit_avg.studies.study import Study
+
+FIGURES = "figures"
+"""Folder, inside a study's, of its figures."""
+
+_DRAWN_FROM = ".drawn_from"
+
+
+def are_fresh(study: Study) -> bool:
+    """Whether nothing has changed since the figures were drawn."""
+    note = study.out / FIGURES / _DRAWN_FROM
+    return note.is_file() and note.read_text() == what_is_there(study)
+
+
+def note_drawn(study: Study, drawn_from: str) -> None:
+    """Note what the figures were drawn from: what was there before the first of them was."""
+    write_whole(study.out / FIGURES / _DRAWN_FROM, drawn_from)
+
+
+def what_is_there(study: Study) -> str:
+    """Hash of the study's files, and of the runs' identities and when each was finished."""
+    runs = [[run.identity, _written(run.proof)] for run in plan(study)]
+    return digest([[path.read_text() for path in study.files], runs])
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None
