@@ -126,7 +126,7 @@ def load_study(path: str | Path) -> Study:
         paper=content.take("paper", str, "what the paper's numbers were measured on", optional=True) or "",
         threads=1 if (threads := content.take("threads", int, "a whole number", optional=True)) is None else threads,
         code=content.take("code", bool, "true or false", optional=True) or False,
-        runs_in=_folder(content),
+        runs_in=Path(named) if (named := content.take("runs_in", str, "a folder", optional=True)) else None,
         slurm=read_options(content.take_section("slurm")),
         files=files,
     )
@@ -147,11 +147,6 @@ def _shared(study: Study) -> Study:
     return replace(study, runs=runs, rows=tuple(replace(row, run=means[row.run]) for row in study.rows), digests=named)
 
 
-def _folder(content: Fields) -> Path | None:
-    named = content.take("runs_in", str, "a folder", optional=True)
-    return None if named is None else Path(named)
-
-
 def _run(fields: Fields) -> Run:
     run = Run(
         name=fields.name,
@@ -161,6 +156,8 @@ def _run(fields: Fields) -> Run:
         values=tuple(fields.take_mapping("set", "single values").items()),
         feedback=bool(fields.take("feedback", bool, "true or false", optional=True)),
     )
+    if "/" in run.name or run.name.startswith("."):
+        fields.complain("cannot be the name of a folder; leave out `/`, and `.` at its beginning")
     if run.feedback and (run.test or not run.after):
         fields.complain("stores the feedback of a stage 3 that it comes `after`, and has nothing to test", "feedback")
     fields.refuse_the_rest()

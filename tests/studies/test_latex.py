@@ -23,6 +23,7 @@ def test_what_latex_would_take_for_a_command_is_set_as_text() -> None:
     assert escaped("a_b & 50 % [x]") == r"a\_b \& 50 \% {[}x]"
     assert escaped("α = 0.1, Δ ≥ Α") == r"$\alpha$ = 0.1, $\Delta$ $\geq$ A"
     assert escaped("雪") == r"\texttt{U+96EA}"
+    assert escaped("*starred†") == r"{*}starred\dag{}"
 
 
 def test_where_the_numbers_come_from_stands_in_a_comment_of_one_line(tmp_path: Path) -> None:
