@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from callbacks.watching import validation_follows
 from lit_avg.checkpoints import LAST_CHECKPOINT
 from lit_avg.random_state import RANDOM_STATE_KEY, RandomState, random_states, restore
 
@@ -41,9 +43,11 @@ class LastCheckpoint(Checkpoint):
         self._random_states = checkpoint.get(RANDOM_STATE_KEY, [])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on with them."""
+        """Go on with them; a run that was stopped early stays stopped, which Lightning forgets."""
         if self._random_states:
             restore(self._random_states, trainer.global_rank)
+        stopped = [one for one in trainer.early_stopping_callbacks if _has_stopped(one)]
+        trainer.should_stop = trainer.should_stop or bool(stopped)
 
     def on_train_batch_end(
         self,
@@ -53,8 +57,9 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save every so many optimiser steps."""
-        if trainer.global_step % self.every_steps == 0 and trainer.global_step != self._saved_at:
+        """Save every so many optimiser steps, unless that is done after a validation anyway."""
+        due = trainer.global_step % self.every_steps == 0 and trainer.global_step != self._saved_at
+        if due and not validation_follows(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,6 +82,10 @@ class LastCheckpoint(Checkpoint):
             _take_place(partial, path)
         trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
         self._saved_at = trainer.global_step
+
+
+def _has_stopped(callback: L.Callback) -> bool:
+    return isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
 
 
 def _take_place(new: Path, path: Path) -> None:

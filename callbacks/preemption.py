@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from callbacks.watching import validation_follows
 from lit_avg.checkpoints import LAST_CHECKPOINT
 
 SIGNAL = signal.SIGUSR2
@@ -45,13 +46,13 @@ class Preemption(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After an optimiser step, save and make room if any process was asked to.
+        """After an optimiser step, save and make room if any process was asked to; a validation that is due goes first.
 
         Raises:
             KeyboardInterrupt: ends the fit; the first process is ended by the owner of the signal before.
         """
         owner = self._owner
-        if owner is None or trainer.global_step == self._step:
+        if owner is None or trainer.global_step == self._step or validation_follows(trainer):
             return
         self._step = trainer.global_step
         if not trainer.strategy.reduce_boolean_decision(self._asked, all=False):

@@ -60,6 +60,25 @@ class ResultsWriter(L.Callback):
     def __init__(self) -> None:
         self._began = 0.0
         self._questions: str | None = None
+        self._validated: dict[str, float | None] = {}
+        self._loaded_at = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last validation's metrics: a run that was killed behind it goes on to its end without another."""
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._validated = dict(state_dict["validated"])
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note what step the run goes on from."""
+        self._loaded_at = checkpoint["global_step"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note what came out."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated = {name: value for name, value in _metrics(trainer).items() if name.startswith("val/")}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock."""
@@ -82,7 +101,10 @@ class ResultsWriter(L.Callback):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
             return
         path = run_folder(trainer) / FILE
-        earlier: dict[str, Any] = json.loads(path.read_text()) if verb == "test" and path.is_file() else {}
+        earlier: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        if verb == "fit" and 0 < trainer.global_step == self._loaded_at == earlier.get("steps"):
+            return  # it had come to its end before, and there is nothing to add
+        earlier = earlier if verb == "test" else {"metrics": self._validated}
         result = _describe(trainer, pl_module, verb)
         result |= {name: earlier[name] for name in ("seed", "steps", "config") if name in earlier}
         result["metrics"] = earlier.get("metrics", {}) | _metrics(trainer)

@@ -42,6 +42,16 @@ def datamodule(trainer: L.Trainer) -> object:
     return cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it elsewhere
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Whether the training batch that just ended is one after which Lightning validates, where it counts batches.
+
+    A checkpoint from before such a validation must not be kept: who goes on from it is never validated there.
+    """
+    interval = trainer.val_check_batch
+    counts = trainer.check_val_every_n_epoch is None and isinstance(interval, int) and trainer.enable_validation
+    return counts and (trainer.fit_loop.total_batch_idx + 1) % cast(int, interval) == 0
+
+
 def run_folder(trainer: L.Trainer) -> Path:
     """The run's directory, made if need be."""
     folder = Path(trainer.default_root_dir)

@@ -1,10 +1,13 @@
+import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
+from callbacks.last_checkpoint import LastCheckpoint
 from lit_avg.cli import main
-from tests.tiny_run import write_stage
+from tests.tiny_run import write_stage, write_yaml
 
 
 def saved(run: Path) -> dict[str, object]:
@@ -28,3 +31,45 @@ def test_a_run_without_validation_is_saved_at_its_end(tmp_path: Path) -> None:
     stage = write_stage(tmp_path, "Pretrain")
     assert main(["fit", "--config", stage, "--trainer.limit_val_batches", "0"]) == 0
     assert saved(tmp_path / "runs" / "Pretrain")["global_step"] == 3
+
+
+def with_callbacks(folder: Path, *callbacks: dict[str, object]) -> list[str]:
+    """A stage of four steps, validated after each second, with callbacks of its own beside what writes results."""
+    listed = [*callbacks, {"class_path": "callbacks.ResultsWriter"}]
+    overlay = write_yaml(folder / "callbacks.yaml", {"trainer": {"callbacks": listed}})
+    stage = ["--config", write_stage(folder, "RGLF"), "--config", overlay]
+    return [*stage, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    rule = {"monitor": "val/loss", "mode": "max", "stopping_threshold": -1.0}
+    early = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": rule}
+    stage, run = with_callbacks(tmp_path, {"class_path": "callbacks.LastCheckpoint"}, early), tmp_path / "runs" / "RGLF"
+    assert main(["fit", *stage]) == 0
+    result, weights = (run / "result.json").read_text(), saved(run)["state_dict"]
+    assert json.loads(result)["steps"] == 2
+    assert main(["fit", *stage, "--resume", "auto"]) == 0
+    assert (run / "result.json").read_text() == result
+    assert saved(run)["global_step"] == 2
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in saved(run)["state_dict"].items())
+
+
+def test_a_run_that_is_killed_in_its_validation_is_validated_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: LastCheckpoint, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        raise KeyboardInterrupt
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+        stage = with_callbacks(folder, {"class_path": "callbacks.LastCheckpoint", "init_args": {"every_steps": 1}})
+        if folder == cut:
+            with monkeypatch.context() as patched:
+                patched.setattr(LastCheckpoint, "on_validation_end", killed)
+                assert main(["fit", *stage]) == 130
+            assert saved(cut / "runs" / "RGLF")["global_step"] == 1
+        assert main(["fit", *stage, "--resume", "auto"]) == 0
+    first, second = (json.loads((folder / "runs" / "RGLF" / "result.json").read_text()) for folder in (whole, cut))
+    assert first["metrics"] == second["metrics"]
+    assert first["steps"] == second["steps"] == 4

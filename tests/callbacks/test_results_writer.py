@@ -60,6 +60,20 @@ def test_a_fit_begins_a_new_result(tmp_path: Path) -> None:
     assert "router/accuracy" not in json.loads(result.read_text())["metrics"]
 
 
+def test_a_fit_with_nothing_left_to_do_leaves_the_result_as_it_is(tmp_path: Path) -> None:
+    stage4, result = write_stage(tmp_path, "RGLF"), tmp_path / "runs" / "RGLF" / "result.json"
+    assert main(["fit", "--config", stage4]) == 0
+    fitted = json.loads(result.read_text())["metrics"]
+    assert main(["test", "--config", stage4]) == 0
+    tested = result.read_text()
+    assert main(["fit", "--config", stage4, "--resume", "auto"]) == 0
+    assert result.read_text() == tested
+    result.unlink()  # as where a run is killed before it is written
+    assert main(["fit", "--config", stage4, "--resume", "auto"]) == 0
+    assert json.loads(result.read_text())["metrics"] == fitted
+    assert "val/loss" in fitted
+
+
 def test_a_run_for_debugging_leaves_no_result(tmp_path: Path) -> None:
     assert main(["fit", "--config", write_stage(tmp_path, "RGLF"), "--trainer.fast_dev_run", "true"]) == 0
     assert not (tmp_path / "runs" / "RGLF" / "result.json").exists()
