@@ -81,13 +81,16 @@ class ShardsDataModule(Splits, L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
+        if min(batch_size, 1 if eval_batch_size is None else eval_batch_size) < 1:
+            raise UserError(
+                f"batch_size and eval_batch_size must be at least 1, but are {batch_size}, {eval_batch_size}"
+            )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.template, self.system_prompt, self.max_length = template, system_prompt, max_length
         self.independent_turns = independent_turns
         self.group_by_length, self.max_bad_share = group_by_length, max_bad_share
-        self.workers = workers
-        self.seed = seed
+        self.workers, self.seed = workers, seed
         self.tile_size, self.grid_pinpoints = tile_size, grid_pinpoints
         self.image_mean, self.image_std = image_mean, image_std
         self.tiling = Tiling(tile_size, grid_pinpoints)

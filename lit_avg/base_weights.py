@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from lit_avg.backbone import BackbonePart
-from lit_avg.checkpoints import SCALER, checkpoint_path, read_checkpoint
+from lit_avg.checkpoints import RUN_BEFORE, SCALER, checkpoint_path, read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, tensors_hash
 
@@ -33,7 +33,7 @@ def base_weights(source: str) -> dict[str, str]:
     """
     path = checkpoint_path(source)
     if not path.is_file():
-        raise UserError(f"there is no checkpoint at {path}; run the stage before this one, or name its folder")
+        raise UserError(f"there is no checkpoint at {path}; {RUN_BEFORE}")
     checkpoint: dict[str, Any] = read_checkpoint(path)
     left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])

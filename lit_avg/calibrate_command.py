@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
     aim.add_argument("--budget", type=float, help="visual tokens as a share of the finest granularity's: 0.4")
     arguments = parser.parse_args(argv)
     hush()
+    _check_shares(arguments.max_accuracy_loss, arguments.budget)
     cli, _ = finished_run(arguments.ckpt)
     stage = cli.stage
     if not isinstance(stage, RouterStage):
@@ -62,6 +63,13 @@ def main(argv: list[str]) -> int:
     Console().print(trade_table(stage, outcomes, delta))
     print(f"δ = {delta:.4f} nats, fitted on {len(outcomes)} validation questions, stored with the checkpoint")
     return 0
+
+
+def _check_shares(loss: float | None, budget: float | None) -> None:
+    if loss is not None and not 0 <= loss < 1:
+        raise UserError(f"--max-accuracy-loss: must be a share from 0 to less than 1, such as 0.005, but is {loss}")
+    if budget is not None and not 0 < budget <= 1:
+        raise UserError(f"--budget: must be a share of more than 0 and at most 1, such as 0.4, but is {budget}")
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ from lit_avg.weight_files import check_fit
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""
 
+RUN_BEFORE = "run the stage before this one (in a study: remove its folder and sweep again), or name its folder"
+"""What to do where a checkpoint is missing."""
+
 _BACKBONE = "model.backbone."
 
 SCALER = "model.scaler."
@@ -65,9 +68,7 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
 def _existing(source: str) -> Path:
     path = checkpoint_path(source)
     if not path.is_file():
-        raise UserError(
-            f"init_from: there is no checkpoint at {path}; run the stage before this one, or name its folder"
-        )
+        raise UserError(f"init_from: there is no checkpoint at {path}; {RUN_BEFORE}")
     return path
 
 

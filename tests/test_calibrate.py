@@ -40,6 +40,14 @@ def test_a_loss_of_accuracy_that_is_allowed_takes_the_largest_margin() -> None:
     assert fit_delta(outcomes(), max_accuracy_loss=0.25) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize(("aim", "wrong"), [("--budget", "4"), ("--budget", "0"), ("--max-accuracy-loss", "-1")])
+def test_shares_that_are_none_are_refused_before_anything_is_loaded(
+    aim: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", "--ckpt", "nowhere", aim, wrong]) == 2
+    assert f"{aim}: must be a share" in capsys.readouterr().err
+
+
 def test_a_margin_is_stored_with_the_checkpoint_and_used_by_the_test(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError
 from submitit.slurm import slurm
 
 from lit_avg.errors import UserError
@@ -55,14 +56,21 @@ def submit(
         group: of `groups`.
         jobs: those of runs that are waited for, by the run's folder.
         command: what a run calls.
+
+    Raises:
+        UserError: sbatch refuses it, or does not reach SLURM.
     """
     python = f"{sys.executable} -P"
     executor = SlurmExecutor(folder=study.out / FOLDER / "%j", max_num_timeout=_REQUEUES, python=python)
     after = [jobs[parent] for parent in group[0].parents if parent in jobs]
     executor.update_parameters(**_parameters(study, after))
     processes = study.slurm.nodes * study.slurm.tasks
-    with executor.batch():
-        submitted = [executor.submit(ClusterJob(run, command, processes)) for run in group]
+    try:
+        with executor.batch():
+            submitted = [executor.submit(ClusterJob(run, command, processes)) for run in group]
+    except FailedJobError as error:
+        said = str(error).strip().splitlines() or ["it does not say why"]
+        raise UserError(f"sbatch does not take {', '.join(run.label for run in group)}: {said[-1]}") from error
     return {run: job.job_id for run, job in zip(group, submitted, strict=True)}
 
 

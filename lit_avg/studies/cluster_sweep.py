@@ -72,11 +72,12 @@ class ClusterSweep:
             for group in groups([run for run in free if owner_of(run.directory) is None]):
                 if needs_another(group[0], self.waiting, known):
                     continue
-                for run in group:
-                    self.attempts[run] += 1
-                    self.met[run] = standing(run)
-                    self.watcher.queued(run)
+                met: list[Standing] = [standing(run) for run in group]  # before a job may have begun
                 submitted = submit(self.study, group, known, self.command)
+                for run, found in zip(group, met, strict=True):
+                    self.attempts[run] += 1
+                    self.met[run] = found
+                    self.watcher.queued(run)
                 write_jobs(self.study.out, {run.identity: job for run, job in submitted.items()})
                 known |= {run.directory: job for run, job in submitted.items()}
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from lit_avg.errors import UserError
 from lit_avg.studies.claiming import claim
 from lit_avg.studies.identity import source_of
 from lit_avg.studies.locks import BusyError, locked
@@ -105,7 +106,10 @@ def do_commands(run: PlannedRun, command: Command) -> int:
 
 def was_changed(run: PlannedRun) -> bool:
     """Whether configs or runs before are others than when a run was planned; it must not go by its identity of then."""
-    changed = [] if source_of(run.run) == run.source else ["its configs"]
+    try:
+        changed = [] if source_of(run.run) == run.source else ["its configs"]
+    except (UserError, FileNotFoundError) as error:
+        changed = [f"its configs, of which one cannot be read ({error}),"]
     for parent, identity in zip(run.parents, run.needs, strict=True):
         record = read_record(parent)
         changed += [] if record is not None and record.identity == identity else [f"{parent}, which it builds on,"]

@@ -11,6 +11,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)  # noqa: PTH105  Path.replace hides that this is the atomic step
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none, and nobody knows the partial file
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ written. A table whose runs are the same reads it there, without even loading nu
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def intervals(table: Table) -> dict[str, Interval]:
         found[row.name] = used[comparison.key]
     if used.keys() - known.keys():
         kept = {key: asdict(interval) for key, interval in used.items()}
-        write_whole(table.study.out / FILE, json.dumps(kept, indent=1) + "\n")
+        with suppress(PermissionError):  # of somebody else's study; they are computed again next time
+            write_whole(table.study.out / FILE, json.dumps(kept, indent=1) + "\n")
     return found
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from signal import SIGKILL
 from types import TracebackType
 
 from rich.console import Console
@@ -76,7 +77,7 @@ class Progress:
         elif not self.console.is_terminal:
             self._say(f"{run.label}: started")
 
-    def ended(self, run: PlannedRun, well: bool, seconds: float) -> None:
+    def ended(self, run: PlannedRun, well: bool, seconds: float, signal: int | None = None) -> None:
         """See `Watcher`."""
         self._running.pop(run, None)
         self._queued.discard(run)
@@ -84,7 +85,9 @@ class Progress:
             self._done += 1
             self._say(f"{run.label}: done in {clock(seconds)} ({self._done} of {self.total})")
             return
-        self._say(f"{run.label}: failed after {clock(seconds)}")
+        why = "failed" if signal is None else f"was killed by signal {signal}"
+        why += " (out of memory?)" if signal == SIGKILL else ""
+        self._say(f"{run.label}: {why} after {clock(seconds)}")
         self._say_log(run)
 
     def _say_log(self, run: PlannedRun) -> None:

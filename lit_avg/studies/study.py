@@ -192,6 +192,8 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
             rows[row.name] = replace(row, paper=paper)
             if paper and chosen:
                 fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
+    unused = axes.keys() - {name for row in rows.values() for name in row.axes}
+    errors += [Mistake(f"axes.{name}", f"no row says {{{name}}}") for name in sorted(unused)]
     named = [("reference", study.reference), *((f"rows.{it.template}.reference", it.reference) for it in rows.values())]
     errors += [Mistake(place, f"there is no row {name!r}") for place, name in named if name and name not in rows]
     return replace(study, runs=runs, rows=tuple(rows.values()))
@@ -230,6 +232,8 @@ def _broken_references(study: Study) -> list[Mistake]:
     ]
     if len(set(study.seeds)) < len(study.seeds):
         broken.append(Mistake("seeds", "each may be there once"))
+    if wrong := [seed for seed in study.seeds if not 0 <= seed < 2**32]:
+        broken.append(Mistake("seeds", f"must be from 0 to {2**32 - 1}, but one is {wrong[0]}"))
     if study.threads < 1:
         broken.append(Mistake("threads", f"must be at least 1, but is {study.threads}"))
     return broken

@@ -40,8 +40,8 @@ class Watcher(Protocol):
         """A run was started, on what was found in its folder."""
         ...
 
-    def ended(self, run: PlannedRun, well: bool, seconds: float) -> None:
-        """A run came to its end, well or not."""
+    def ended(self, run: PlannedRun, well: bool, seconds: float, signal: int | None = None) -> None:
+        """A run came to its end, well or not, or was killed by a signal."""
         ...
 
 
@@ -146,7 +146,8 @@ class Sweep:
             well = process.exitcode == 0 and is_finished(begun.run)
             if not well:
                 self.failed.append(begun.run)
-            self.watcher.ended(begun.run, well, time.monotonic() - begun.at)
+            signal = -process.exitcode if process.exitcode is not None and process.exitcode < 0 else None
+            self.watcher.ended(begun.run, well, time.monotonic() - begun.at, signal)
 
 
 def dependants(runs: Sequence[PlannedRun], failed: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -14,7 +14,7 @@ FORMS = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb: write `table.md`, `table.csv` and `table.tex` into the study's folder and print one form.
+    """Run the verb: print one form, and write `table.md`, `table.csv` and `table.tex` into the study's folder.
 
     Args:
         argv: its arguments.
@@ -27,13 +27,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--format", choices=["text", *FORMS, "html"], default="text", help="what is printed")
     options = parser.parse_args(argv)
     sheet = sheet_of(load_study(options.study))
-    write_tables(sheet)
     if options.format == "text":
         print_table(sheet)
     elif options.format == "html":
         _write_page(sheet)
     else:
         sys.stdout.write(FORMS[options.format](sheet))
+    write_tables(sheet)  # last: who may not write there has at least read it
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,17 @@ def test_other_processes_than_the_run_asks_for_are_refused_before_anything_is_su
     study = write_study(slurm={"nodes": 2, "tasks": 1})
     with pytest.raises(UserError, match=r"asks for 1 task\(s\) on 2 node\(s\)(.|\n)*first: trainer.devices 1"):
         sweep(study)
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="sbatch is not installed (Debian: slurm-wlm)")
+def test_a_slurm_that_does_not_answer_is_told_and_nothing_counts_as_submitted(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slurm.conf").write_text("ClusterName=gone\nSlurmctldHost=localhost\nSlurmctldPort=1\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(UserError, match=r"sbatch does not take first \(seed 0\): sbatch: error"):
+        sweep(write_study())
+    assert "submitted" not in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_the_scripts_without_any_slurm(

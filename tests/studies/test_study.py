@@ -130,6 +130,8 @@ def test_dates_and_keys_like_on_are_texts_and_merged_keys_are_no_twins(write_stu
     [
         ({"runs": {}, "rows": {}}, "runs: must not be empty"),
         ({"runs": {"../x": {"configs": ["first.yaml"]}}}, r"runs.../x: cannot be the name of a folder"),
+        ({"seeds": [-1]}, r"seeds: must be from 0 to 4294967295, but one is -1"),
+        ({"axes": {"k": [1, 2]}}, r"axes.k: no row says {k}"),
         ({"threads": 0}, "threads: must be at least 1, but is 0"),
         ({"columns": ["tokens_per_tile/number"]}, "there is no metric 'tokens_per_tile/number'"),
         ({"axes": {"k": [1, 1.0]}}, "axes.k: each value may be there once"),

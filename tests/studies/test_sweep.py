@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg.studies import sweep_command
-from lit_avg.studies.execution import CHANGED, do_commands
+from lit_avg.studies.execution import CHANGED, do_commands, was_changed
 from lit_avg.studies.locks import owner_of
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.records import Record, own_record, read_record, write_record
@@ -166,6 +166,15 @@ def test_what_does_not_depend_on_a_failure_is_done_all_the_same(write_study: Wri
     assert calls(study) == {"first (seed 0)": ["fit"], "second (seed 0)": ["fit"], "third (seed 0)": ["fit"]}
 
 
+def test_a_config_that_cannot_be_read_any_more_counts_as_changed(
+    write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = plan(load_study(write_study()))[0]
+    (tmp_path / "first.yaml").write_text("model: [\n")
+    assert was_changed(first)
+    assert "its configs, of which one cannot be read" in capsys.readouterr().out
+
+
 def test_two_sweeps_at_once_do_nothing_twice(write_study: WriteStudy, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     (tmp_path / "third.yaml").write_text(f"wait_for: {gate}\n")
@@ -204,7 +213,7 @@ def test_kill_9_ends_the_runs_as_well_and_the_same_command_goes_on(write_study: 
 
 def test_dependants_are_found_through_others() -> None:
     a, b, c, d = (
-        PlannedRun(name, 0, Path(name), (), "", (Path(parent),), 1, (), Run(name, ()), "", Path())
+        PlannedRun(name, 0, Path(name), (), "", (Path(parent),), ("",), 1, (), Run(name, ()), "", Path())
         for name, parent in ("ax", "ba", "cb", "dx")
     )
     assert dependants([a, b, c, d], [a]) == [b, c]
