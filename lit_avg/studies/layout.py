@@ -8,6 +8,7 @@ from lit_avg.studies.alike import groups, same_questions
 from lit_avg.studies.cells import KNOWS_THE_ANSWER, MISSING, SPEED_UP, Cell, Line, Sheet
 from lit_avg.studies.columns import Metric, metric_of
 from lit_avg.studies.intervals import OTHER_QUESTIONS, Interval, intervals
+from lit_avg.studies.plan import unchecked
 from lit_avg.studies.results import Sample, Table, TableRow, collect
 from lit_avg.studies.study import Study
 
@@ -131,6 +132,8 @@ def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -
     notes += [f"{mark}: compared with {_one_line(name)} instead" for name, mark in own.items()]
     if any(cell.said == OTHERS for line in lines for cell in line.cells):
         notes.append(f"{OTHERS}: than the row's reference was asked, so nothing can be said of a difference")
+    missing = [origin.run for line in lines for origin in line.row.origins if origin.result is None]
+    notes += [told] if (told := unchecked(table.study, missing)) else []
     reasons = dict.fromkeys(interval.why_not for interval in known.values())
     notes += [f"no interval: {reason}" for reason in reasons if reason not in (None, OTHER_QUESTIONS)]
     return (*notes, table.provenance)

@@ -1,13 +1,13 @@
 """From a study to its runs: where each lives, which commands make it, and what decides its result."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lit_avg.studies.identity import code_hash, digest, source_of
+from lit_avg.studies.identity import code_hash, digest, read_checked, source_of
 from lit_avg.studies.sources import config_content
 from lit_avg.studies.study import Study
 from lit_avg.studies.variants import Run
@@ -94,6 +94,14 @@ def plan(study: Study) -> list[PlannedRun]:
                 out=study.runs_in or study.out,
             )
     return list(planned.values())
+
+
+def unchecked(study: Study, runs: Iterable[PlannedRun]) -> str:
+    """What to do where configs are not those that a sweep has checked, and nobody knows what is done; or nothing."""
+    known = read_checked(study.out)
+    if all(run.source in known for run in runs):
+        return ""
+    return f"configs were changed, or never checked: `lit-avg sweep {study.path} --dry-run` tells what is done"
 
 
 def run_directory(study: Study, run: str, seed: int) -> Path:

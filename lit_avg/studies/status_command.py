@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group
@@ -15,11 +14,11 @@ from lit_avg.errors import UserError
 from lit_avg.studies.execution import last_lines
 from lit_avg.studies.graph import clock, expected_seconds, time_left
 from lit_avg.studies.locks import owner_of
-from lit_avg.studies.plan import PlannedRun, plan
+from lit_avg.studies.plan import PlannedRun, plan, unchecked
 from lit_avg.studies.queue import living_jobs
 from lit_avg.studies.records import LOG, read_record
 from lit_avg.studies.state import STATES, State, states
-from lit_avg.studies.study import load_study
+from lit_avg.studies.study import Study, load_study
 
 _STYLES: dict[State, str] = {"running": "bold", "failed": "red", "interrupted": "yellow"}
 
@@ -41,27 +40,29 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     runs = plan(study := load_study(options.study))
     console = Console()
-    found, unknown = _look(runs, study.out)
+    found, unknown = _look(runs, study)
     if not console.is_terminal:
         Console(width=400).print(status_lines(runs, found, unknown))
         return 0
     with Live(status_lines(runs, found, unknown), console=console, auto_refresh=False) as live:
         while any(found[run] in ("running", "queued") for run in runs):
             time.sleep(options.every)
-            found, unknown = _look(runs, study.out)
+            found, unknown = _look(runs, study)
             live.update(status_lines(runs, found, unknown), refresh=True)
     return 0
 
 
-def _look(runs: Sequence[PlannedRun], out: Path) -> tuple[dict[PlannedRun, State], str]:
+def _look(runs: Sequence[PlannedRun], study: Study) -> tuple[dict[PlannedRun, State], str]:
     """How each run stands, and what of it cannot be known."""
-    queued, unknown = dict[str, str](), ""
+    queued, unknown = dict[str, str](), list[str]()
     try:
-        queued = living_jobs(out)
+        queued = living_jobs(study.out)
     except UserError as error:
-        unknown = f"which runs are queued is not known: {error}"
+        unknown.append(f"which runs are queued is not known: {error}")
     found = states(runs, queued)
-    return found, unknown if any(state != "done" for state in found.values()) else ""
+    left = [run for run in runs if found[run] != "done"]
+    unknown += [told] if (told := unchecked(study, left)) else []
+    return found, "\n".join(unknown) if left else ""
 
 
 def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State], unknown: str = "") -> Group:

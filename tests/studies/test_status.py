@@ -64,7 +64,8 @@ def test_what_is_known_is_told_where_slurm_does_not_answer(
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'one line'>&2\necho 'no controller'>&2\nexit 1\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert status(study, capsys)[-2:] == [
+    told = status(study, capsys)
+    assert told[:2] == [
         "3 runs: 3 to do; 0:00 computed",
         "which runs are queued is not known: squeue does not answer: no controller",
     ]
@@ -92,6 +93,21 @@ def test_a_list_of_jobs_that_cannot_be_read_is_named(write_study: WriteStudy) ->
     jobs.write_text("{")
     with pytest.raises(UserError, match=r"jobs\.json cannot be read"):
         living_jobs(load_study(study).out)
+
+
+def test_where_nobody_knows_what_configs_come_to_status_and_table_say_so(
+    write_study: WriteStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study()
+    assert sweep_command.main([str(study)], toy_command) == 0
+    told = f"`lit-avg sweep {study} --dry-run` tells what is done"
+    for there in (True, False):
+        if not there:
+            (load_study(study).out / "checked.json").unlink()
+        for verb in ("status", "table"):
+            capsys.readouterr()
+            assert cli.main([verb, str(study)]) == 0
+            assert (told in capsys.readouterr().out) != there
 
 
 def test_a_look_at_a_lock_does_not_make_it_busy(tmp_path: Path) -> None:
