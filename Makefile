@@ -33,4 +33,4 @@ test: install  ## check format, lint and types, then run the whole suite
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'slow or not slow'

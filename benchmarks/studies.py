@@ -60,7 +60,9 @@ def made_up(folder: Path, questions: int) -> Study:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     study = load_study(path)
     sources = {run.name: source_of(run) for run in study.runs.values()}
-    write_checked(study.out, {source: Checked(source, {}, [], [], None, None) for source in sources.values()})
+    unknown = {"manifests": {}, "policies": [], "metrics": [], "kinds": None, "processes": None}
+    unknown |= {"feedback": None, "levels": []}
+    write_checked(study.out, {source: Checked(config=source, **unknown) for source in sources.values()})
     study = load_study(path)
     for number, run in enumerate(plan(study)):
         finish(run, questions, salt=number)
