@@ -34,7 +34,8 @@ def refuse_unknown_axes(section: Fields, axes: Mapping[str, list[Any]]) -> None:
 
 def combinations(axes: Mapping[str, list[Any]], content: object) -> Iterator[dict[str, Any]]:
     """Every combination of the values of those axes that some text in `content` names as `{axis}`."""
-    used = [name for name in axes if _place_of(name).search(_text(content))]
+    text = _text(content)
+    used = [name for name in axes if _place_of(name).search(text)]
     for values in product(*(axes[name] for name in used)):
         yield dict(zip(used, values, strict=True))
 

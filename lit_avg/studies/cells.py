@@ -130,3 +130,8 @@ class Sheet:
         best = f"{mark}: the best of its column" + ("" if alike else " among rows that were asked the same questions")
         best += ", but for the oracle, which knows the answers" if left_out else ""
         return [*([best] if marked else []), *self.notes]
+
+
+def one_line(text: str) -> str:
+    """A name as it stands in a table: YAML's may have line breaks."""
+    return " ".join(text.split())

@@ -28,3 +28,12 @@ def link(place: Path, target: Path) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(leads)
     os.replace(partial, place)  # noqa: PTH105  see above
+
+
+def written(path: Path) -> tuple[int, int] | None:
+    """When a file was written, and its size; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size

@@ -1,8 +1,6 @@
 """Whether a study's figures show the study and the results as they are now, without loading what draws them."""
 
-from pathlib import Path
-
-from lit_avg.studies.files import write_whole
+from lit_avg.studies.files import write_whole, written
 from lit_avg.studies.identity import digest
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import Study
@@ -26,9 +24,5 @@ def note_drawn(study: Study, drawn_from: str) -> None:
 
 def what_is_there(study: Study) -> str:
     """Hash of the study's files, and of the runs' identities and when each was finished."""
-    runs = [[run.identity, _written(run.proof)] for run in plan(study)]
+    runs = [[run.identity, written(run.proof)] for run in plan(study)]
     return digest([[path.read_text() for path in study.files], runs])
-
-
-def _written(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None

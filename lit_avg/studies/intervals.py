@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_avg.studies.files import write_whole
+from lit_avg.studies.files import write_whole, written
 from lit_avg.studies.identity import digest
 from lit_avg.studies.plan import PlannedRun
 from lit_avg.studies.records import OUTCOMES
@@ -53,7 +53,7 @@ class Comparison:
     @property
     def key(self) -> str:
         """Hash of all of it, and of when the outcomes were written: a test may be repeated by hand."""
-        files = [[(run.identity, run.seed, _written(run.directory / OUTCOMES)) for run in pair] for pair in self.pairs]
+        files = [[(run.identity, run.seed, written(run.directory / OUTCOMES)) for run in pair] for pair in self.pairs]
         return digest([METHOD, self.column, self.policy, self.reference, files])
 
 
@@ -107,15 +107,6 @@ def _interval(comparison: Comparison) -> Interval:
         return Interval(why_not=OTHER_QUESTIONS)
     low, high = paired_interval(differences)
     return Interval(low, high)
-
-
-def _written(path: Path) -> tuple[int, int] | None:
-    """When a file was written, and its size; None where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _read(path: Path) -> dict[str, Interval]:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import cache
 
-from lit_avg.studies.cells import Cell, Sheet
+from lit_avg.studies.cells import Cell, Sheet, one_line
 
 _COMMANDS = {
     "\\": r"\textbackslash{}",
@@ -57,8 +57,8 @@ def as_latex(sheet: Sheet) -> str:
     *notes, provenance = sheet.explained("bold")
     return "\n".join(
         [
-            rf"% {_one_line(provenance)}",
-            rf"% lit-avg table {_one_line(str(sheet.table.study.path))} --format latex; needs \usepackage{{booktabs}}",
+            rf"% {one_line(provenance)}",
+            rf"% lit-avg table {one_line(str(sheet.table.study.path))} --format latex; needs \usepackage{{booktabs}}",
             rf"\begin{{tabular}}{{l{'r' * (columns + 1)}}}",
             r"\toprule",
             " & ".join(map(escaped, sheet.head)) + r" \\",
@@ -112,7 +112,3 @@ def _greek(name: str, capital: bool) -> str:
     if name in _LIKE_LATIN and (capital or name == "omicron"):
         return _LIKE_LATIN[name] if capital else "o"
     return rf"$\{name.capitalize() if capital else name}$"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 from lit_avg.studies.alike import groups, same_questions
-from lit_avg.studies.cells import KNOWS_THE_ANSWER, MISSING, SPEED_UP, Cell, Line, Sheet
+from lit_avg.studies.cells import KNOWS_THE_ANSWER, MISSING, SPEED_UP, Cell, Line, Sheet, one_line
 from lit_avg.studies.columns import Metric, metric_of
 from lit_avg.studies.intervals import OTHER_QUESTIONS, Interval, intervals
 from lit_avg.studies.plan import unchecked
@@ -40,10 +40,10 @@ def sheet(table: Table, known: Mapping[str, Interval]) -> Sheet:
         known: intervals of the rows' differences, by the row's name.
     """
     study = table.study
-    reference = _one_line(study.reference or REFERENCE)
+    reference = one_line(study.reference or REFERENCE)
     compared = [f"{study.columns[0]} − {reference}", SPEED_UP] if _compares(study) else []
     cells = _with_best(table, [_cells(table, row, known.get(row.name)) for row in table.rows])
-    lines = tuple(Line(_one_line(row.name), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True))
+    lines = tuple(Line(one_line(row.name), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True))
     return Sheet((*study.columns, *compared), lines, _notes(table, lines, known), table)
 
 
@@ -125,11 +125,11 @@ def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -
         drawn += "; where n is 1, over questions alone" if min(seeds) == 1 < max(seeds) else ""
         notes.append(f"in brackets: 95 % interval of the difference, from a paired bootstrap over {drawn}")
     if _compares(table.study):
-        compared = _one_line(table.study.reference or "the reference row")
+        compared = one_line(table.study.reference or "the reference row")
         notes.append(f"{SPEED_UP}: visual tokens of an image in {compared}, divided by those in the row")
     used = {cell.mark for line in lines for cell in line.cells}
     own = {name: mark for name, mark in _own_references(table.study).items() if mark in used}
-    notes += [f"{mark}: compared with {_one_line(name)} instead" for name, mark in own.items()]
+    notes += [f"{mark}: compared with {one_line(name)} instead" for name, mark in own.items()]
     if any(cell.said == OTHERS for line in lines for cell in line.cells):
         notes.append(f"{OTHERS}: than the row's reference was asked, so nothing can be said of a difference")
     missing = [origin.run for line in lines for origin in line.row.origins if origin.result is None]
@@ -137,7 +137,3 @@ def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -
     reasons = dict.fromkeys(interval.why_not for interval in known.values())
     notes += [f"no interval: {reason}" for reason in reasons if reason not in (None, OTHER_QUESTIONS)]
     return (*notes, table.provenance)
-
-
-def _one_line(name: str) -> str:
-    return " ".join(name.split())

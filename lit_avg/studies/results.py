@@ -104,9 +104,14 @@ class Table:
     provenance: str
 
     def reference_of(self, row: TableRow) -> TableRow | None:
-        """The row that one is compared with: its own reference, or else the study's."""
-        name = row.row.reference or self.study.reference
+        """The row that one is compared with; itself if others are."""
+        name = reference_name(self.study, row.row)
         return next((other for other in self.rows if other.name == name), None)
+
+
+def reference_name(study: Study, row: Row) -> str | None:
+    """The row that one is compared with: its own reference, or else the study's."""
+    return row.reference or study.reference
 
 
 def collect(study: Study) -> Table:
@@ -123,7 +128,7 @@ def collect(study: Study) -> Table:
     used = [result for row in study.rows for result in results[row.run].values()]
     rows = {row.name: row for row in study.rows}
     made = tuple(
-        _row(study, row, rows.get(row.reference or study.reference or ""), results, tuple(origins[row.run].values()))
+        _row(study, row, rows.get(reference_name(study, row) or ""), results, tuple(origins[row.run].values()))
         for row in study.rows
     )
     return Table(study, made, _provenance(study, used))

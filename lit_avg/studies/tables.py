@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from lit_avg.studies.cells import SPEED_UP, Cell, Sheet
 from lit_avg.studies.files import write_whole
 from lit_avg.studies.latex import as_latex
+from lit_avg.studies.results import reference_name
 
 
 def print_table(sheet: Sheet) -> None:
@@ -95,7 +96,7 @@ def _plain(sheet: Sheet, number: int) -> Iterator[tuple[str, object]]:
             known = cell.interval
             yield from {"difference:low": known and known.low, "difference:high": known and known.high}.items()
     if len(line.cells) > len(columns):
-        yield "reference", line.row.row.reference or sheet.table.study.reference
+        yield "reference", reference_name(sheet.table.study, line.row.row)
     for name, cells in zip(columns, zip(*(line.cells for line in sheet.lines), strict=True), strict=False):
         if any(cell.paper is not None for cell in cells):
             yield f"{name}:paper", cells[number].paper
