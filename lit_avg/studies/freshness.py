@@ -12,9 +12,10 @@ _DRAWN_FROM = ".drawn_from"
 
 
 def are_fresh(study: Study) -> bool:
-    """Whether nothing has changed since the figures were drawn."""
+    """Whether there are figures, and nothing has changed since they were drawn."""
     note = study.out / FIGURES / _DRAWN_FROM
-    return note.is_file() and note.read_text() == what_is_there(study)
+    there = note.is_file() and any(note.parent.glob("*.png"))
+    return there and note.read_text() == what_is_there(study)
 
 
 def note_drawn(study: Study, drawn_from: str) -> None:
