@@ -165,7 +165,7 @@ def test_tests_are_no_packages() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_a_module_and_its_functions_have_a_readable_size(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 400
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     bodies = {node.name: (node.end_lineno or 0) - node.body[0].lineno + 1 for node in functions}
     assert {name: lines for name, lines in bodies.items() if lines > 40} == {}
