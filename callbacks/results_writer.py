@@ -23,6 +23,7 @@ from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from callbacks.watching import datamodule, judged, run_folder
 from lit_avg.checkpoints import checkpoint_path
+from lit_avg.file_hashes import file_sha256
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
@@ -183,10 +184,7 @@ def _sha256(source: str | None) -> str | None:
     if source is None:
         return None
     path = checkpoint_path(source)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path) if path.is_file() else None
 
 
 def _git(folder: Path, *command: str) -> str | None:

@@ -19,7 +19,7 @@ from datamodules.images import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
 from datamodules.mixture import Mixture
 from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
-from datamodules.shard_cache import ShardCache, default_cache
+from datamodules.shard_cache import ShardCache
 from datamodules.sizes import lengths_of_all
 from datamodules.splits import Split, Splits
 from datamodules.stream import BatchStream
@@ -27,6 +27,7 @@ from datamodules.stretch import stretch
 from datamodules.tokenizer import load_tokenizer
 from datamodules.wording import Wording, wording
 from lit_avg.batch import Batch
+from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
 
 

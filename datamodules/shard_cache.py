@@ -18,20 +18,13 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from datamodules.fetching import Expected, Patience, fetch
+from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
-
-CACHE_VARIABLE = "LIT_AVG_CACHE"
-"""Environment variable that names the folder of all caches."""
 
 _PART = ".part"
 
 _GLANCE_S = 0.05
 """How often to look whether others' downloads have come to their end."""
-
-
-def default_cache() -> Path:
-    """$LIT_AVG_CACHE, or a folder in the user's home."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lit_avg")
 
 
 def default_shard_cache(gigabytes: float = 100.0) -> "ShardCache":

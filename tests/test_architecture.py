@@ -14,6 +14,8 @@ PACKAGES = ("lit_avg", "datamodules", "callbacks")
 SHARED_WORDS = {
     "lit_avg.anyres",  # where visual tokens are counted, for everyone
     "lit_avg.batch",
+    "lit_avg.cache_folder",
+    "lit_avg.file_hashes",  # what names files, for everyone
     "lit_avg.granularity",
     "lit_avg.errors",
     "lit_avg.stand_in_batch",
@@ -46,7 +48,7 @@ KNOWS_TRANSFORMERS = {
 }
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 
-WITHOUT_TORCH = ("lit_avg.granularity", "lit_avg.errors", "lit_avg.cli")
+WITHOUT_TORCH = ("lit_avg.granularity", "lit_avg.errors", "lit_avg.cli", "lit_avg.file_hashes", "lit_avg.cache_folder")
 WITHOUT_LIGHTNING = (
     "model",
     "backbone",
@@ -130,7 +132,7 @@ def test_callbacks_do_not_know_datamodules() -> None:
 
 
 def test_studies_know_no_training_code() -> None:
-    allowed = ("lit_avg.studies", "lit_avg.errors", "lit_avg.cli")
+    allowed = ("lit_avg.studies", "lit_avg.errors", "lit_avg.cli", "lit_avg.file_hashes")
     for module in MODULES:
         if module.name.startswith("lit_avg.studies"):
             known = {found for found in module.imports if found in NAMES and found.startswith("lit_avg.")}

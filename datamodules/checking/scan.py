@@ -12,12 +12,12 @@ from datamodules.checking.yardstick import Yardstick
 from datamodules.conversation import ConversationRenderer, words_of
 from datamodules.images import best_plane
 from datamodules.manifest import Shard
-from datamodules.packing.roots import file_sha256
 from datamodules.pictures import picture_size
 from datamodules.samples import Sample, parse_sample
 from datamodules.shards import sample_key
 from lit_avg.anyres import VisualLayout
 from lit_avg.errors import UserError
+from lit_avg.file_hashes import sha256_of_content
 from lit_avg.granularity import Granularities
 
 NAMED = 10
@@ -60,7 +60,7 @@ class Scanner:
         path = task.folder / task.shard.name
         findings = Findings(task, Statistics(len(self.yardstick.granularities)))
         expected_hash = task.shard.sha256
-        if (found := file_sha256(path)) != expected_hash:
+        if (found := sha256_of_content(path)) != expected_hash:
             findings.problems.append(
                 f"{path}: changed since it was packed (sha256 {found[:12]}…, but {expected_hash[:12]}… in the manifest)"
             )

@@ -9,8 +9,8 @@ from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached, is_wide
-from datamodules.shard_cache import default_cache
 from datamodules.splits import Split
+from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
 
 Pictures = Literal["all", "wide", "tall"]

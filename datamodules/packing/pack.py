@@ -19,10 +19,11 @@ from datamodules.packing.pool import in_order
 from datamodules.packing.presets import preset_named
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
-from datamodules.packing.roots import ImageRoot, Pictures, file_sha256
+from datamodules.packing.roots import ImageRoot, Pictures
 from datamodules.packing.writer import ShardWriter, write_manifest
 from datamodules.shards import held_out
 from lit_avg.errors import UserError
+from lit_avg.file_hashes import file_sha256
 
 REJECTS = "rejects.jsonl"
 """The records that were refused, beside the shards: id, source and reason."""

@@ -1,6 +1,5 @@
 """Where pictures are read from: folders, zips and tars, each for the names that begin with its prefix."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from datamodules.packing.names import (
     with_other_extensions,
 )
 from lit_avg.errors import UserError
+from lit_avg.file_hashes import file_sha256
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,6 @@ def parse_root(argument: str) -> ImageRoot:
     if (short := inside(prefix)) is None:
         raise UserError(f"--images {argument}: the prefix is the beginning of image names, and none leaves its root")
     return ImageRoot(path, "" if short == "." else short)
-
-
-def file_sha256(path: Path) -> str:
-    """A file's sha256, however long it is."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Found(NamedTuple):
