@@ -54,7 +54,7 @@ def make_shards(folder: Path, samples: int, distinct: int, shard_bytes: int) -> 
     for number in range(distinct):
         (images / f"{number}.jpg").write_bytes(photograph(number))
     turns = ("human", "<image>\nWhat is in picture {}?"), ("gpt", ANSWER), ("human", "Why?"), ("gpt", "It is so: {}.")
-    with (folder / "said.jsonl").open("w") as file:
+    with (folder / "said.jsonl").open("w", encoding="utf-8") as file:
         for number in range(samples):
             said = [{"from": speaker, "value": text.format(number)} for speaker, text in turns]
             record = {"id": str(number), "image": f"{number % distinct}.jpg", "conversations": said}

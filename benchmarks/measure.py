@@ -69,14 +69,14 @@ def peak_above(way: Callable[[], object], device: str) -> float:
 
 def _resident(kind: str) -> float:
     """MiB of this program alone; `getrusage` would count what its parent had when it was started, too."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(status[kind].split()[0]) / 1024
 
 
 def in_fresh_process(module: str, arguments: Sequence[str]) -> float:
     """The number that a module prints in its last line."""
     command = [sys.executable, "-m", module, *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
     return float(output.strip().splitlines()[-1])
 
 
@@ -85,7 +85,12 @@ def machine(device: str) -> str:
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "CPU"
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        "CPU",
     )
     return f"{torch.get_num_threads()} threads of {model.split(':')[-1].strip()}, torch {torch.__version__}"
 

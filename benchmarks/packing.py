@@ -55,7 +55,7 @@ def make_batch(images: int) -> Batch:
 
 def make_stage() -> MultiGranularityTuning:
     """The laptop-sized model of experiments/jersey with random weights."""
-    settings = yaml.safe_load(MODEL.read_text())["init_args"]
+    settings = yaml.safe_load(MODEL.read_text(encoding="utf-8"))["init_args"]
     torch.manual_seed(0)
     model = partial(
         AvgLlava,

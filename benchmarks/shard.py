@@ -44,7 +44,9 @@ def draw_photos(folder: Path, count: int) -> int:
 
 def write_annotations(path: Path, count: int) -> None:
     turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "Noise, fine and coarse."}]
-    path.write_text(json.dumps([{"id": n, "image": f"{n}.jpg", "conversations": turns} for n in range(count)]))
+    path.write_text(
+        json.dumps([{"id": n, "image": f"{n}.jpg", "conversations": turns} for n in range(count)]), encoding="utf-8"
+    )
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -57,7 +57,7 @@ def made_up(folder: Path, questions: int) -> Study:
     runs["stage4"]["test"] = True
     path = folder / "study.yaml"
     content = {"out": str(folder / "out"), "runs": runs} | STUDY
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     study = load_study(path)
     sources = {run.name: source_of(run) for run in study.runs.values()}
     unknown = {"manifests": {}, "policies": [], "metrics": [], "kinds": None, "processes": None}
@@ -73,7 +73,7 @@ def made_up(folder: Path, questions: int) -> Study:
 def fill_up(run: PlannedRun) -> None:
     """Make a result as long as those of real runs."""
     path = run.directory / RESULT
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     for number in range(METRICS - len(result["metrics"])):
         result["metrics"][f"some policy/selected/some kind/{number}"] = number / METRICS
     result["config"] |= {

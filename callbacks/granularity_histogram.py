@@ -74,7 +74,7 @@ def append_rows(path: Path, split: str, step: int, granularities: Granularities,
     """Add one evaluation to the CSV, in place of what an interrupted run wrote of it or of what came after."""
     kept: list[list[str]] = []
     if path.is_file():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             kept = [row for row in list(csv.reader(file))[1:] if row[0] != split or int(row[1]) < step]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

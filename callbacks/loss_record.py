@@ -41,7 +41,7 @@ class LossRecord(L.Callback):
             return
         kept = [_HEADER]
         if path.is_file():
-            with path.open() as file:
+            with path.open(encoding="utf-8") as file:
                 kept += islice(file, 1, self._written + 1)
         write_whole(path, "".join(kept))
 
@@ -71,5 +71,5 @@ class LossRecord(L.Callback):
         self._written += len(self._waiting)
         self._waiting.clear()
         if trainer.is_global_zero:
-            with (run_folder(trainer) / LOSSES).open("a") as file:
+            with (run_folder(trainer) / LOSSES).open("a", encoding="utf-8") as file:
                 file.writelines(lines)

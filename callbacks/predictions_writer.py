@@ -21,7 +21,7 @@ class PredictionsWriter(L.Callback):
         """Begin with an empty file."""
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
-        self._path.write_text("")
+        self._path.write_text("", encoding="utf-8")
 
     def on_predict_batch_end(
         self,
@@ -35,7 +35,7 @@ class PredictionsWriter(L.Callback):
         """Add the batch's answers."""
         data = datamodule(trainer)
         assert isinstance(data, Decodes)
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             for prediction in cast(Sequence[Prediction], outputs):
                 said = {name: data.decode(ids).strip() for name, ids in _texts(prediction).items()}
                 file.write(json.dumps(vars(prediction) | said, ensure_ascii=False) + "\n")

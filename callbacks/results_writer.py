@@ -102,7 +102,7 @@ class ResultsWriter(L.Callback):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
             return
         path = run_folder(trainer) / FILE
-        earlier: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if verb == "fit" and 0 < trainer.global_step == self._loaded_at == earlier.get("steps"):
             return  # it had come to its end before, and there is nothing to add
         earlier = earlier if verb == "test" else {"metrics": self._validated}
@@ -147,7 +147,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
     """What the run is, as far as that can be looked up now."""
     folder = run_folder(trainer)
     path = folder / config_name(verb)
-    config = cast(dict[str, Any], yaml.safe_load(path.read_text())) if path.is_file() else {}
+    config = cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     source = Path(__file__).parent
     parent = module.init_from if isinstance(module, Stage) else None
     data = datamodule(trainer)
@@ -190,7 +190,9 @@ def _sha256(source: str | None) -> str | None:
 def _git(folder: Path, *command: str) -> str | None:
     """What git says; None outside a clone or without git."""
     try:
-        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *command], cwd=folder, capture_output=True, text=True, check=True, encoding="utf-8"
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

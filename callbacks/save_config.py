@@ -31,7 +31,7 @@ class SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         config.resume = config.ckpt_path = None  # how this run was continued is not what it is
         text: str = self.parser.dump(config, skip_none=False)
-        if path.is_file() and path.read_text() != text:
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
             path.rename(_free_name(path))
         write_whole(path, text)
 

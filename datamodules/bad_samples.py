@@ -101,8 +101,8 @@ class BadSampleLog:
     def go_on(self) -> None:
         """Remember what this run wrote before it was stopped; a line that a kill cut short will be written again."""
         if self.path is not None and self.path.is_file():
-            whole, _, _ = self.path.read_text().rpartition("\n")
-            self.path.write_text(whole + "\n" if whole else "")
+            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+            self.path.write_text(whole + "\n" if whole else "", encoding="utf-8")
         self.known |= self._read()
 
     def note(self, bad: list[BadSample]) -> None:
@@ -116,7 +116,7 @@ class BadSampleLog:
             return
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(sample)) + "\n" for sample in new)
         self.known |= {sample.index for sample in new} | self._read()
         if len(self.known) > self.allowed:
@@ -129,5 +129,5 @@ class BadSampleLog:
     def _read(self) -> set[int]:
         """What all ranks have written; a line that one of them is just writing can wait."""
         files = sorted(self.folder.glob(f"{BAD_SAMPLES}.rank*.jsonl")) if self.folder else []
-        lines = [line for file in files for line in file.read_text().splitlines(keepends=True)]
+        lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines(keepends=True)]
         return {json.loads(line)["index"] for line in lines if line.endswith("}\n")}

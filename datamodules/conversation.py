@@ -198,7 +198,7 @@ def read_template(name: str) -> str:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
         raise UserError(f"template: there is none called {name}; give {known}, or a chat template's file")
-    template = path.read_text()
+    template = path.read_text(encoding="utf-8")
     if "generation" not in template:
         raise UserError(f"template: {path} does not mark its answers; put them into {{% generation %}} blocks")
     return template

@@ -27,7 +27,7 @@ def read_index(file: BinaryIO, name: str) -> ShardIndex:
     """
     index: dict[str, dict[str, Place]] = {}
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for member in tar:
                 if member.isreg():
                     folder, slash, own = member.name.removeprefix("./").rpartition("/")

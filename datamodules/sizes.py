@@ -87,7 +87,7 @@ def sample_sizes(samples: ShardedSamples) -> NDArray[np.int64]:
 def sizes_in_shard(shard: BinaryIO) -> NDArray[np.int64]:
     """The same of one shard, in the order in which its samples lie."""
     rows: dict[str, list[int]] = {}
-    with tarfile.open(fileobj=shard) as tar, warnings.catch_warnings(action="ignore"):
+    with tarfile.open(fileobj=shard, encoding="utf-8") as tar, warnings.catch_warnings(action="ignore"):
         for member in tar:
             key, _, extension = member.name.partition(".")
             row = rows.setdefault(key, [0, 0, 0])

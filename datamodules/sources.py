@@ -148,9 +148,9 @@ def _described(place: str, cache: ShardCache) -> Shard:
                 samples = len(read_index(file, place))
             kept.parent.mkdir(exist_ok=True)
             part = kept.with_suffix(".part")
-            part.write_text(json.dumps({"samples": samples, **vars(found)}))
+            part.write_text(json.dumps({"samples": samples, **vars(found)}), encoding="utf-8")
             part.replace(kept)
-    return Shard(name=place.rpartition("/")[2], **json.loads(kept.read_text()))
+    return Shard(name=place.rpartition("/")[2], **json.loads(kept.read_text(encoding="utf-8")))
 
 
 def _version(path: Path) -> str:

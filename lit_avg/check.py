@@ -60,8 +60,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="where the answers go")
     options = parser.parse_args(argv)
     hush()
-    asked: list[list[str]] = json.loads(options.list.read_text())
-    options.out.write_text(json.dumps([_answer(arguments) for arguments in asked], indent=1))
+    asked: list[list[str]] = json.loads(options.list.read_text(encoding="utf-8"))
+    options.out.write_text(json.dumps([_answer(arguments) for arguments in asked], indent=1), encoding="utf-8")
     return 0
 
 

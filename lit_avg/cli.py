@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import cast
 
 from lit_avg.errors import UserError
+from lit_avg.terminals import write_plain_signs
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 a mistake of the user's, 130 interrupted. Bugs keep their traceback.
     """
+    write_plain_signs()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())

@@ -95,7 +95,7 @@ def export(stage: Stage, run: Path, out: Path) -> float:
     try:
         partial.mkdir(parents=True)
         model.save_pretrained(partial)
-        (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)))
+        (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)), encoding="utf-8")
         difference = float((before - log_probs_of_transformers(partial)).abs().max())
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(f"what was written differs by {difference:.1e} nats from the model; please report this")
@@ -148,4 +148,4 @@ def fixed_picture() -> Image.Image:
 def results_of(run: Path) -> Mapping[str, Any]:
     """What the run has measured; nothing if it has not come to its end."""
     path = run / "result.json"
-    return cast(dict[str, Any], json.loads(path.read_text())) if path.is_file() else {}
+    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -144,7 +144,7 @@ def open_store(folder: Path, identity: Identity, splits: Mapping[str, StoredSpli
             "splits": {name: vars(split) for name, split in {**splits, **known}.items()},
         }
         partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
+        partial.write_text(json.dumps({**fields, "sha256": _digest(fields)}, indent=1), encoding="utf-8")
         partial.rename(folder / MANIFEST)
     for name in splits:
         (folder / name).mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ class FeedbackReader:
 @contextmanager
 def _lock(path: Path, wait: bool) -> Generator[bool]:
     """Whether the lock on a file is held."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -52,7 +52,7 @@ def save_model(model: AvgLlava, folder: Path) -> None:
         },
         "semantics": asdict(model.semantics),
     }
-    (folder / ROUTER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / ROUTER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if model.prompt_encoder is not None:
         model.prompt_encoder.processor.save_pretrained(folder)
 

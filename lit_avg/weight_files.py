@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise UserError(f"there is no {path.name} in {path.parent}; name a folder that holds a checkpoint")
     try:
-        return cast(dict[str, object], json.loads(path.read_text()))
+        return cast(dict[str, object], json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
 

@@ -48,7 +48,14 @@ KNOWS_TRANSFORMERS = {
 }
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 
-WITHOUT_TORCH = ("lit_avg.granularity", "lit_avg.errors", "lit_avg.cli", "lit_avg.file_hashes", "lit_avg.cache_folder")
+WITHOUT_TORCH = (
+    "lit_avg.granularity",
+    "lit_avg.errors",
+    "lit_avg.cli",
+    "lit_avg.file_hashes",
+    "lit_avg.cache_folder",
+    "lit_avg.terminals",
+)
 WITHOUT_LIGHTNING = (
     "model",
     "backbone",
@@ -171,6 +178,25 @@ def test_a_module_and_its_functions_have_a_readable_size(path: Path) -> None:
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     bodies = {node.name: (node.end_lineno or 0) - node.body[0].lineno + 1 for node in functions}
     assert {name: lines for name, lines in bodies.items() if lines > 40} == {}
+
+
+def opens_text_without_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text by whatever encoding the machine prefers."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    named = {keyword.arg for keyword in call.keywords}
+    if "encoding" in named or name not in ("open", "fdopen", "read_text", "write_text", "run", "Popen"):
+        return False
+    modes = [value.value for value in call.args if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    of_a_path = isinstance(call.func, ast.Attribute) and not call.args
+    of_a_tar = name == "open" and isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "tarfile"
+    text = any(set(mode) <= set("rwax+t") for mode in modes) or of_a_path or of_a_tar
+    return "text" in named if name in ("run", "Popen") else name in ("read_text", "write_text") or text
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.is_relative_to(ROOT / "tests")], ids=relative)
+def test_text_is_read_and_written_as_utf_8_whatever_the_machine_prefers(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert [ast.unparse(call) for call in calls if opens_text_without_encoding(call)] == []
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=relative)

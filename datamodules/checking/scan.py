@@ -127,7 +127,7 @@ def _beside_keys(expected: list[str], path: Path) -> Iterator[tuple[str | None, 
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    with tarfile.open(path, "r:") as archive:
+    with tarfile.open(path, "r:", encoding="utf-8") as archive:
         for key, members in groupby(_members(archive), lambda member: member[0]):
             yield key, {extension: data for _, extension, data in members}
 

@@ -114,7 +114,7 @@ def _write_split(folder: Path, pictures: list[tuple[bytes, bytes]], settings: Je
     for begin in range(0, len(pictures), SAMPLES_PER_SHARD):
         path = folder / f"shard-{len(shards):06d}.tar"
         end = min(begin + SAMPLES_PER_SHARD, len(pictures))
-        with tarfile.open(path, "w") as tar:
+        with tarfile.open(path, "w", encoding="utf-8") as tar:
             for key in range(begin, end):
                 png, sample = pictures[key]
                 _add(tar, f"{key:09d}.json", sample)
@@ -123,7 +123,7 @@ def _write_split(folder: Path, pictures: list[tuple[bytes, bytes]], settings: Je
         digest = hashlib.sha256(data).hexdigest()
         shards.append({"name": path.name, "samples": end - begin, "bytes": len(data), "sha256": digest})
     manifest = {"format": 1, "samples": len(pictures), "shards": shards, "settings": asdict(settings)}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -126,7 +126,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(path: Path, database: sqlite3.Connection) -> Iterator[Member]:
-    with tarfile.open(path, "r:") as archive:
+    with tarfile.open(path, "r:", encoding="utf-8") as archive:
         for info in archive:
             archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  a list of all would grow
             if info.isreg() and not info.issparse():

@@ -49,7 +49,7 @@ class Partial:
         path = self.folder / _JOURNAL
         if not path.is_file():
             return Progress()
-        fields = json.loads(path.read_text())["progress"]
+        fields = json.loads(path.read_text(encoding="utf-8"))["progress"]
         writers = {split: WriterState(**state) for split, state in fields["writers"].items()}
         return Progress(fields["whole"], fields["rejects_bytes"], writers, report_from_json(fields["report"]))
 
@@ -57,7 +57,7 @@ class Partial:
         """Write the journal, all of it or nothing."""
         path = self.folder / _JOURNAL
         beside = path.with_suffix(".new")
-        with beside.open("w") as file:
+        with beside.open("w", encoding="utf-8") as file:
             json.dump({"settings": self.settings, "progress": _as_json(progress)}, file)
             file.flush()
             os.fsync(file.fileno())
@@ -82,7 +82,7 @@ def begun(out: Path, settings: dict[str, Any], overwrite: bool) -> Generator[Par
     partial = Partial(folder, settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("w") as lock:
+        with (folder / _LOCK).open("w", encoding="utf-8") as lock:
             _take(lock.fileno(), folder)
             _refuse_other(folder, settings, overwrite)
             try:
@@ -102,7 +102,7 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     """What the data set in a folder was made with, None if there is none."""
     for manifest in (folder / MANIFEST, folder / "train" / MANIFEST):
         if manifest.is_file():
-            settings: dict[str, Any] = json.loads(manifest.read_text())["settings"]
+            settings: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
             return {name: value for name, value in settings.items() if name != "split"}
     return None
 
@@ -144,7 +144,7 @@ def _refuse_other(folder: Path, settings: dict[str, Any], overwrite: bool) -> No
     path = folder / _JOURNAL
     if not path.is_file():
         return
-    before = json.loads(path.read_text())["settings"]
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
     if changed := changed_settings(before, settings):
         if not overwrite:
             raise UserError(

@@ -39,7 +39,7 @@ def write_manifest(folder: Path, state: WriterState, told: dict[str, Any]) -> No
         told: what else the manifest says; its `settings` must be there.
     """
     manifest = {"format": FORMAT, "samples": state.samples, "shards": state.shards, **told}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 class ShardWriter:

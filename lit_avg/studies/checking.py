@@ -61,11 +61,11 @@ def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, 
     options = [own + value_arguments(run) for own, run in zip(configs, runs, strict=True)]
     with TemporaryDirectory(prefix=".check-", dir=study.out) as folder:
         asked, answered, log = (Path(folder) / name for name in ("asked.json", "answered.json", "log.txt"))
-        asked.write_text(json.dumps(options))
+        asked.write_text(json.dumps(options), encoding="utf-8")
         process = call(("check", str(asked), "--out", str(answered)), log, command)
         process.join()
         if process.exitcode == 0 and answered.is_file():
-            return json.loads(answered.read_text())
+            return json.loads(answered.read_text(encoding="utf-8"))
         end = "\n".join(f"    {line}" for line in last_lines(log, 15))
     raise UserError(f"the configs of {study.path} could not be checked; what was said last:\n{end}")
 

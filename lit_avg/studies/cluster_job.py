@@ -70,7 +70,7 @@ class ClusterJob:
             if time.monotonic() > deadline:
                 raise UserError(f"the first process of {self.run.label} has not come up within {_PATIENCE_SECONDS} s")
             time.sleep(0.2)
-        for verb in json.loads(place.read_text()):
+        for verb in json.loads(place.read_text(encoding="utf-8")):
             arguments = next(command for command in self.run.commands if command[0] == verb)
             if status := self.command(list(arguments)):
                 return status

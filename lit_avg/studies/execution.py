@@ -131,11 +131,11 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 def log_to(path: Path) -> None:
     """Send everything this process prints, in Python or below, to a file."""
-    with path.open("a") as log:
+    with path.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, encoding="utf-8")
 
 
 def _start(target: Callable[..., None], *arguments: object) -> BaseProcess:

@@ -15,7 +15,7 @@ def are_fresh(study: Study) -> bool:
     """Whether there are figures, and nothing has changed since they were drawn."""
     note = study.out / FIGURES / _DRAWN_FROM
     there = note.is_file() and any(note.parent.glob("*.png"))
-    return there and note.read_text() == what_is_there(study)
+    return there and note.read_text(encoding="utf-8") == what_is_there(study)
 
 
 def note_drawn(study: Study, drawn_from: str) -> None:
@@ -26,4 +26,4 @@ def note_drawn(study: Study, drawn_from: str) -> None:
 def what_is_there(study: Study) -> str:
     """Hash of the study's files, and of the runs' identities and when each was finished."""
     runs = [[run.identity, written(run.proof)] for run in plan(study)]
-    return digest([[path.read_text() for path in study.files], runs])
+    return digest([[path.read_text(encoding="utf-8") for path in study.files], runs])

@@ -91,7 +91,7 @@ def source_of(run: Run, content: Callable[[Path], object] = config_content) -> s
 def read_checked(out: Path) -> dict[str, Checked]:
     """What is known of configs, by the hash of their source."""
     try:
-        content: dict[str, dict[str, Any]] = json.loads((out / CHECKED).read_text())
+        content: dict[str, dict[str, Any]] = json.loads((out / CHECKED).read_text(encoding="utf-8"))
         return {source: Checked(**entry) for source, entry in content.items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):  # another version's, or cut short: asked anew
         return {}

@@ -112,7 +112,7 @@ def _interval(comparison: Comparison) -> Interval:
 def _read(path: Path) -> dict[str, Interval]:
     """What was kept; nothing if it cannot be read, since all of it can be computed anew."""
     try:
-        content: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return {key: Interval(**kept) for key, kept in content.items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}

@@ -41,7 +41,7 @@ def located_name(names: Sequence[str], files: Sequence[Path]) -> str | None:
 def line_numbers(path: Path) -> dict[str, int]:
     """The line of every entry of a YAML file, by dotted path; none where the file is no YAML."""
     try:
-        tree = yaml.compose(path.read_text(), yaml.SafeLoader)
+        tree = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except yaml.YAMLError:  # whoever reads the file for its content tells that
         return {}
     return dict(_entries(tree, ""))

@@ -61,7 +61,7 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
     """
     path = lock_of(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         if wait:
             _lock(file, fcntl.LOCK_EX)
         else:
@@ -76,7 +76,7 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
 def owner_of(directory: Path) -> Owner | None:
     """Who is at work on a run; None if nobody is."""
     try:
-        file = lock_of(directory).open()
+        file = lock_of(directory).open(encoding="utf-8")
     except FileNotFoundError:
         return None
     with file:

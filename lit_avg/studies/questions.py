@@ -67,7 +67,7 @@ def paired_differences(pairs: Sequence[tuple[Answers, Answers]]) -> NDArray[np.f
 @lru_cache(maxsize=32)  # those of the reference row and of rows that share runs
 def _columns(path: Path, written: int) -> dict[str, NDArray[np.str_]]:
     """Keys, kinds, and what is right at each granularity and chosen by each policy, (Q,) each, as text."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         head, *lines = [*csv.reader(file)] or [list[str]()]
     levels = {tokens for line in lines for name, tokens in zip(head, line, strict=False) if name.startswith("chosen@")}
     needed = {"key", "kind", *(f"correct@{tokens}" for tokens in levels)}

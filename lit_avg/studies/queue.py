@@ -20,7 +20,7 @@ def read_jobs(out: Path) -> dict[str, str]:
     """The newest job of each run, by the run's identity."""
     path = out / FOLDER / JOBS
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -44,7 +44,7 @@ def living_jobs(out: Path) -> dict[str, str]:
     if not jobs or shutil.which("squeue") is None:
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode != 0:
         why = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise UserError(f"squeue does not answer: {why[-1]}")

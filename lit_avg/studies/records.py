@@ -36,7 +36,7 @@ class Record:
 def read_record(directory: Path) -> Record | None:
     """The record of a folder; None where there is none, or none that can be read."""
     try:
-        content = json.loads((directory / RECORD).read_text())
+        content = json.loads((directory / RECORD).read_text(encoding="utf-8"))
         failed, seconds = content.get("failed"), float(content.get("seconds", 0))
         return Record(str(content["identity"]), tuple(content["finished"]), failed, seconds)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
@@ -90,7 +90,7 @@ def read_entries(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         UserError: it cannot be read, or lacks an entry that is needed.
     """
     try:
-        content: object = json.loads(path.read_text())
+        content: object = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from error
     if not isinstance(content, dict) or not set(needed) <= content.keys():
