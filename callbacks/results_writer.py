@@ -11,11 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from lit_avg.file_hashes import file_sha256
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
+from lit_avg.strict_yaml import read_yaml
 from lit_avg.studies.files import write_whole
 
 FILE = "result.json"
@@ -147,7 +147,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
     """What the run is, as far as that can be looked up now."""
     folder = run_folder(trainer)
     path = folder / config_name(verb)
-    config = cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    config = read_yaml(path) if path.is_file() else {}
     source = Path(__file__).parent
     parent = module.init_from if isinstance(module, Stage) else None
     data = datamodule(trainer)

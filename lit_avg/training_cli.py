@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, plain, read_checkpoint
 from lit_avg.errors import UserError
+from lit_avg.studies.sources import named_files
 from lit_avg.training_parser import TrainingParser, chain_of
 
 BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
@@ -74,9 +75,12 @@ class TrainingCLI(LightningCLI):
         """Parse `args`, and not, as Lightning would, warn that the process has arguments as well.
 
         Raises:
-            UserError: names the config files that were read.
+            UserError: names the config files that were read, with the line where one is no valid YAML.
         """
         argv = cast(list[str], args)
+        for config in _configs(argv):  # where a file is no valid YAML, only a reader of its own can name the line
+            if Path(config).is_file():
+                named_files(Path(config))
         try:
             self.config = parser.parse_args(argv)
         except (UserError, OmegaConfBaseException) as error:

@@ -4,9 +4,18 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
+from jsonargparse import (
+    _loaders_dumpers,  # pyright: ignore[reportPrivateUsage]  its loader has no public name
+    set_dumper,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_avg.errors import UserError
+from lit_avg.strict_yaml import StrictLoader, dump_yaml
+
+# one rule for files, for values within them, and for values on the command line; and what is written is read back so
+_loaders_dumpers.yaml_default_loader = StrictLoader
+set_dumper("yaml", dump_yaml)
 
 NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from datamodules.base import ShardsDataModule
 from datamodules.checking.yardstick import Yardstick
 from datamodules.conversation import ConversationRenderer
 from lit_avg.errors import UserError
+from lit_avg.strict_yaml import read_yaml
 
 _UNLIMITED = 2**31  # a maximum length that cuts nothing
 
@@ -43,8 +43,8 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no config {path}")
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        content = OmegaConf.to_container(OmegaConf.create(read_yaml(path)), resolve=True)
+    except OmegaConfBaseException as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     return _with_files(content, path.parent)
 

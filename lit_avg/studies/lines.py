@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from lit_avg.strict_yaml import StrictLoader
+
 
 def located(place: str, files: Sequence[Path]) -> str:
     """`file:line` of the entry with a dotted path, in the first of the files that has it or most of the way to it.
@@ -41,8 +43,8 @@ def located_name(names: Sequence[str], files: Sequence[Path]) -> str | None:
 def line_numbers(path: Path) -> dict[str, int]:
     """The line of every entry of a YAML file, by dotted path; none where the file is no YAML."""
     try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    except yaml.YAMLError:  # whoever reads the file for its content tells that
+        tree = yaml.compose(path.read_text(encoding="utf-8"), StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):  # whoever reads the file for its content tells that
         return {}
     return dict(_entries(tree, ""))
 

@@ -121,7 +121,7 @@ def test_dates_and_keys_like_on_are_texts_and_merged_keys_are_no_twins(write_stu
     merged = "a: &a {x: 1}\ntop: {deep: {b: &b {<<: *a, x: 2}}}\nc: {<<: *b}\n"
     (tmp_path / "second.yaml").write_text(merged)
     load_study(write_study())
-    assert read_yaml(tmp_path / "first.yaml") == {"True": 3, "day": "2024-01-02", "other": "2024-13-45"}
+    assert read_yaml(tmp_path / "first.yaml") == {"on": 3, "day": "2024-01-02", "other": "2024-13-45"}
     assert read_yaml(tmp_path / "second.yaml")["c"] == {"x": 2}
 
 
