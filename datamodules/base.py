@@ -130,8 +130,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
             raise UserError("a LLaVA-NeXT processor tiles its pictures, but this data has grid_pinpoints: null")
         return llava_next_processor(
             self.encoder.renderer.tokenizer,
-            self.encoder.renderer.template,
-            self.system_prompt,
+            self.encoder.renderer.encode.template,
             self.tile_size,
             self.grid_pinpoints,
             self.image_mean,

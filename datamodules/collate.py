@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules.conversation import ConversationRenderer, NoRoomError, Rendering, words_of
+from datamodules.conversation import ConversationRenderer, NoRoomError
 from datamodules.images import TiledImage, Tiling
 from datamodules.pictures import decode_picture
 from datamodules.samples import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
+from lit_avg.chat_encoding import TokenizedConversation
 from lit_avg.errors import UserError
+from lit_avg.image_mark import words_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Question:
     key: str
     kind: str
     answer: str  # the last one of a dialogue
-    rendering: Rendering
+    rendering: TokenizedConversation
     source: str = ""  # of the sample
 
 
@@ -92,7 +94,9 @@ class SampleEncoder:
             )
 
 
-def _question(key: str, kinds: tuple[str, ...], rendering: Rendering, answered: Turn, source: str) -> Question:
+def _question(
+    key: str, kinds: tuple[str, ...], rendering: TokenizedConversation, answered: Turn, source: str
+) -> Question:
     return Question(key, kinds[0] if kinds else "all", words_of(answered.text), rendering, source)
 
 
@@ -153,7 +157,7 @@ class Collate:
             images += sample.image is not None
 
 
-def _row(renderings: Sequence[Rendering], first: int, image: int) -> Row:
+def _row(renderings: Sequence[TokenizedConversation], first: int, image: int) -> Row:
     """One prefix, and behind it what each question adds to it; `first` is the number of the first question."""
     prefix = renderings[0].prefix
     begins = [0 if number == 0 else prefix for number in range(len(renderings))]

@@ -1,23 +1,18 @@
-"""A conversation to token ids, by the same chat template in training and in evaluation.
+"""A conversation to token ids, by the same chat template in training, in evaluation and in the exported processor.
 
-Which tokens are answers is what the template's `{% generation %}` marks say, the end token included; instruction
-tokens are the text of the user's turns, without role tags and without the image. Both are spans of characters in the
-rendered text, and a token belongs to a span if it shares a character with it.
+How messages become tokens is `lit_avg.chat_encoding`'s; here are the templates, what a conversation's turns are as
+messages, and what is left of a conversation that is too long.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
 from pathlib import Path
-from typing import cast
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from datamodules.samples import IMAGE_MARK, BadSampleError, Turn
-from lit_avg.batch import IMAGE_PLACEHOLDER
+from datamodules.samples import BadSampleError, Turn
+from lit_avg.chat_encoding import ChatEncoder, Message, Role, TokenizedConversation, UnwritableError
 from lit_avg.errors import UserError
+from lit_avg.image_mark import IMAGE_MARK, words_of
 
 VICUNA_SYSTEM_PROMPT = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -25,40 +20,19 @@ VICUNA_SYSTEM_PROMPT = (
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
-"""Chat templates that ship with the project, one file each."""
+"""Chat templates that ship with the project, one file each, and in `shared` what goes before all of them."""
 
 REMEMBERED = 4096
 """Conversations whose rendering is kept: data sets of few distinct questions and answers are rendered once."""
 
-_PROBE = (Turn("human", "Why?"), Turn("gpt", "So."))
+_PROBE = (Message("user", "Why?"), Message("assistant", "So."))
 """The shortest conversation, to try a template with."""
 
-Span = tuple[int, int]
+_ROLES: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
 class NoRoomError(BadSampleError):
     """A conversation whose first answer does not fit into the maximum length."""
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """T tokens of one conversation. The tensors are shared between equal conversations: do not write to them."""
-
-    input_ids: Tensor  # (T,) int64, IMAGE_PLACEHOLDER for the image
-    answer: Tensor  # (T,) bool
-    instruction: Tensor  # (T,) bool
-    prefix: int  # tokens up to and including the image, 0 without one
-    ends: tuple[int, ...]  # tokens up to and including the end of each answer
-
-    def cut(self, length: int) -> "Rendering":
-        """The first tokens only."""
-        return replace(
-            self,
-            input_ids=self.input_ids[:length],
-            answer=self.answer[:length],
-            instruction=self.instruction[:length],
-            ends=tuple(end for end in self.ends if end <= length),
-        )
 
 
 class ConversationRenderer:
@@ -87,21 +61,27 @@ class ConversationRenderer:
         self.tokenizer.add_special_tokens(
             {"additional_special_tokens": [IMAGE_MARK]}, replace_extra_special_tokens=False
         )
-        self.image_id = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_MARK))
         self.template = read_template(template)
-        self.system_prompt = system_prompt
         self.max_length = max_length
-        self._remembered: dict[tuple[tuple[Turn, ...], bool], Rendering] = {}
+        self.encode = ChatEncoder(tokenizer, chat_template(self.template, system_prompt))
+        self._remembered: dict[tuple[tuple[Turn, ...], bool], TokenizedConversation] = {}
+        if token := self.encode.control_in(system_prompt or ""):
+            raise UserError(f"system_prompt: it says {token}, which steers the model; write it in other words")
         self._check_fit(template)
+
+    @property
+    def image_id(self) -> int:
+        """The token of `<image>`."""
+        return self.encode.image_id
 
     @property
     def end_token(self) -> int:
         """The token that ends every answer, where generation has to stop."""
-        rendering = self._render(_PROBE, has_image=False)
-        return int(rendering.input_ids[rendering.answer][-1])
+        probe = self.encode(_PROBE)
+        return int(probe.input_ids[probe.answer][-1])
 
-    def __call__(self, turns: tuple[Turn, ...], has_image: bool) -> Rendering:
-        """Render one conversation.
+    def __call__(self, turns: tuple[Turn, ...], has_image: bool) -> TokenizedConversation:
+        """Tokenise one conversation.
 
         Args:
             turns: a system turn or none, then rounds; where the image is marked does not matter, it goes first.
@@ -109,37 +89,18 @@ class ConversationRenderer:
 
         Raises:
             NoRoomError: the first answer does not fit into the maximum length.
+            BadSampleError: it spells a control token, and that cannot be written as text.
         """
         known = self._remembered.get((turns, has_image))
         if known is not None:
             return known
-        rendering = self._shortened(self._render(turns, has_image))
+        try:
+            rendering = self._shortened(self.encode(messages_of(turns, has_image)))
+        except UnwritableError as error:
+            raise BadSampleError(str(error)) from error
         if len(self._remembered) < REMEMBERED:
             self._remembered[turns, has_image] = rendering
         return rendering
-
-    def _render(self, turns: tuple[Turn, ...], has_image: bool) -> Rendering:
-        messages = self._messages(turns, has_image)
-        rendered, generated = render_jinja_template(
-            [messages],
-            chat_template=self.template,
-            return_assistant_tokens_mask=True,
-            bos_token=self.tokenizer.bos_token or "",
-            eos_token=self.tokenizer.eos_token or "",
-        )
-        text, answers = rendered[0], cast(list[Span], generated[0])
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = torch.tensor(encoded["offset_mapping"])
-        input_ids = torch.tensor(encoded["input_ids"])
-        image = input_ids == self.image_id
-        questions = [question for speaker, question in turns if speaker == "human"]
-        return Rendering(
-            input_ids=input_ids.masked_fill(image, IMAGE_PLACEHOLDER),
-            answer=_in_spans(offsets, answers),
-            instruction=_in_spans(offsets, _question_spans(text, questions, answers)) & ~image,
-            prefix=int(image.nonzero()[0]) + 1 if has_image else 0,
-            ends=tuple(int((offsets[:, 0] < end).sum()) for _, end in answers),
-        )
 
     def _check_fit(self, template: str) -> None:
         """See that answers end with one special token, and that a prompt has the tokens that training shows."""
@@ -150,32 +111,16 @@ class ConversationRenderer:
                 f"template: {template} ends answers with {text!r}, which is no special token of the tokenizer; choose "
                 "the template that belongs to the tokenizer, or add the token to it"
             )
-        taught = self._render(_PROBE, has_image=False)
-        asked = self.tokenizer.apply_chat_template(
-            self._messages(_PROBE, has_image=False)[:-1],
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        shown = self.tokenizer(cast(str, asked), add_special_tokens=False)["input_ids"]
-        if shown != taught.input_ids[: int(taught.answer.nonzero()[0])].tolist():
-            raise UserError(
-                f"template: with this tokenizer {template} shows other tokens before an answer than in a prompt; move "
-                "a space into the {% generation %} block, or choose the template that belongs to the tokenizer"
-            )
+        for question in (_PROBE[0], _PROBE[0]._replace(shows_image=True)):
+            taught = self.encode([question, _PROBE[1]])
+            shown = self.encode([question], prompt=True).input_ids
+            if shown.tolist() != taught.input_ids[: int(taught.answer.nonzero()[0])].tolist():
+                raise UserError(
+                    f"template: with this tokenizer {template} shows other tokens before an answer than in a prompt; "
+                    "move a space into the {% generation %} block, or choose the template that belongs to the tokenizer"
+                )
 
-    def _messages(self, turns: tuple[Turn, ...], has_image: bool) -> list[dict[str, str]]:
-        """Turns as chat templates expect them, the image before the first question."""
-        roles = {"system": "system", "human": "user", "gpt": "assistant"}
-        messages = [{"role": roles[speaker], "content": words_of(text)} for speaker, text in turns]
-        first = len(turns) % 2
-        if has_image:
-            messages[first]["content"] = f"{IMAGE_MARK}\n{messages[first]['content']}"
-        if not first and self.system_prompt:
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        return messages
-
-    def _shortened(self, rendering: Rendering) -> Rendering:
+    def _shortened(self, rendering: TokenizedConversation) -> TokenizedConversation:
         """End with the last answer that fits whole."""
         if len(rendering.input_ids) <= self.max_length:
             return rendering
@@ -204,27 +149,26 @@ def read_template(name: str) -> str:
     return template
 
 
-def words_of(text: str) -> str:
-    """What is said, without the image's mark and the space around it."""
-    return text.replace(IMAGE_MARK, "").strip()
+def chat_template(template: str, system_prompt: str | None) -> str:
+    """The template as training, evaluation and the exported processor use it.
+
+    Args:
+        template: takes messages whose content is a string, `<image>` and a new line before the words.
+        system_prompt: what a conversation without a system turn begins with; None or empty for nothing.
+    """
+    whole = (TEMPLATES / "shared" / "list_content.jinja").read_text(encoding="utf-8") + template
+    if not system_prompt:
+        return whole
+    # Characters beyond the basic plane as they are: JSON escapes their two halves, and Jinja leaves them two.
+    system = f"[{{'role': 'system', 'content': {json.dumps(system_prompt, ensure_ascii=False)}}}]"
+    without = "messages[0]['role'] != 'system'"
+    return f"{{%- if {without} -%}}{{%- set messages = {system} + messages -%}}{{%- endif %}}\n{whole}"
 
 
-def _question_spans(text: str, questions: Sequence[str], answers: Sequence[Span]) -> list[Span]:
-    """Where the user's words stand: each before its own answer and after the one before; templates may drop them."""
-    spans: list[Span] = []
-    after = 0
-    for question, (begin, end) in zip(questions, answers, strict=True):
-        words = words_of(question)
-        found = text.rfind(words, after, begin)
-        if words and found >= 0:
-            spans.append((found, found + len(words)))
-        after = end
-    return spans
-
-
-def _in_spans(offsets: Tensor, spans: Sequence[Span]) -> Tensor:
-    """(T,) bool, which tokens (their character offsets, (T, 2)) share a character with one of the spans."""
-    inside = torch.zeros(len(offsets), dtype=torch.bool)
-    for begin, end in spans:
-        inside |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
-    return inside
+def messages_of(turns: tuple[Turn, ...], has_image: bool) -> list[Message]:
+    """Turns as messages, the image before the first question's words."""
+    first = len(turns) % 2
+    return [
+        Message(_ROLES[speaker], words_of(text), shows_image=has_image and number == first)
+        for number, (speaker, text) in enumerate(turns)
+    ]

@@ -1,19 +1,20 @@
 """Picture files to RGB: one way for packing and for training, so that what was packed can be trained on.
 
-What the bytes are decides, not the file's name. Orientation is applied, transparency laid on white, 16-bit values
-scaled, the first frame of an animation taken. Broken files and ones of too many pixels are refused.
+What the bytes are decides, not the file's name. What is opened becomes RGB as in `generate`: see
+`lit_avg.image_decoding`. Broken files and ones of too many pixels are refused.
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 
-import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lit_avg.errors import UserError
+from lit_avg.image_decoding import orientation, upright_rgb
 
 MAX_PIXELS = 2**26
 """67 megapixels, 200 MB as RGB: a small file can claim to be any size."""
@@ -49,9 +50,8 @@ def recognise_picture(data: bytes, name: str) -> tuple[Image.Image, str]:
     """`decode_picture`, and the file name extension that fits the bytes, such as `png` or `jpg`."""
     try:
         with _opened(data) as picture:
-            picture.load()
             form = (picture.format or "img").lower()
-            return to_rgb(_upright(picture)), _EXTENSIONS.get(form, form)
+            return upright_rgb(picture), _EXTENSIONS.get(form, form)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a picture of a known format") from error
     except Exception as error:  # decoders of dozens of formats fail on broken files in any way
@@ -68,7 +68,7 @@ def picture_size(data: bytes, name: str) -> tuple[int, int]:
         with _opened(data) as picture:
             if picture.format == "TIFF":  # turned by Pillow itself, when it is decoded
                 picture.load()
-            turned = _orientation(picture) in _ON_ITS_SIDE
+            turned = orientation(picture) in _ON_ITS_SIDE
             return (picture.width, picture.height) if turned else (picture.height, picture.width)
     except Exception as error:  # as in `decode_picture`
         raise UserError(f"{name}: a picture that cannot be read: {error or type(error).__name__}") from error
@@ -87,48 +87,34 @@ def _opened(data: bytes) -> Generator[Image.Image]:
     with warnings.catch_warnings(action="ignore"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # of pictures within pictures, as in icons
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            if not 0 < picture.width * picture.height <= MAX_PIXELS:
-                raise ValueError(f"it has {picture.width}x{picture.height} pixels, and the limit is {MAX_PIXELS}")
+            width, height = picture.size
+            if picture.format == "GIF":
+                width, height = _extent(data)
+            if not 0 < width * height <= MAX_PIXELS:
+                raise ValueError(f"it has {width}x{height} pixels, and the limit is {MAX_PIXELS}")
             yield picture
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turn it as its EXIF data say; broken EXIF data say nothing."""
-    if _orientation(picture) in (None, 1):  # as nearly all are: that spares a copy
-        return picture
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # as in `decode_picture`, but the pixels are good
-        return picture
+def _extent(gif: bytes) -> tuple[int, int]:
+    """Width and height that all frames of a GIF take up: one may reach beyond the others and the whole."""
+    width, height, flags = struct.unpack_from("<HHB", gif, 6)
+    place = 13 + _bytes_of_colours(flags)
+    while place + 10 <= len(gif) and gif[place : place + 1] != b";":
+        kind = gif[place : place + 1]
+        if kind == b",":  # a frame
+            left, top, across, down, flags = struct.unpack_from("<4HB", gif, place + 1)
+            width, height = max(width, left + across), max(height, top + down)
+            place += 11 + _bytes_of_colours(flags)
+        elif kind == b"!":  # an extension
+            place += 2
+        else:  # Pillow reads on behind what it does not know
+            place += 1
+            continue
+        while place < len(gif) and gif[place]:
+            place += 1 + gif[place]
+        place += 1
+    return width, height
 
 
-def _orientation(picture: Image.Image) -> int | None:
-    try:
-        return picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # as in `_upright`
-        return None
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any of Pillow's modes to RGB."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith(("I", "F")):
-        picture = _to_eight_bits(picture)
-    if picture.has_transparency_data:
-        with_alpha = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), with_alpha).convert("RGB")
-    if picture.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, *profiles, outputMode="RGB") or picture
-    return picture.convert("RGB")
-
-
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits by dropping the low byte; other wide values by their own range, what is no number as 0."""
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64), nan=0, posinf=0, neginf=0)
-    low, high = values.min(), values.max()
-    sixteen_bits = picture.mode == "I" and low >= 0 and 256 <= high < 256**2  # so does Pillow read a PGM of 16 bits
-    if picture.mode.startswith("I;16") or sixteen_bits:
-        return Image.fromarray((values / 256).astype(np.uint8))
-    return Image.fromarray(((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+def _bytes_of_colours(flags: int) -> int:
+    return 3 * 2 ** (1 + flags % 8) if flags & 0x80 else 0

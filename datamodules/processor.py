@@ -1,7 +1,7 @@
 """transformers' processor for a model trained on a data module's batches: the same tiles, words and template."""
 
-import json
 from collections.abc import Sequence
+from copy import deepcopy
 
 from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor, PreTrainedTokenizerFast
 
@@ -9,7 +9,6 @@ from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor, PreTrai
 def llava_next_processor(
     tokenizer: PreTrainedTokenizerFast,
     template: str,
-    system_prompt: str | None,
     tile_size: int,
     grid_pinpoints: Sequence[Sequence[int]],
     image_mean: Sequence[float],
@@ -17,12 +16,11 @@ def llava_next_processor(
     patch_size: int,
     feature_selection: str,
 ) -> LlavaNextProcessor:
-    """A processor whose chat template begins with the system prompt that the model knows.
+    """A processor that makes of a chat, and of its rendered text, the tokens that the model knows.
 
     Args:
         tokenizer: with `<image>` among its tokens.
-        template: chat template, as in `ConversationRenderer`.
-        system_prompt: what a conversation without a system turn begins with.
+        template: chat template, which writes all special tokens; `datamodules.conversation.chat_template` makes it.
         tile_size: the vision encoder's native size in pixels.
         grid_pinpoints: (height, width) of the planes a picture may be fitted into.
         image_mean: of each channel.
@@ -39,18 +37,24 @@ def llava_next_processor(
             image_mean=list(image_mean),
             image_std=list(image_std),
         ),
-        tokenizer=tokenizer,
+        tokenizer=_adding_nothing(tokenizer, template),
         patch_size=patch_size,
         vision_feature_select_strategy=feature_selection,
         num_additional_image_tokens=int(feature_selection == "default"),  # CLS, which that strategy leaves out
-        chat_template=_with_system_prompt(template, system_prompt),
+        chat_template=template,
     )
 
 
-def _with_system_prompt(template: str, system_prompt: str | None) -> str:
-    """The template, told to begin with the prompt where a conversation has no system turn of its own."""
-    if not system_prompt:
-        return template
-    system = f"[{{'role': 'system', 'content': {json.dumps(system_prompt)}}}]"
-    without = "messages[0]['role'] != 'system'"
-    return f"{{%- if {without} -%}}{{%- set messages = {system} + messages -%}}{{%- endif -%}}\n{template}"
+def _adding_nothing(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:
+    """A copy that puts no special tokens around a text, since the template has written them, and pads on the left.
+
+    So a rendered prompt does not begin twice, and prompts of a batch are continued from where they end.
+    """
+    copied = deepcopy(tokenizer)
+    copied.chat_template = template
+    copied.padding_side = "left"
+    if copied("a")["input_ids"] != copied("a", add_special_tokens=False)["input_ids"]:
+        copied.add_bos_token = False  # either makes a new post-processor
+        copied.add_eos_token = False
+        copied.init_kwargs |= {"add_bos_token": False, "add_eos_token": False}
+    return copied

@@ -11,9 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from lit_avg.errors import UserError
-
-IMAGE_MARK = "<image>"
-"""Stands for the picture in the text of a conversation."""
+from lit_avg.image_mark import IMAGE_MARK, words_of
 
 SPEAKERS = ("human", "gpt", "system")
 
@@ -94,7 +92,7 @@ def problem_of(turns: tuple[Turn, ...], has_image: bool) -> str | None:
         return f"{len(rounds)} turns, which is no whole number of rounds"
     if rounds[0].speaker != "human" or any(one.speaker == other.speaker for one, other in pairwise(rounds)):
         return "speakers that do not take turns, the human first"
-    if any(not turn.text.replace(IMAGE_MARK, "").strip() for turn in rounds if turn.speaker == "gpt"):
+    if any(not words_of(turn.text) for turn in rounds if turn.speaker == "gpt"):
         return "an empty answer"
     if any(not turn.text.strip() for turn in rounds):
         return "an empty question"
@@ -109,4 +107,6 @@ def _problem_of_marks(turns: tuple[Turn, ...], has_image: bool) -> str | None:
         return f"{sum(marks)} {IMAGE_MARK} for {int(has_image)} image"
     if has_image and not marks[first_question]:
         return f"no {IMAGE_MARK} in the first question"
+    if any(IMAGE_MARK in words_of(turn.text) for turn in turns):
+        return f"a second {IMAGE_MARK} around the first"
     return None

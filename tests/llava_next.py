@@ -13,10 +13,10 @@ from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, Lla
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from datamodules.collate import Collate, EncodedSample, Question
-from datamodules.conversation import Rendering
 from datamodules.images import Normalisation, Tiling
 from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
+from lit_avg.chat_encoding import TokenizedConversation
 from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.router import GranularityRouter
@@ -75,7 +75,7 @@ def picture(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def rendering(rounds: Sequence[tuple[int, int]], pictured: bool, generator: torch.Generator) -> Rendering:
+def rendering(rounds: Sequence[tuple[int, int]], pictured: bool, generator: torch.Generator) -> TokenizedConversation:
     ids = [*PREFIX_IDS, IMAGE_PLACEHOLDER] if pictured else list(PREFIX_IDS)
     prefix = len(ids) if pictured else 0
     answer, instruction, ends = [False] * len(ids), [False] * len(ids), list[int]()
@@ -84,14 +84,16 @@ def rendering(rounds: Sequence[tuple[int, int]], pictured: bool, generator: torc
         answer += [False] * asked + [True] * answered
         instruction += [True] * asked + [False] * answered
         ends.append(len(ids))
-    return Rendering(torch.tensor(ids), torch.tensor(answer), torch.tensor(instruction), prefix, tuple(ends))
+    return TokenizedConversation(
+        torch.tensor(ids), torch.tensor(answer), torch.tensor(instruction), prefix, tuple(ends)
+    )
 
 
 def ours_and_theirs(samples: Sequence[Asked], hf: LlavaNextForConditionalGeneration) -> tuple[Batch, "Theirs"]:
     """Collated for us; for transformers a row each question, its picture repeated."""
     generator, tiling = torch.Generator().manual_seed(len(samples)), Tiling(TILE, PINPOINTS)
     encoded: list[EncodedSample] = []
-    rows: list[tuple[Rendering, Image.Image | None]] = []
+    rows: list[tuple[TokenizedConversation, Image.Image | None]] = []
     for number, sample in enumerate(samples):
         shown = None if sample.picture is None else picture(sample.picture)
         said = [rendering(rounds, shown is not None, generator) for rounds in sample.questions]
@@ -112,7 +114,9 @@ class Theirs:
     image_sizes: Tensor | None
 
     @staticmethod
-    def of(rows: Sequence[tuple[Rendering, Image.Image | None]], hf: LlavaNextForConditionalGeneration) -> "Theirs":
+    def of(
+        rows: Sequence[tuple[TokenizedConversation, Image.Image | None]], hf: LlavaNextForConditionalGeneration
+    ) -> "Theirs":
         pictures = [shown for _, shown in rows if shown is not None]
         pixels, sizes, counts = None, None, iter(list[int]())
         if pictures:

@@ -16,8 +16,11 @@ SHARED_WORDS = {
     "lit_avg.batch",
     "lit_avg.cache_folder",
     "lit_avg.file_hashes",  # what names files, for everyone
+    "lit_avg.chat_encoding",  # what training and `generate` make of words must be one thing
     "lit_avg.granularity",
     "lit_avg.errors",
+    "lit_avg.image_decoding",  # and so of pictures
+    "lit_avg.image_mark",
     "lit_avg.stand_in_batch",
     "lit_avg.strict_yaml",  # a config means the same to a data check and to a training
 }
@@ -29,6 +32,7 @@ ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
 KNOWS_TRANSFORMERS = {
     "lit_avg.answer_states",
     "lit_avg.backbone",
+    "lit_avg.chat_encoding",
     "lit_avg.export",
     "lit_avg.generation",
     "lit_avg.llava_next",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.checking.statistics import Statistics
 from datamodules.checking.yardstick import Yardstick
-from datamodules.conversation import ConversationRenderer, words_of
+from datamodules.conversation import ConversationRenderer
 from datamodules.images import best_plane
 from datamodules.manifest import Shard
 from datamodules.pictures import picture_size
@@ -19,6 +19,7 @@ from lit_avg.anyres import VisualLayout
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import sha256_of_content
 from lit_avg.granularity import Granularities
+from lit_avg.image_mark import words_of
 
 NAMED = 10
 """Problems of a shard that are told one by one."""

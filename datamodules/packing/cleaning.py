@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from datamodules.packing.names import RefusedError
-from datamodules.samples import IMAGE_MARK, Turn, parse_turns, problem_of
+from datamodules.samples import Turn, parse_turns, problem_of
+from lit_avg.image_mark import IMAGE_MARK
 
 _FIRST_ANSWER = "a leading answer left out"
 _LAST_QUESTION = "a trailing question left out"
@@ -79,6 +80,6 @@ def _rounds_only(turns: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], list[str]]:
 
 def _is_empty(both: Sequence[Turn]) -> bool:
     question, answer = both
-    if IMAGE_MARK in question.text + answer.text:
+    if any(IMAGE_MARK in turn.text for turn in both):
         return False
     return not question.text.strip() or not answer.text.strip()

@@ -6,10 +6,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.conversation import ConversationRenderer, NoRoomError, Rendering, read_template
+from datamodules.conversation import ConversationRenderer, NoRoomError, read_template
 from datamodules.samples import Turn
 from datamodules.tokenizer import load_tokenizer
 from lit_avg.batch import IMAGE_PLACEHOLDER
+from lit_avg.chat_encoding import TokenizedConversation
 from lit_avg.errors import UserError
 
 ONE_ROUND = (Turn("human", "<image>\nWhich number?"), Turn("gpt", "42"))
@@ -26,7 +27,7 @@ def renderer(tokenizer: PreTrainedTokenizerFast) -> ConversationRenderer:
     return ConversationRenderer(tokenizer, system_prompt=None)
 
 
-def text_of(renderer: ConversationRenderer, rendering: Rendering, mask: torch.Tensor) -> str:
+def text_of(renderer: ConversationRenderer, rendering: TokenizedConversation, mask: torch.Tensor) -> str:
     return cast(str, renderer.tokenizer.decode(rendering.input_ids[mask & (rendering.input_ids >= 0)].tolist()))
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.conversation import ConversationRenderer, NoRoomError, Rendering
+from datamodules.conversation import ConversationRenderer, NoRoomError
 from datamodules.samples import Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
+from lit_avg.chat_encoding import TokenizedConversation
 from lit_avg.errors import UserError
 
 SPECIAL = ["<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
@@ -89,7 +90,7 @@ def renderer(kind: str, template: str, max_length: int = 4096) -> ConversationRe
     return ConversationRenderer(tokenizer(kind), template, "Be brief.", max_length)
 
 
-def answers_of(made: ConversationRenderer, rendering: Rendering) -> list[str]:
+def answers_of(made: ConversationRenderer, rendering: TokenizedConversation) -> list[str]:
     """Each run of answer tokens, decoded."""
     runs: list[list[int]] = []
     before = False
