@@ -1,12 +1,11 @@
 """`TokenSavings`: what choosing a granularity saves against always taking the finest."""
 
-from typing import cast
-
 import lightning as L
 from torch import Tensor
 
 from callbacks.watching import judged, tensorboard
-from lit_avg.flops import LlmShape, llm_forward_flops
+from lit_avg.flops import llm_forward_flops
+from lit_avg.llm_configs import LlmShape
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 
@@ -50,7 +49,7 @@ def cost_shares(stage: Stage, outcomes: Outcomes, chosen: Tensor) -> dict[str, f
     if not len(pictured):
         return {}
     outcomes, chosen = outcomes.rows(pictured), chosen[pictured]
-    granularities, shape = stage.granularities, cast(LlmShape, stage.model.backbone.hf.config.text_config)
+    granularities, shape = stage.granularities, LlmShape.of(stage.model.backbone.llm_config)
     finest = outcomes.visual_tokens[:, -1]
     selected = outcomes.visual_tokens.gather(1, chosen.unsqueeze(1)).squeeze(1)
     per_tile = sum(granularities.tokens[level] for level in chosen.tolist()) / len(chosen)

@@ -1,7 +1,5 @@
 """What the LLM makes of rows, where an answer token is predicted: its last hidden states there, and nothing else."""
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,27 +19,28 @@ def answer_states(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, grad
         gradient_checkpointing: whether it recomputes its layers in the backward pass.
 
     Raises:
-        UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
+        UserError: rows of several questions, and an attention implementation that takes no packed rows.
     """
-    config = llm.config
-    window = cast(int | None, config.to_dict().get("sliding_window"))
-    # transformers leaves the window to the mask, and ours has none
-    fits = window is None or rows.source.shape[1] <= window
-    if fits and config._attn_implementation == PACKED_ATTENTION:  # pyright: ignore[reportPrivateUsage]  it has no public name
+    if implementation_of(llm) in PACKED_ATTENTION.values():
         # what is recomputed in the backward pass would no longer know which tokens it was computed for
         return last_hidden(llm, embeddings, rows, trims=not (gradient_checkpointing and torch.is_grad_enabled()))
-    return _padded(llm, embeddings, rows, window)
+    return _padded(llm, embeddings, rows)
 
 
-def _padded(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, window: int | None) -> Tensor:
-    """The same by rows of equal length, for attention implementations that take no packed rows."""
-    mask = rows.attention_mask()
-    if mask is not None and window is not None and (longest := int(rows.position_ids.max()) + 1) > window:
+def _padded(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput) -> Tensor:
+    """The same by rows of equal length, for attention implementations that take no packed rows.
+
+    They are given no mask, which each of them would read in its own way.
+    """
+    if rows.attention_mask() is not None:
         raise UserError(
-            f"a question packed with others sees {longest} tokens, but the LLM's sliding window is {window}; "
-            "set pack_questions: false"
+            f"attention: {implementation_of(llm)} cannot keep the questions of a row apart; set pack_questions: false, "
+            "or choose sdpa or eager"
         )
-    hidden = llm(
-        inputs_embeds=embeddings, attention_mask=mask, position_ids=rows.position_ids, use_cache=False
-    ).last_hidden_state
+    hidden = llm(inputs_embeds=embeddings, position_ids=rows.position_ids, use_cache=False).last_hidden_state
     return hidden[rows.answer_row, rows.answer_from]
+
+
+def implementation_of(llm: PreTrainedModel) -> str | None:
+    """transformers' name of how an LLM attends."""
+    return llm.config._attn_implementation  # pyright: ignore[reportPrivateUsage]  it has no public name

@@ -18,6 +18,7 @@ from lit_avg.errors import UserError
 from lit_avg.generation import Generation, listed
 from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import composed, config_of, llm_left_out, settings_hash, whole
+from lit_avg.llm_configs import check_attention
 from lit_avg.packed_rows import PACKED_ATTENTION
 from lit_avg.sequences import LlmInput
 from lit_avg.unread import unread_parameters
@@ -50,11 +51,13 @@ class Backbone(nn.Module):
             what `pretrained` says, or else -2.
         vision_feature_select_strategy: whether its first token, CLS, is left out (`default`) or there is none (`full`);
             None takes what `pretrained` says, or else `full` for an encoder of `ENCODERS_WITHOUT_CLS`.
-        attention: transformers' `attn_implementation`.
+        attention: transformers' `attn_implementation`: `sdpa`, `eager`, or `flash_attention_2`, which takes no packed
+            questions.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
 
     Raises:
-        UserError: neither or both of a whole model and its two halves are given, or the whole one is not whole.
+        UserError: neither or both of a whole model and its two halves are given, the whole one is not whole, its LLM is
+            none that works here, or there is no such attention.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Backbone(nn.Module):
         vision_feature_select_strategy: FeatureSelection | None = None,
     ) -> None:
         super().__init__()
+        check_attention(attention)
         if pretrained is not None and vision_encoder is None and llm is None:
             self.hf = whole(pretrained, attention)
         elif pretrained is None and vision_encoder is not None and llm is not None:
@@ -82,16 +86,21 @@ class Backbone(nn.Module):
             self.hf.config.vision_feature_layer = vision_feature_layer
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
-        if attention == "sdpa":
-            self.hf.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+        if attention in PACKED_ATTENTION:
+            self.hf.model.language_model.set_attn_implementation(PACKED_ATTENTION[attention])
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
+    def llm_config(self) -> PreTrainedConfig:
+        """transformers' config of the LLM."""
+        return cast(PreTrainedConfig, self.hf.config.text_config)
+
+    @property
     def width(self) -> int:
         """D, the width of the LLM's embeddings."""
-        return cast(PreTrainedConfig, self.hf.config.text_config).hidden_size
+        return self.llm_config.hidden_size
 
     @property
     def settings(self) -> dict[str, str]:
@@ -99,7 +108,7 @@ class Backbone(nn.Module):
         config = self.hf.config
         return {
             "vision encoder": settings_hash(cast(PreTrainedConfig, config.vision_config)),
-            "llm": settings_hash(cast(PreTrainedConfig, config.text_config)),
+            "llm": settings_hash(self.llm_config),
             "feature layer": str(config.vision_feature_layer),
             "feature selection": str(config.vision_feature_select_strategy),
             "attention": self.attention,
@@ -183,7 +192,7 @@ class Backbone(nn.Module):
         """Score the answer tokens of rows (B, S, D); the LLM's head and last layer see only what predicts one.
 
         Raises:
-            UserError: rows of several questions reach beyond the sliding window of the LLM's attention.
+            UserError: rows of several questions, and an attention that takes no packed rows.
         """
         self._require_llm()
         hidden = answer_states(self.hf.model.language_model, embeddings, rows, self.gradient_checkpointing)

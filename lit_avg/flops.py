@@ -1,24 +1,13 @@
 """FLOPs of the LLM's forward pass, counted from its shape: what fewer visual tokens save whatever machine one has.
 
-Counted are the matrix products of the Llama family (2 FLOPs per multiply-add), as torch's FlopCounterMode does.
+Counted are the matrix products (2 FLOPs per multiply-add) of LLMs whose feed-forward has a gate, as all families here
+have; torch's FlopCounterMode counts the same.
 Attention counts the full S x S square: a fused causal kernel does about half of it.
 """
 
-from typing import Protocol
-
 from torch import Tensor
 
-
-class LlmShape(Protocol):
-    """What is read of transformers' config of a Llama, Mistral, Qwen or Vicuna."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
+from lit_avg.llm_configs import LlmShape
 
 
 def llm_forward_flops(shape: LlmShape, lengths: Tensor) -> float:

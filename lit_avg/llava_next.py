@@ -8,10 +8,12 @@ from contextvars import ContextVar
 from pickle import UnpicklingError
 from typing import Any, cast
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.errors import UserError
+from lit_avg.llm_configs import check_llm
 from lit_avg.weight_files import named_differences
 
 ENCODERS_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
@@ -51,18 +53,22 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     """
     try:
         config = LlavaNextConfig.from_pretrained(source)
+        llm = cast(PreTrainedConfig, config.text_config)
+        check_llm(llm)
         if llm_left_out() is not None:
-            cast(PreTrainedConfig, config.text_config).num_hidden_layers = 0
+            llm.num_hidden_layers = 0
         hf, report = cast(
             tuple[LlavaNextForConditionalGeneration, dict[str, Any]],
             LlavaNextForConditionalGeneration.from_pretrained(
                 source,
                 config=config,
-                attn_implementation=attention,
+                attn_implementation=_of_parts(attention),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             ),
         )
+    except UserError:
+        raise
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
@@ -79,7 +85,12 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
 def composed(
     vision_config: PreTrainedConfig, text_config: PreTrainedConfig, attention: str
 ) -> LlavaNextForConditionalGeneration:
-    """Random weights; the connector is initialised as torch does, which is how LLaVA does it."""
+    """Random weights; the connector is initialised as torch does, which is how LLaVA does it.
+
+    Raises:
+        UserError: the LLM is none that works here, or a config describes no model.
+    """
+    check_llm(text_config)
     if llm_left_out() is not None:
         text_config.num_hidden_layers = 0
     hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
@@ -91,11 +102,16 @@ def composed(
             image_token_index=text_config.vocab_size,
             tie_word_embeddings=text_config.tie_word_embeddings,
         ),
-        attn_implementation=attention,
+        attn_implementation=_of_parts(attention),
     )
     hf.model.multi_modal_projector.linear_1.reset_parameters()
     hf.model.multi_modal_projector.linear_2.reset_parameters()
     return hf
+
+
+def _of_parts(attention: str) -> dict[str, str]:
+    """How each part attends, for transformers; an LLM that has no `sdpa` of its own is given one afterwards."""
+    return {"": attention, "vision_config": attention, "text_config": "eager" if attention == "sdpa" else attention}
 
 
 def settings_hash(config: PreTrainedConfig) -> str:
@@ -109,8 +125,12 @@ def config_of(settings: dict[str, Any]) -> PreTrainedConfig:
     """A transformers config from its `model_type` and values.
 
     Raises:
-        UserError: there is no `model_type`.
+        UserError: there is no `model_type`, transformers has none of that name, or a value is none it can have.
     """
     if "model_type" not in settings:
         raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
-    return AutoConfig.for_model(**settings)
+    try:
+        return AutoConfig.for_model(**settings)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).partition(". Should contain")[0][:300]
+        raise UserError(f"a config of model_type {settings['model_type']} cannot be made: {reason}") from error

@@ -1,30 +1,42 @@
 """Rows of unlike length one behind the other, so that the LLM computes no padding.
 
 All that is done token by token sees one sequence of T tokens. Attention takes it apart again into blocks of rows of the
-same shape, each with torch's own fused kernel. In the last layer, whose output is read only where an answer token is
-predicted, everything but keys and values is computed for those positions alone.
+same shape, each with a kernel of its own; a layer with a sliding window sees no further than that, counted by positions
+in a question's own view. In the last layer, whose output is read only where an answer token is predicted, everything
+but keys and values is computed for those positions alone.
 """
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lit_avg.attention import ATTENTION_FUNCTIONS, AttentionFunction
 from lit_avg.batch import PADDING, PREFIX
 from lit_avg.sequences import LlmInput
 
-PACKED_ATTENTION = "packed_sdpa"
-"""Name among transformers' attention implementations: `sdpa`, unless it is called with packed rows."""
+PACKED_ATTENTION = {"sdpa": "packed_fused", "eager": "packed_eager"}
+"""Names that transformers knows these two by, as they are here: as its own, unless called with packed rows. None has
+`sdpa` in it, which transformers refuses for LLMs that cap their scores."""
 
 TOKEN_BY_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 """What of an LLM's layer works on one token at a time, beside keys and values, which others read."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Who sees whom in a block, bool."""
+
+    first: Tensor | None  # (R, 1, P, S) of the tokens that see what is before them; None for plain causal attention
+    others: Tensor | None  # (R, 1, S - P, S); None if there are no others
+    wanted: Tensor  # (R, 1, W, S) of the columns that are read in the end
 
 
 @dataclass(frozen=True)
@@ -32,18 +44,50 @@ class Block:
     """R rows of S tokens each; the first P of a row see what is before them, the others what a mask says."""
 
     begin: int  # place of the first token among the T
-    rows: int  # R
-    length: int  # S
     shared: int  # P; S for rows of a single question, 0 for several questions about no image
-    mask: Tensor | None  # (R, 1, S - P, S) bool, who of the others sees whom; None if there are none
+    question: Tensor  # (R, S) as in `Batch`
+    position: Tensor  # (R, S) as in `LlmInput.position_ids`
     wanted: Tensor  # (R, W) columns that are read in the end, filled up with any other column
-    wanted_mask: Tensor  # (R, 1, W, S) bool, what they see
     real: Tensor  # (R, W) bool: not filled up
+    known: dict[int | None, Masks] = field(default_factory=dict[int | None, Masks])  # by sliding window
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.question.shape[0]
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return self.question.shape[1]
 
     def of(self, states: Tensor) -> Tensor:
         """This block's queries, keys or values (R, H, S, hd) of (1, H, T, hd)."""
         own = states[0].transpose(0, 1)[self.begin : self.begin + self.rows * self.length]
         return own.unflatten(0, (self.rows, self.length)).transpose(1, 2)
+
+    def masks(self, window: int | None) -> Masks:
+        """Who sees whom where none sees further back than a sliding window."""
+        window = None if window is None or window >= self.length else window
+        if window not in self.known:
+            columns = torch.arange(self.length, device=self.question.device).expand(self.rows, -1)
+            first, others = columns[:, : self.shared], columns[:, self.shared :]
+            self.known[window] = Masks(
+                first=None if window is None else self._seen(first, window),
+                others=self._seen(others, window) if self.shared < self.length else None,
+                wanted=self._seen(self.wanted, window),
+            )
+        return self.known[window]
+
+    def _seen(self, columns: Tensor, window: int | None) -> Tensor:
+        """(R, 1, C, S): what the tokens in these columns (R, C) see of their rows, nothing that comes later."""
+        question, position = self.question, self.position
+        own = question.gather(1, columns).unsqueeze(2) == question.unsqueeze(1)
+        earlier = torch.arange(self.length, device=question.device) <= columns.unsqueeze(2)
+        seen = (own | (question == PREFIX).unsqueeze(1)) & earlier
+        if window is not None:
+            seen = seen & (position.gather(1, columns).unsqueeze(2) - position.unsqueeze(1) < window)
+        return seen.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -57,11 +101,27 @@ class PackedRows:
     last_layer: int | None = None  # the layer that is computed where it is read only; None for no such layer
 
 
+class RowsMask(Tensor):
+    """Who sees whom, told by packed rows: an attention mask that every LLM hands to its layers, and these to attention.
+
+    It is empty, and has four dimensions, so that transformers makes none of its own.
+    """
+
+    rows: PackedRows
+
+    @staticmethod
+    def of(rows: PackedRows) -> "RowsMask":
+        """The mask of some rows."""
+        mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=rows.tokens.device).as_subclass(RowsMask)
+        mask.rows = rows
+        return mask
+
+
 def last_hidden(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, trims: bool) -> Tensor:
     """The hidden state (A, D) that predicts each answer token.
 
     Args:
-        llm: a decoder of transformers whose attention is `PACKED_ATTENTION`.
+        llm: a decoder of transformers whose attention is one of `PACKED_ATTENTION`.
         embeddings: (B, S, D) of the rows.
         rows: which tokens they are.
         trims: the last layer is computed where it is read only.
@@ -72,10 +132,9 @@ def last_hidden(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, trims:
     with computed_only_at(packed.read, trimmed, cast(nn.Module, llm.norm)):
         hidden = llm(
             inputs_embeds=embeddings.flatten(0, 1)[packed.tokens].unsqueeze(0),
-            attention_mask=embeddings.new_empty(1, 1, 0, 0),  # of four dimensions: transformers is to make none
+            attention_mask=RowsMask.of(packed),
             position_ids=rows.position_ids.flatten()[packed.tokens].unsqueeze(0),
             use_cache=False,
-            rows=packed,
         ).last_hidden_state
     return hidden[0, packed.answer]
 
@@ -91,7 +150,8 @@ def packed_rows(rows: LlmInput, last_layer: int | None) -> PackedRows:
     blocks, begin = list[Block](), 0
     for (length, prefix), group in groupby(order, key=lambda row: (lengths[row], shared[row])):
         members = list(group)
-        blocks.append(_block(begin, question[members, :length], wanted[members, :length], prefix, device))
+        position = rows.position_ids[torch.tensor(members, device=device), :length]
+        blocks.append(_block(begin, question[members, :length], position, wanted[members, :length], prefix))
         begin += len(members) * length
     tokens = torch.cat([row * question.shape[1] + torch.arange(lengths[row]) for row in order])
     place = torch.zeros(question.numel(), dtype=torch.long).index_copy(0, tokens, torch.arange(len(tokens)))
@@ -108,28 +168,17 @@ def _shared(question: Tensor, lengths: Sequence[int]) -> list[int]:
     return torch.where(single, torch.tensor(lengths), prefix).tolist()
 
 
-def _block(begin: int, question: Tensor, wanted: Tensor, shared: int, device: torch.device) -> Block:
-    """Of rows with the same length: `question` as in `Batch` and whether a token is read, both (R, S)."""
-    rows, length = question.shape
+def _block(begin: int, question: Tensor, position: Tensor, wanted: Tensor, shared: int) -> Block:
+    """Of rows with the same length: `question` as in `Batch`, positions, and whether a token is read, all (R, S)."""
     columns = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(wanted.sum(dim=1).max())]
-    others = torch.arange(shared, length).expand(rows, -1)
     return Block(
         begin=begin,
-        rows=rows,
-        length=length,
         shared=shared,
-        mask=_seen(question, others).to(device) if shared < length else None,
-        wanted=columns.to(device),
-        wanted_mask=_seen(question, columns).to(device),
-        real=wanted.gather(1, columns).to(device),
+        question=question.to(position.device),
+        position=position,
+        wanted=columns.to(position.device),
+        real=wanted.gather(1, columns).to(position.device),
     )
-
-
-def _seen(question: Tensor, columns: Tensor) -> Tensor:
-    """(R, 1, C, S) bool: what the tokens in these columns (R, C) see of their rows (R, S), nothing that comes later."""
-    own = question.gather(1, columns).unsqueeze(2) == question.unsqueeze(1)
-    earlier = torch.arange(question.shape[1]) <= columns.unsqueeze(2)
-    return ((own | (question == PREFIX).unsqueeze(1)) & earlier).unsqueeze(1)
 
 
 def packed_attention(
@@ -138,32 +187,44 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    rows: PackedRows | None = None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
+    sliding_window: int | None = None,
+    function: AttentionFunction = ATTENTION_FUNCTIONS["sdpa"],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in transformers' own form: (1, H, T, hd) of packed `rows` to (1, T, H, hd); without them, `sdpa`."""
-    if rows is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    """Attention in transformers' own form: (1, H, T, hd) of packed rows to (1, T, H, hd).
+
+    Args:
+        module: a layer's attention.
+        query: of all tokens, as are the next two.
+        key: with fewer heads, maybe.
+        value: as many as keys.
+        attention_mask: tells how the rows are packed; if it is another, `function` is called as by transformers.
+        sliding_window: how far back this layer sees; in `attention_mask` already, where that counts.
+        function: attends.
+        kwargs: dropout, scaling and what else there is for `function`.
+    """
+    if not isinstance(attention_mask, RowsMask):
+        return function(module, query, key, value, attention_mask, **kwargs)
+    rows = attention_mask.rows
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(R, H, Q, hd) by (R, H, K, hd) to (R, Q, H, hd); causal without a mask."""
-        return sdpa_attention_forward(module, q, k, v, mask, dropout, scaling, is_causal=True)[0]
+        return function(module, q, k, v, mask, is_causal=True, **kwargs)[0]
 
     outputs: list[Tensor] = []
     last = rows.last_layer is not None and module.layer_idx == rows.last_layer
     for block in rows.blocks:
-        q, k, v = block.of(query), block.of(key), block.of(value)
+        q, k, v, masks = block.of(query), block.of(key), block.of(value), block.masks(sliding_window)
         if last:
             columns = block.wanted[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
-            outputs.append(attend(q.gather(2, columns), k, v, block.wanted_mask)[block.real])
+            outputs.append(attend(q.gather(2, columns), k, v, masks.wanted)[block.real])
             continue
         first, parts = slice(block.shared), list[Tensor]()
         if block.shared:
-            parts.append(attend(q[:, :, first], k[:, :, first], v[:, :, first], None))
-        if block.mask is not None:
-            parts.append(attend(q[:, :, block.shared :], k, v, block.mask))
+            seen = None if masks.first is None else masks.first[..., first]
+            parts.append(attend(q[:, :, first], k[:, :, first], v[:, :, first], seen))
+        if masks.others is not None:
+            parts.append(attend(q[:, :, block.shared :], k, v, masks.others))
         outputs.append(torch.cat(parts, dim=1).flatten(0, 1))
     together = torch.cat(outputs)
     if last:
@@ -171,8 +232,9 @@ def packed_attention(
     return together.unsqueeze(0), None
 
 
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+for _plain, _name in PACKED_ATTENTION.items():
+    AttentionInterface.register(_name, partial(packed_attention, function=ATTENTION_FUNCTIONS[_plain]))
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
 
 KNOWS_TRANSFORMERS = {
     "lit_avg.answer_states",
+    "lit_avg.attention",
+    "lit_avg.llm_configs",
     "lit_avg.backbone",
     "lit_avg.chat_encoding",
     "lit_avg.export",

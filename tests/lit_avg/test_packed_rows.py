@@ -11,8 +11,8 @@ from lit_avg.answer_scores import score
 from lit_avg.backbone import Backbone
 from lit_avg.batch import Batch
 from lit_avg.model import AvgLlava
-from lit_avg.packed_rows import PackedRows, packed_rows
-from lit_avg.sequences import LlmInput, llm_input
+from lit_avg.packed_rows import PACKED_ATTENTION, PackedRows, packed_rows
+from lit_avg.sequences import LlmInput, llm_input, separate_questions
 from lit_avg.vision_layers import hidden_state
 from tests.tiny import make_batch, tiny_backbone, tiny_model
 
@@ -37,8 +37,8 @@ def test_packed_rows_have_the_log_probs_and_gradients_of_padded_ones(
     rows: list[tuple[list[tuple[int, int]], int]], level: int
 ) -> None:
     model, batch = tiny_model(), make_batch(rows, GRIDS)
-    packed, gradients = read_at(model, batch, level, "packed_sdpa")
-    padded, expected = read_at(model, batch, level, "sdpa")
+    packed, gradients = read_at(model, batch, level, PACKED_ATTENTION["sdpa"])
+    padded, expected = read_at(model, separate_questions(batch), level, "sdpa")  # a row each: it knows of no others
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
     assert len(gradients) == len(expected)
     for found, wanted in zip(gradients, expected, strict=True):

@@ -1,0 +1,89 @@
+"""What is read of transformers' configs of LLMs, whose attributes differ from family to family, and what is refused.
+
+A family is taken that is known to compute here what transformers' own LLaVA-NeXT computes with it, packed rows or not;
+`tests/test_llm_families.py` has them all.
+"""
+
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from lit_avg.errors import UserError
+
+LLM_TYPES = ("gemma2", "gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3", "stablelm")
+"""Model types that an LLM may have."""
+
+ATTENTION_PACKAGES = {"sdpa": "torch", "eager": "torch", "flash_attention_2": "flash_attn"}
+"""transformers' attention implementations that can be chosen, and the package that each needs."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LlmShape:
+    """The sizes that a forward pass of an LLM has, as all families have them."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+
+    @staticmethod
+    def of(config: PreTrainedConfig) -> "LlmShape":
+        """The sizes in an LLM's config; what a family leaves out is what transformers takes it for."""
+        told: dict[str, Any] = config.to_dict()
+        heads: int = told["num_attention_heads"]
+        return LlmShape(
+            hidden_size=told["hidden_size"],
+            intermediate_size=told["intermediate_size"],
+            num_hidden_layers=told["num_hidden_layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=told.get("num_key_value_heads") or heads,
+            head_dim=told.get("head_dim") or told["hidden_size"] // heads,
+            vocab_size=told["vocab_size"],
+        )
+
+
+def check_attention(attention: str) -> None:
+    """Refuse an attention implementation that there is not.
+
+    Raises:
+        UserError: names those that there are, or the package that is missing.
+    """
+    package = ATTENTION_PACKAGES.get(attention)
+    if package is None:
+        known = ", ".join(ATTENTION_PACKAGES)
+        raise UserError(f"attention: {attention} is none that an LLM here can be computed with; choose one of {known}")
+    if find_spec(package) is None:
+        raise UserError(f"attention: {attention} needs the package {package}, which is not installed; choose sdpa")
+
+
+def check_llm(config: PreTrainedConfig) -> None:
+    """Refuse an LLM that would not compute here what it computes elsewhere, and leave out what LLaVA-NeXT leaves out.
+
+    Raises:
+        UserError: it is of a family that is not known, or attends to what comes later.
+    """
+    if config.model_type not in LLM_TYPES:
+        raise UserError(
+            f"llm: model_type {config.model_type} is none that is known to work as the LLM of a LLaVA-NeXT; "
+            f"choose one of {', '.join(LLM_TYPES)}"
+        )
+    told = config.to_dict()
+    if told.get("use_bidirectional_attention"):
+        raise UserError(
+            "llm: use_bidirectional_attention lets tokens see later ones, and answers would be read; unset it"
+        )
+    if (cap := told.get("final_logit_softcapping")) is not None:
+        config.update({"final_logit_softcapping": None})
+        _log.warning(
+            "llm: the cap of %s on the logits (final_logit_softcapping) is left out, in training, feedback, test and "
+            "export alike, as transformers' LLaVA-NeXT has none; set it to null to be told no more",
+            cap,
+        )
