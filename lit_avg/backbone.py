@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.logits_process import LogitsProcessorList
 
 from lit_avg.answer_scores import score
 from lit_avg.answer_states import answer_states
 from lit_avg.errors import UserError
-from lit_avg.generation import Generation, listed
+from lit_avg.finite import check_weights
+from lit_avg.generation import Generation, NonFiniteWatch, listed
 from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import composed, config_of, llm_left_out, settings_hash, whole
 from lit_avg.llm_configs import check_attention
@@ -153,15 +155,18 @@ class Backbone(nn.Module):
             source: hub id or folder in transformers' format.
 
         Raises:
-            UserError: nothing can be loaded from there, or it has other shapes than this backbone.
+            UserError: nothing can be loaded from there, it has other shapes than this backbone, or is not finite.
         """
         own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
         try:
             only_embeddings = {"config": own.config} if part == "llm" and self.llm_not_loaded is not None else {}
             loaded = type(own).from_pretrained(source, **only_embeddings)
+            check_weights(loaded.state_dict(), f"pretrained_parts: {source}")
             own.load_state_dict(loaded.state_dict())
             if part == "llm" and self.llm_not_loaded is None:
-                self.hf.lm_head.load_state_dict(AutoModelForCausalLM.from_pretrained(source).lm_head.state_dict())
+                head = AutoModelForCausalLM.from_pretrained(source).lm_head.state_dict()
+                check_weights(head, f"pretrained_parts: {source}: lm_head")
+                self.hf.lm_head.load_state_dict(head)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"pretrained_parts: {part} cannot be loaded from {source}: {reason}") from error
@@ -220,7 +225,8 @@ class Backbone(nn.Module):
             `Generation.filling`.
 
         Raises:
-            UserError: the generation config asks for more than one continuation of a prompt.
+            UserError: the generation config asks for more than one continuation of a prompt, or the logits are not
+                finite.
         """
         self._require_llm()
         generation = generation or Generation()
@@ -240,10 +246,14 @@ class Backbone(nn.Module):
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])
         generate = cast(Callable[..., Tensor], self.hf.generate)  # pyright: ignore[reportAttributeAccessIssue]  transformers' mixin
-        return generate(
+        watch = NonFiniteWatch()
+        answers = generate(
             inputs_embeds=embeddings,
             attention_mask=mask.to(embeddings.device, torch.long),
             generation_config=generation.settings(max_new_tokens),
             stopping_criteria=generation.stopping_criteria,
             streamer=generation.streamer,
+            logits_processor=LogitsProcessorList([watch]),
         )
+        watch.check()
+        return answers

@@ -77,7 +77,7 @@ def validation_outcomes(stage: RouterStage, data: LightningDataModule) -> Outcom
     """Every validation question at every granularity.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its outcomes are no numbers.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stage.to(device)
@@ -87,7 +87,9 @@ def validation_outcomes(stage: RouterStage, data: LightningDataModule) -> Outcom
         raise UserError(
             "this run has no validation data to fit a margin on; give its data module a `val` or `val_share`"
         )
-    return Outcomes.merge(found).sorted()
+    outcomes = Outcomes.merge(found).sorted()
+    outcomes.check_finite()
+    return outcomes
 
 
 def store_delta(path: Path, delta: float) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_avg.batch import PREFIX, Batch
 from lit_avg.feedback import Feedback, lmm_feedback
+from lit_avg.finite import check_scores
 from lit_avg.model import AvgLlava
 from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, Unanswered
@@ -39,6 +40,7 @@ def outcomes_of(model: AvgLlava, batch: Batch, levels: Sequence[Tensor], feedbac
         visual_tokens=visual_token_counts(batch, model.layout),
         text_tokens=(own_text + prefix).cpu(),
         tiles=tiles,
+        images=batch.image_names,
     )
 
 
@@ -46,10 +48,16 @@ def outcomes_of(model: AvgLlava, batch: Batch, levels: Sequence[Tensor], feedbac
 def answer_questions(
     model: AvgLlava, batch: Batch, policy: Policy, routed: bool, max_new_tokens: int = 128
 ) -> list[Prediction]:
-    """Answer every question at the granularity that a policy chooses, greedily; known answers are not looked at."""
+    """Answer every question at the granularity that a policy chooses, greedily; known answers are not looked at.
+
+    Raises:
+        UserError: the router's scores are not finite, whatever the policy, or the LLM's are not.
+    """
     begin = time.perf_counter()
     levels = model.see(batch)
     scores = _scores(model, batch, levels) if routed else None
+    if scores is not None:
+        check_scores(batch.keys, scores)
     chosen = policy.choose(Unanswered(batch.keys, scores)).tolist()
     answers = model.generate_ids(batch, chosen, max_new_tokens, levels=levels).cpu()
     seconds = (time.perf_counter() - begin) / len(chosen)

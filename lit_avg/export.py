@@ -23,6 +23,7 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration, Llava
 from lit_avg.batch import IGNORED_LABEL
 from lit_avg.build import finished_run, take_over_trained
 from lit_avg.errors import UserError
+from lit_avg.finite import check_feedback, check_scores
 from lit_avg.model import AvgLlava
 from lit_avg.model_card import model_card
 from lit_avg.prompts import PromptEncoder
@@ -117,13 +118,20 @@ def make_readable_by_transformers(model: AvgLlava) -> None:
 
 
 def own_log_probs(model: AvgLlava) -> Tensor:
-    """Log-prob of each text token behind the image, (T,), at the finest granularity."""
+    """Log-prob of each text token behind the image, (T,), at the finest granularity.
+
+    Raises:
+        UserError: they, or what the router says, are not finite.
+    """
     assert model.prompt_encoder is not None
     batch = model.prompt_encoder([fixed_picture()], [PROMPT])
     batch.labels = torch.where(batch.question >= 0, batch.input_ids, IGNORED_LABEL)
     with torch.no_grad():
         levels = model.see(batch)
-        return model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob
+        log_probs = model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob
+        check_feedback(batch.keys, log_probs.unsqueeze(0))
+        check_scores(batch.keys, model.route(batch, levels).float().log_softmax(dim=1))
+    return log_probs
 
 
 def log_probs_of_transformers(folder: Path) -> Tensor:

@@ -19,6 +19,7 @@ from lit_avg.errors import UserError
 from lit_avg.feedback import Feedback
 from lit_avg.feedback_identity import GRANULARITIES, Identity, check_identity
 from lit_avg.feedback_parts import StoredFeedback, find_part, part_name, read_part, write_part
+from lit_avg.finite import check_feedback
 from lit_avg.weight_files import read_json
 
 MANIFEST = "manifest.json"
@@ -103,7 +104,8 @@ class FeedbackStore:
         """All feedback of a split, every part checked.
 
         Raises:
-            UserError: there is no such split, it is not complete, a part is damaged or a question is there twice.
+            UserError: there is no such split, it is not complete, a part is damaged, a question is there twice or
+                feedback is not finite.
         """
         if split not in self.splits:
             raise UserError(
@@ -119,6 +121,7 @@ class FeedbackStore:
         everything = StoredFeedback.merge([read_part(path) for path in found if path is not None])
         if len(set(everything.keys)) < len(everything):
             raise UserError(f"{self.folder} has a question of {split} twice; delete the store and make it anew")
+        check_feedback(everything.keys, everything.log_prob)
         return everything
 
 

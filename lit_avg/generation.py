@@ -5,7 +5,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
+from torch import Tensor
 from transformers.generation.configuration_utils import GenerationConfig
+from transformers.generation.logits_process import LogitsProcessor
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -37,6 +39,31 @@ def check_end_token(data: object, end_tokens: Sequence[int]) -> None:
             f"the template ends answers with token {data.end_token}, but the model stops at {list(end_tokens)}; choose "
             "the template that belongs to the model, or say eos_token_id in the llm's settings"
         )
+
+
+class NonFiniteWatch(LogitsProcessor):
+    """Sees every step's logits and changes none; the most probable token is the first where there is a NaN.
+
+    Minus infinity is how transformers rules a token out, so it is no mistake, unless all are.
+    """
+
+    def __init__(self) -> None:
+        self._wrong: Tensor | None = None  # stays on its device, so that no step waits for it
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  torch's own names for tensors there
+        """The logits (B, V) as they are."""
+        wrong = ~scores.amax(dim=1).isfinite().all()  # a NaN is the largest, and so is what all are
+        self._wrong = wrong if self._wrong is None else self._wrong | wrong
+        return scores
+
+    def check(self) -> None:
+        """Refuse what was generated.
+
+        Raises:
+            UserError: a step had no finite logits to choose by.
+        """
+        if self._wrong is not None and bool(self._wrong):
+            raise UserError("the LLM's logits are not finite, so it answers nothing; train it anew, or use float32")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGen
 from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.errors import UserError
+from lit_avg.finite import check_weights
 from lit_avg.llm_configs import check_llm
 from lit_avg.weight_files import named_differences
 
@@ -49,7 +50,7 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     """Every tensor from `source`; transformers by itself would only warn that some are random.
 
     Raises:
-        UserError: it cannot be loaded, or is not what its config says.
+        UserError: it cannot be loaded, is not what its config says, or not finite.
     """
     try:
         config = LlavaNextConfig.from_pretrained(source)
@@ -79,6 +80,7 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     if mismatched := sorted(report["mismatched_keys"]):
         name, found, expected = mismatched[0]
         raise UserError(f"{source}: {name} is {tuple(found)}, but {tuple(expected)} by its config.json")
+    check_weights(hf.state_dict(), source)
     return hf
 
 

@@ -12,6 +12,7 @@ from lit_avg.anyres import VisualLayout
 from lit_avg.backbone import AnswerTokens, Backbone
 from lit_avg.batch import PADDING, Batch
 from lit_avg.errors import UserError
+from lit_avg.finite import check_scores
 from lit_avg.generation import Generation
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_candidates import instruction_candidates
@@ -151,13 +152,15 @@ class AvgLlava(nn.Module):
             generation: sampling, end tokens, streaming; by default greedy.
 
         Raises:
-            UserError: the model was not loaded from a folder with a processor, or an image or a prompt is no good.
+            UserError: the model was not loaded from a folder with a processor, an image or a prompt is no good, or
+                what the model computes is not finite.
         """
         if self.prompt_encoder is None:
             raise UserError("this model has no processor; load one that `lit-avg export` wrote, with from_pretrained")
         batch = self.prompt_encoder(images, prompts).to(self.backbone.image_newline.device)
         levels = self.see(batch)
         scores = self.route(batch, levels).float().log_softmax(dim=1).cpu()
+        check_scores(batch.keys, scores)
         chosen = (policy or Routed()).choose(Unanswered(batch.keys, scores)).tolist()
         ids = self.generate_ids(batch, chosen, max_new_tokens, generation, levels)
         counts = visual_token_counts(batch, self.layout)

@@ -4,10 +4,12 @@ For `Outcomes` every level is tried, so that all policies can be read off one pa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from lit_avg.finite import check_feedback, check_scores
 
 
 @dataclass
@@ -36,9 +38,20 @@ class Outcomes:
     visual_tokens: Tensor  # (Q, N) int64: tokens of the question's image in the LLM's sequence (0 without image)
     text_tokens: Tensor  # (Q,) int64: all other tokens of the question's own sequence
     tiles: Tensor  # (Q,) int64: tiles of its image, the global view included (0 without image)
+    images: list[str] = field(default_factory=list[str])  # Q names, equal for questions on one image; or none at all
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def check_finite(self) -> None:
+        """Refuse outcomes that are no numbers.
+
+        Raises:
+            UserError: names the questions.
+        """
+        check_feedback(self.keys, self.feedback)
+        if self.scores is not None:
+            check_scores(self.keys, self.scores)
 
     def sorted(self) -> "Outcomes":
         """The same questions in the order of their keys, whichever rank or worker saw them first."""
@@ -56,6 +69,7 @@ class Outcomes:
             visual_tokens=self.visual_tokens[questions],
             text_tokens=self.text_tokens[questions],
             tiles=self.tiles[questions],
+            images=[self.images[question] for question in questions.tolist()] if self.images else [],
         )
 
     @staticmethod
@@ -71,6 +85,7 @@ class Outcomes:
             visual_tokens=torch.cat([part.visual_tokens for part in parts]),
             text_tokens=torch.cat([part.text_tokens for part in parts]),
             tiles=torch.cat([part.tiles for part in parts]),
+            images=[image for part in parts for image in part.images],
         )
         first = {key: question for question, key in reversed(list(enumerate(everything.keys)))}
         return everything.rows(torch.tensor(sorted(first.values()), dtype=torch.long))

@@ -1,6 +1,7 @@
 """Policies: how the granularity of each question is chosen. They choose, they never learn."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_avg.errors import UserError
+from lit_avg.finite import check_feedback, check_scores
 from lit_avg.granularity import Granularities
 
 
@@ -95,8 +97,12 @@ class Oracle:
 
     margin: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_margin("oracle", self.margin)
+
     def choose(self, evidence: Evidence) -> Tensor:
         """See `Policy`."""
+        check_feedback(evidence.keys, evidence.feedback)
         return _coarsest_within(evidence.feedback, self.margin)
 
 
@@ -105,6 +111,9 @@ class CoarsestWithin:
     """The coarsest granularity the router scores within `delta` nats of its best: fewer tokens at a chosen risk."""
 
     delta: float
+
+    def __post_init__(self) -> None:
+        _check_margin("coarsest within", self.delta)
 
     def choose(self, evidence: Evidence) -> Tensor:
         """See `Policy`."""
@@ -143,7 +152,14 @@ def _coarsest_within(values: Tensor, margin: float) -> Tensor:
     return too_low.long().cumprod(dim=1).sum(dim=1)
 
 
+def _check_margin(policy: str, margin: float) -> None:
+    """Refuse what is no number: nothing is less than a NaN, so that the coarsest level would always do."""
+    if not math.isfinite(margin):
+        raise UserError(f"the margin of `{policy}` is {margin}; it must be a number of nats, such as 0.5")
+
+
 def _scores(evidence: Evidence) -> Tensor:
     if evidence.scores is None:
         raise UserError("this policy asks the router, but the run has none; use a fixed policy or a run of stage 4")
+    check_scores(evidence.keys, evidence.scores)  # the most of numbers among which there is a NaN is none
     return evidence.scores

@@ -12,6 +12,7 @@ from lit_avg.errors import UserError
 from lit_avg.feedback_identity import FeedsBack, check_identity, identity_of
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackReader, FeedbackStore, check_data
+from lit_avg.finite import check_feedback
 from lit_avg.model import AvgLlava
 from lit_avg.sequences import visual_token_counts
 
@@ -74,6 +75,7 @@ def compute_feedback(
 @torch.no_grad()
 def _stored(model: AvgLlava, batch: Batch, alone: bool) -> StoredFeedback:
     feedback = fed_back(model, batch, seen(model, batch, alone), alone)
+    check_feedback(batch.keys, feedback.log_prob)
     questions = len(batch.keys)
     answered = batch.question[batch.labels != IGNORED_LABEL].bincount(minlength=questions)
     return StoredFeedback(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_avg.errors import UserError
+from lit_avg.finite import check_weights
 
 FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """Stem and suffix of the weight files of a transformers checkpoint, in the order they are looked for."""
@@ -77,7 +78,7 @@ def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, 
         maker: what says how the module is built, for the message: `its config.json describes`.
 
     Raises:
-        UserError: a tensor is missing, is one too many, or has another shape.
+        UserError: a tensor is missing, is one too many, has another shape, or numbers that are not finite.
     """
     check_fit(module, weights, source, maker)
     module.load_state_dict(weights, assign=True)
@@ -86,7 +87,7 @@ def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, 
 def check_fit(
     module: nn.Module, weights: Mapping[str, Tensor], source: str, maker: str, elsewhere: Set[str] = frozenset()
 ) -> None:
-    """Refuse weights that are not exactly those of a module, but for names that are known to be `elsewhere`.
+    """Refuse weights that are not finite or not exactly those of a module, but for names known to be `elsewhere`.
 
     Other arguments and errors as in `load_exactly`.
     """
@@ -99,6 +100,7 @@ def check_fit(
     for name, tensor in weights.items():
         if own[name].shape != tensor.shape:
             raise UserError(f"{source}: {name} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in what {maker}")
+    check_weights(weights, source)
 
 
 def named_differences(missing: list[str], unexpected: list[str]) -> str:

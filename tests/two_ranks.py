@@ -1,10 +1,12 @@
 """Two processes that train together over gloo, each with a mark of its own that it came to the end."""
 
+import math
 import multiprocessing
 import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
 from lit_avg.cli import main
+from lit_avg.errors import UserError
 from lit_avg.optim import Optimization
 from lit_avg.stages.base import Part
 from tests.killing import PRELOADED
@@ -100,3 +103,36 @@ def one_rank_without_pictures(stage: str, frozen: list[Part], folder: str) -> No
         enable_progress_bar=False,
     )
     trainer.fit(module, DataLoader(batches, batch_size=None))
+
+
+def one_rank_meets_a_nan(stage: str, folder: str) -> None:
+    """Three steps on batches `<rank>-<step>-…`; the second of the second rank has pixels that are no numbers."""
+    import lit_avg.stages
+
+    rank = int(os.environ["LOCAL_RANK"])
+    batches = [
+        make_batch([([(4, 2), (3, 1)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))], n)
+        for n in range(3)
+    ]
+    named = [
+        replace(batch, keys=[f"{rank}-{step}-{question}" for question in range(3)])
+        for step, batch in enumerate(batches)
+    ]
+    if rank == 1:
+        named[1].pixel_values[0, 0, 0, 0] = math.nan
+    module = getattr(lit_avg.stages, stage)(tiny_model, Optimization(lr=0.01))
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        max_steps=3,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    try:
+        trainer.fit(module, DataLoader(named, batch_size=None))
+    except UserError as stopped:
+        (Path(folder) / f"told{rank}").write_text(str(stopped))

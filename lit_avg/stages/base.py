@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
+from lit_avg.finite import check_weights
 from lit_avg.generation import check_end_token
 from lit_avg.granularity import Granularities
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
@@ -24,6 +24,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, fixed_policies
+from lit_avg.stages.finite_training import FiniteTraining
 
 Part = BackbonePart | Literal["router"]
 
@@ -33,7 +34,7 @@ PARTS: tuple[Part, ...] = (*BACKBONE_PARTS, "router")
 """The parts of an `AvgLlava`, in the order of the data's way through them."""
 
 
-class Stage(L.LightningModule):
+class Stage(FiniteTraining):
     """One training stage.
 
     Args:
@@ -150,14 +151,10 @@ class Stage(L.LightningModule):
         """One step on one batch."""
         require_answers(batch)
         parts = self.loss(batch)
+        self.watch_loss(parts["loss"], batch.keys)
         for name, value in parts.items():
             self.log(f"train/{name}", value.detach(), batch_size=len(batch.keys), prog_bar=name == "loss")
         return parts["loss"]
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient before it is clipped."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def evaluate(self, batch: Batch) -> Outcomes:
         """Try every granularity on every question."""
@@ -200,6 +197,7 @@ class Stage(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the stage, leave out what lies elsewhere, keep what can be read back without running code."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[STAGE_KEY] = type(self).__name__
         checkpoint[LEFT_OUT_KEY] = dict(self.left_out)
         for name in self._names_left_out():
@@ -210,14 +208,16 @@ class Stage(L.LightningModule):
         """See to it that checkpoint and what it leaves out make this very model again; Lightning no longer does.
 
         Raises:
-            UserError: tensors are missing or too many, or the base model is another one than it was.
+            UserError: tensors are missing, too many or not finite, or the base model is another one than it was.
         """
+        super().on_load_checkpoint(checkpoint)
         names, expected = set(checkpoint["state_dict"]), set(self.state_dict()) - self._names_left_out()
         if differing := sorted(names ^ expected):
             raise UserError(
                 f"the checkpoint and this config's model differ in {', '.join(differing[:3])}; "
                 "go on with the config it was made with"
             )
+        check_weights(checkpoint["state_dict"], "the checkpoint")
         check_left_out(self.model.backbone, checkpoint.get(LEFT_OUT_KEY, {}), "the checkpoint")
 
     def _names_left_out(self) -> set[str]:
@@ -235,11 +235,19 @@ class Stage(L.LightningModule):
         return list(fixed_policies(self.granularities).items())[-1]
 
     def _gather(self) -> Outcomes:
-        """The outcomes of all ranks, each question once, in the order of their keys; also left in `self.outcomes`."""
+        """The outcomes of all ranks, each question once, in the order of their keys; also left in `self.outcomes`.
+
+        Raises:
+            UserError: on all ranks: there are none, or they are no numbers.
+        """
         parts: list[list[Outcomes]] = [self._evaluated]
         if self.trainer.world_size > 1:
             parts = [[]] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, self._evaluated)
-        self._evaluated = []
-        self.outcomes = Outcomes.merge([outcomes for part in parts for outcomes in part]).sorted()
-        return self.outcomes
+        self._evaluated, self.outcomes = [], None
+        if not (found := [outcomes for part in parts for outcomes in part]):
+            raise UserError("there is no question to judge; give the data module's split some samples")
+        merged = Outcomes.merge(found).sorted()
+        merged.check_finite()
+        self.outcomes = merged
+        return merged

@@ -7,7 +7,6 @@ shows, the LLM to read a picture that is spelled in words.
 
 from pathlib import Path
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from lit_avg.granularity import Granularities
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.scaler import GranularityScaler
 from lit_avg.sequences import llm_input
+from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
 
 COLOURS = 6
@@ -39,7 +39,7 @@ def initialise(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.5)
 
 
-class EncoderStandIn(L.LightningModule):
+class EncoderStandIn(FiniteTraining):
     """A small CLIP vision encoder that learns what every patch shows; a linear head on each patch asks for it.
 
     Args:
@@ -98,8 +98,9 @@ class EncoderStandIn(L.LightningModule):
         said = self(batch.pixel_values)
         brightness = said.pop("brightness").squeeze(2)
         losses = {name: self._head_loss(name, logits, batch) for name, logits in said.items()}
-        error = brightness - batch.brightness
-        losses["brightness"] = 10 * error[~error.isnan()].square().mean()
+        lit = ~batch.brightness.isnan()
+        errors = (brightness[lit] - batch.brightness[lit]).square()
+        losses["brightness"] = 10 * (errors.mean() if len(errors) else errors.sum())  # of nothing there is no mean
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _head_loss(self, name: str, logits: Tensor, batch: PatchBatch) -> Tensor:
@@ -127,6 +128,7 @@ class EncoderStandIn(L.LightningModule):
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
         """One step on one batch."""
         parts = self.loss(batch)
+        self.watch_loss(parts["loss"], [f"those of batch {batch_idx}"])
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch.tens))
         return parts["loss"]
 
@@ -139,7 +141,8 @@ class EncoderStandIn(L.LightningModule):
             truth = self.truth(batch, name)
             right.append((said[name].argmax(dim=2) == truth)[on_tile & (truth != NO_DIGIT)])
         digits = torch.cat(right).float()
-        self.log("val/accuracy/digits", digits.mean(), batch_size=len(digits), prog_bar=True)
+        if len(digits):  # what no digit is shown to tells nothing
+            self.log("val/accuracy/digits", digits.mean(), batch_size=len(digits), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and cosine over the run's own number of steps."""
@@ -152,7 +155,7 @@ class EncoderStandIn(L.LightningModule):
             self.encoder.save_pretrained(Path(self.trainer.default_root_dir) / "encoder")
 
 
-class LanguageModelStandIn(L.LightningModule):
+class LanguageModelStandIn(FiniteTraining):
     """A small Llama that learns to answer questions on pictures spelled in words.
 
     Each visual token is the weighted sum of the LLM's own embeddings of some words, laid out as the connector's tokens
@@ -227,6 +230,7 @@ class LanguageModelStandIn(L.LightningModule):
         levels = len(self.scaler.granularities)
         log_prob, _ = self.answers(batch, levels - 1 - batch_idx % levels)
         loss = -log_prob.mean()
+        self.watch_loss(loss, batch.text.keys)
         self.log("train/loss", loss.detach(), batch_size=len(batch.text.keys), prog_bar=True)
         return loss
 
