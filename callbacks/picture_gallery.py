@@ -104,6 +104,7 @@ def first_pictures(batch: Batch, pictures: int, questions: int) -> Batch | None:
         pixel_values=apart.pixel_values[: sum(apart.tiles[:pictures])],
         tile_grids=apart.tile_grids[:pictures],
         image_sizes=apart.image_sizes[:pictures],
+        image_hashes=apart.image_hashes[:pictures],
         keys=[apart.keys[row] for row in chosen],
         kinds=[apart.kinds[row] for row in chosen],
         answers=[apart.answers[row] for row in chosen],

@@ -121,7 +121,7 @@ def asked(data: object, keys: Sequence[str]) -> str:
 
 
 def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mapping[str, Tensor]) -> str:
-    """One row a question: key, kind, tiles, text tokens, for each level what happened there, and what policies chose.
+    """One row a question: key, kind, image, tiles, text tokens, what happened at each level, and what policies chose.
 
     Args:
         outcomes: Q questions at N granularities.
@@ -134,12 +134,14 @@ def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mappi
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{name}@{tokens}" for name in columns for tokens in granularities.tokens]
-    writer.writerow(["key", "kind", "tiles", "text_tokens", *names, *(f"chosen@{policy}" for policy in chosen)])
+    told = {"key": outcomes.keys, "kind": outcomes.kinds, "image": outcomes.images}
+    told |= {"tiles": outcomes.tiles.tolist(), "text_tokens": outcomes.text_tokens.tolist()}
+    known = {name: values for name, values in told.items() if values}
+    writer.writerow([*known, *names, *(f"chosen@{policy}" for policy in chosen)])
     levels = [levels.tolist() for levels in chosen.values()]
-    sizes = zip(outcomes.tiles.tolist(), outcomes.text_tokens.tolist(), strict=True)
-    for row, (key, kind, size) in enumerate(zip(outcomes.keys, outcomes.kinds, sizes, strict=True)):
+    for row, described in enumerate(zip(*known.values(), strict=True)):
         values = [round(value, 6) for tensor in columns.values() for value in tensor[row].tolist()]
-        writer.writerow([key, kind, *size, *values, *(granularities.tokens[level[row]] for level in levels)])
+        writer.writerow([*described, *values, *(granularities.tokens[level[row]] for level in levels)])
     return text.getvalue()
 
 

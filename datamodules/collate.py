@@ -1,5 +1,6 @@
 """Samples to a `Batch`: encode each, then lay rows, images and questions side by side."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class EncodedSample:
 
     questions: tuple[Question, ...]
     image: TiledImage | None
+    image_hash: str = ""  # of the picture's file
 
 
 class SampleEncoder:
@@ -79,7 +81,7 @@ class SampleEncoder:
             picture = decode_picture(sample.image, f"sample {sample.key}")
         except UserError as error:
             raise BadSampleError(str(error)) from error
-        return EncodedSample(questions, self.tiling(picture))
+        return EncodedSample(questions, self.tiling(picture), hashlib.sha256(sample.image).hexdigest()[:16])
 
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None
@@ -127,6 +129,7 @@ class Collate:
     def __call__(self, samples: Sequence[EncodedSample]) -> Batch:
         """Lay everything side by side, in the order of the samples."""
         images = [sample.image for sample in samples if sample.image is not None]
+        hashes = [sample.image_hash for sample in samples if sample.image is not None]
         questions = [question for sample in samples for question in sample.questions]
         rows = list(self._rows(samples))
         no_pixels = np.zeros((0, self.tile_size, self.tile_size, 3), np.uint8)
@@ -143,6 +146,7 @@ class Collate:
             kinds=[question.kind for question in questions],
             answers=[question.answer for question in questions],
             sources=[question.source for question in questions],
+            image_hashes=hashes if all(hashes) else [],
         )
 
     def _rows(self, samples: Sequence[EncodedSample]) -> Iterator[Row]:

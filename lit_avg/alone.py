@@ -86,6 +86,7 @@ def _alone(batch: Batch, rows: list[int], questions: list[int]) -> SampleAlone:
         pixel_values=batch.pixel_values[begin : begin + count].clone(),  # kernels may ask where a tensor begins
         tile_grids=batch.tile_grids[pictures],
         image_sizes=batch.image_sizes[pictures],
+        image_hashes=batch.image_hashes[pictures],
         keys=[batch.keys[number] for number in questions],
         kinds=[batch.kinds[number] for number in questions],
         answers=[batch.answers[number] for number in questions],

@@ -45,6 +45,9 @@ class Batch:
     kinds: list[str]  # Q question kinds, "all" where the data set has none
     answers: list[str]  # Q answers in plain text
     sources: list[str] = field(default_factory=list[str])  # Q names of what each was taken from, or none at all
+    image_hashes: list[str] = field(
+        default_factory=list[str]
+    )  # I, equal for one picture in two samples; or none at all
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on `device` (Lightning calls this)."""
@@ -79,3 +82,15 @@ class Batch:
     def image_of_question(self) -> Tensor:
         """(Q,) the image each question is about, -1 for none."""
         return self.image_of_row[self.row_of_question]
+
+    @property
+    def image_names(self) -> list[str]:
+        """Q names of what each question is about, equal for all questions on one image.
+
+        An image is known by its hash, or where the data has none by the first question on it; a question without an
+        image by itself.
+        """
+        images = self.image_of_question.tolist()
+        first = dict(reversed([*zip(images, self.keys, strict=True)]))
+        names = dict(enumerate(self.image_hashes)) if self.image_hashes else first
+        return [key if image < 0 else names[image] for image, key in zip(images, self.keys, strict=True)]

@@ -1,4 +1,4 @@
-"""How far a difference between two rows may be chance: a paired bootstrap over seeds and questions.
+"""How far a difference between two rows may be chance: a paired bootstrap over seeds and images.
 
 Source of the scheme for two crossed factors: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
 """
@@ -10,34 +10,42 @@ REPLICATES = 4000
 LEVEL = 0.95
 
 
-def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+def paired_interval(differences: NDArray[np.float64], images: NDArray[np.str_]) -> tuple[float, float]:
     """The percentile interval of the mean difference.
 
-    What is resampled: a replicate draws as many seeds as there are from the seeds, and as many questions as there are
-    from the questions, both with replacement and independently; a question that is drawn twice counts twice in every
-    seed that is drawn. Its value is the mean over its seeds and questions. Seeds and questions are crossed, not nested,
-    because each seed is tested on the same questions: were questions drawn anew within each seed, what is hard about a
-    question would average out over seeds, which it does not, and the interval would be too narrow. The two rows are
-    never resampled apart: what is drawn is the difference between their answers to one question with one seed.
+    What is resampled: a replicate draws as many seeds as there are from the seeds, and as many images as there are from
+    the images, both with replacement and independently; an image that is drawn twice counts twice, with all questions
+    on it, in every seed that is drawn. Its value is the mean over its seeds and questions. Questions on one image are a
+    cluster: what makes an image hard makes all of them hard, so that five of them tell less than one on each of five
+    images, and an interval that drew them one by one would be too narrow. A question without an image is its own.
+
+    Seeds and images are crossed, not nested, because each seed is tested on the same questions: were images drawn anew
+    within each seed, what is hard about an image would average out over seeds, which it does not, and the interval
+    would be too narrow. The two rows are never resampled apart: what is drawn is the difference between their answers
+    to one question with one seed.
 
     Few seeds tell little about other seeds: with S of them a bootstrap sees (S - 1) / S of their variance, and with one
-    seed none of it, so that the interval speaks of other questions for that very seed.
+    seed none of it, so that the interval speaks of other images for that very seed. Few images likewise.
 
-    Questions with equal differences in all seeds are interchangeable, so that drawing how many of each sort there are
-    is the same as drawing them one by one, in a fraction of the time. The draws are seeded: the same differences, their
-    questions in whichever order, have the same interval.
+    Images with as many questions and the same sum of differences in each seed are interchangeable, so that drawing how
+    many of each sort there are is the same as drawing them one by one, in a fraction of the time. The draws are seeded:
+    the same differences, their questions in whichever order, have the same interval.
 
     Args:
         differences: one row minus the other, by seed and question, (S, Q); neither is 0.
+        images: what each question is asked about, by whatever name, (Q,).
 
     Returns:
         Its lower and upper end.
     """
-    seeds, questions = differences.shape
-    sorts, counts = np.unique(differences, axis=1, return_counts=True)  # (S, U), (U,)
+    seeds = len(differences)
+    _, image_of_question, questions = np.unique(images, return_inverse=True, return_counts=True)  # (Q,), (I,)
+    totals = [np.bincount(image_of_question, row) for row in differences]  # S times (I,)
+    sorts, counts = np.unique(np.array([*totals, questions]), axis=1, return_counts=True)  # (S + 1, U), (U,)
     random = np.random.default_rng(0)
-    drawn_questions = random.multinomial(questions, counts / questions, REPLICATES)  # (R, U)
+    drawn_images = random.multinomial(len(questions), counts / len(questions), REPLICATES)  # (R, U)
     drawn_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), REPLICATES)  # (R, S)
-    means = (drawn_seeds * (drawn_questions @ sorts.T)).sum(axis=1) / (seeds * questions)  # (R,)
+    sums = drawn_images @ sorts.T  # (R, S + 1): the differences of each seed, and how many questions there are
+    means = (drawn_seeds * sums[:, :-1]).sum(axis=1) / (seeds * sums[:, -1])  # (R,)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return low, high

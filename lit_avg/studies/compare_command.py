@@ -18,6 +18,7 @@ from lit_avg.studies.comparison import (
     environment_of,
     metric_pairs,
     origin_of,
+    problem_of,
     read_side,
 )
 from lit_avg.studies.naming import named_run, split_seed
@@ -54,7 +55,11 @@ def main(argv: list[str]) -> int:
     heads = [first.label, second.label]
     for title, tell in {"config": config_of, "environment": environment_of, "made of": origin_of}.items():
         _show_differences(console, title, heads, tell(first), tell(second))
-    _show_metrics(console, heads, list(metric_pairs(first, second, options.all)), options.all)
+    problems = [f"{side.label} has no result: {problem}" for side in (first, second) if (problem := problem_of(side))]
+    if problems:
+        console.print(Text("".join(f"  {problem}\n" for problem in problems)))
+    else:
+        _show_metrics(console, heads, list(metric_pairs(first, second, options.all)), options.all)
     return 0
 
 
@@ -93,7 +98,7 @@ def _show_metrics(console: Console, heads: list[str], pairs: list[MetricPair], e
         values = [_shown(pair.first), _shown(pair.second), _shown(pair.difference, "+")]
         table.add_row(*map(Text, (pair.name, *values, interval)), style="" if pair.difference else "dim")
     console.print(table)
-    notes = ["interval: paired bootstrap over questions; one seed of each tells nothing about others"]
+    notes = ["interval: paired bootstrap over images; one seed of each tells nothing about others"]
     if not any(pair.interval for pair in pairs):
         notes = [f"no interval: the two {OUTCOMES} do not say what was chosen for each of the same questions"]
     notes += [] if every else ["--all shows every metric"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
+from lit_avg.studies.numbers import bad_metric, bad_outcome, number
 from lit_avg.studies.records import OUTCOMES, RESULT, read_entries, read_record
 
 HEADLINES = ("loss", "accuracy", "tokens_per_tile", "token_share")
@@ -35,8 +36,8 @@ class Side:
     @property
     def metrics(self) -> dict[str, float]:
         """By name, without the policy if there is but one."""
-        metrics: Mapping[str, float | None] = self.result.get("metrics", {})
-        known = {name: value for name, value in metrics.items() if value is not None}
+        metrics: Mapping[str, object] = self.result.get("metrics", {})
+        known = {name: found for name, value in metrics.items() if (found := number(value)) is not None}
         if self.policy is None:
             return known
         policy = f"{self.policy}/"
@@ -45,7 +46,7 @@ class Side:
 
 @dataclass(frozen=True)
 class MetricPair:
-    """A metric on both sides, and the interval of the second minus the first where the questions tell it."""
+    """A metric on both sides, None where it is no number; an interval of the difference where questions tell it."""
 
     name: str
     first: float | None
@@ -68,6 +69,16 @@ def read_side(label: str, folder: Path, policy: str | None = None) -> Side:
     if not path.is_file():
         raise UserError(f"{folder} has no {RESULT}; give the folder of a finished run, or --study and a run's name")
     return Side(label, folder, read_entries(path, ("metrics",)), policy)
+
+
+def problem_of(side: Side) -> str | None:
+    """What is no number in what a run has measured, in words; None if all are.
+
+    Raises:
+        UserError: its outcomes cannot be read.
+    """
+    path = side.folder / OUTCOMES
+    return bad_metric(side.result.get("metrics", {})) or (bad_outcome(path) if path.is_file() else None)
 
 
 def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -128,7 +139,9 @@ def _interval(first: Side, second: Side, name: str) -> tuple[float, float] | Non
 
     here, there = (read_answers(side.folder / OUTCOMES, side.policy or policy, kind) for side in (first, second))
     differences = None if here is None or there is None else paired_differences([(there, here)])
-    return None if differences is None else paired_interval(differences)
+    if differences is None or (differences.images == differences.images[0]).all():
+        return None
+    return paired_interval(differences.values, differences.images)
 
 
 def _flat(content: object, place: str) -> Iterator[tuple[str, str]]:

@@ -19,8 +19,10 @@ from lit_avg.studies.records import OUTCOMES
 from lit_avg.studies.results import Table, TableRow
 
 FILE = "intervals.json"
-METHOD = 1
+METHOD = 2
 """Counts changes of how an interval is computed; those kept from before are not taken."""
+
+ONE_IMAGE = "all questions are about one image, which tells nothing about others"
 
 OTHER_QUESTIONS = "runs of both rows were tested on different questions"
 
@@ -105,7 +107,9 @@ def _interval(comparison: Comparison) -> Interval:
     differences = paired_differences([(own, other) for own, other in pairs if own is not None and other is not None])
     if differences is None:
         return Interval(why_not=OTHER_QUESTIONS)
-    low, high = paired_interval(differences)
+    if (differences.images == differences.images[0]).all():
+        return Interval(why_not=ONE_IMAGE)
+    low, high = paired_interval(differences.values, differences.images)
     return Interval(low, high)
 
 

@@ -18,6 +18,9 @@ OTHERS = "other questions"
 
 FACTOR = Metric("factor", "higher")
 
+NO_RESULT = "no result"
+"""What is said of a row whose runs have measured what is no number."""
+
 _MARKS = "†‡§¶"
 """What stands behind differences to another row than the study's reference, one mark for each such row."""
 
@@ -52,6 +55,7 @@ def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]
     said = [MISSING] * (len(study.columns) + 2)
     if not row.finished:
         said[0] = _STATES.get(row.state, "not finished")
+        said[0] = NO_RESULT if any(origin.problem for origin in row.origins) else said[0]
     cells = [
         Cell(metric_of(column), row.samples[column], count, row.row.paper.get(column), said=words)
         for column, words in zip(study.columns, said, strict=False)
@@ -86,6 +90,9 @@ def _own_references(study: Study) -> dict[str, str]:
     return {name: _MARKS[n % len(_MARKS)] * (n // len(_MARKS) + 1) for n, name in enumerate(names) if name}
 
 
+NAMED = 3
+"""Runs without a result that a note names."""
+
 _STATES = {"failed": "failed", "running": "running"}
 
 
@@ -115,14 +122,26 @@ def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell
     return [tuple(own) for own in marked]
 
 
+def _no_results(lines: Sequence[Line]) -> list[str]:
+    """The runs whose numbers are none, a few by name."""
+    problems = {
+        f"{origin.run.name}, seed {origin.run.seed} ({origin.problem})": None
+        for line in lines
+        for origin in line.row.origins
+        if origin.problem
+    }
+    more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+    return [f"{NO_RESULT}, and in no mean: {', '.join([*problems][:NAMED])}{more}"] if problems else []
+
+
 def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -> tuple[str, ...]:
     notes = ["mean ± standard deviation over n seeds, shares in percent"]
     if any(cell.in_paper for line in lines for cell in line.cells):
         measured_on = f", on {table.study.paper}" if table.study.paper else ""
         notes.append(f"in parentheses: the paper's number{measured_on}")
     if seeds := {len(cell.sample.values) for line in lines for cell in line.cells if cell.ends}:
-        drawn = "seeds and questions" if max(seeds) > 1 else "questions; one seed tells nothing about others"
-        drawn += "; where n is 1, over questions alone" if min(seeds) == 1 < max(seeds) else ""
+        drawn = "seeds and images" if max(seeds) > 1 else "images; one seed tells nothing about others"
+        drawn += "; where n is 1, over images alone" if min(seeds) == 1 < max(seeds) else ""
         notes.append(f"in brackets: 95 % interval of the difference, from a paired bootstrap over {drawn}")
     if _compares(table.study):
         compared = one_line(table.study.reference or "the reference row")
@@ -132,6 +151,7 @@ def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -
     notes += [f"{mark}: compared with {one_line(name)} instead" for name, mark in own.items()]
     if any(cell.said == OTHERS for line in lines for cell in line.cells):
         notes.append(f"{OTHERS}: than the row's reference was asked, so nothing can be said of a difference")
+    notes += _no_results(lines)
     missing = [origin.run for line in lines for origin in line.row.origins if origin.result is None]
     notes += [told] if (told := unchecked(table.study, missing)) else []
     reasons = dict.fromkeys(interval.why_not for interval in known.values())

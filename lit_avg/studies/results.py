@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_avg.studies.alike import Asked, asked, same_questions
+from lit_avg.studies.numbers import KnownOutcomes, bad_metric, number
 from lit_avg.studies.plan import PlannedRun, plan
-from lit_avg.studies.records import is_finished, read_result
+from lit_avg.studies.records import OUTCOMES, is_finished, read_result
 from lit_avg.studies.state import State, states
 from lit_avg.studies.study import Row, Study
 
@@ -48,12 +49,14 @@ class Origin:
     Args:
         run: made or not.
         state: how the run stands; `failed` also where one that it needs has failed.
-        result: its `result.json`; None unless it is done.
+        result: its `result.json`; None unless it is done, and all that it measured are numbers.
+        problem: what is no number there, in words.
     """
 
     run: PlannedRun
     state: State
     result: Mapping[str, Any] | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,25 @@ def collect(study: Study) -> Table:
 
 
 def finished_results(study: Study) -> Results:
-    """The results of every finished run but stores of feedback, which measure nothing."""
+    """The results of finished runs, without stores of feedback, which measure nothing, and what is no number."""
     results: Results = {name: {} for name in study.runs}
+    known = KnownOutcomes(study.out)
     for run in plan(study):
         if not run.run.feedback and is_finished(run):
-            results[run.name][run.seed] = read_result(run)
+            result = read_result(run)
+            if problem_of(run, result, known) is None:
+                results[run.name][run.seed] = result
+    known.keep()
     return results
+
+
+def problem_of(run: PlannedRun, result: Mapping[str, Any], known: KnownOutcomes) -> str | None:
+    """What is no number in what a finished run has measured, in words; None if all are.
+
+    Raises:
+        UserError: its outcomes cannot be read.
+    """
+    return bad_metric(result.get("metrics", {})) or known.bad(run.directory / OUTCOMES)
 
 
 def sample(results: Results, row: Row, metric: str) -> Sample:
@@ -153,6 +169,7 @@ def _origins(study: Study) -> dict[str, dict[int, Origin]]:
     runs = plan(study)
     found = states(runs)
     wanted, broken = {row.run for row in study.rows}, set[Path]()
+    known = KnownOutcomes(study.out)
     origins: dict[str, dict[int, Origin]] = {name: {} for name in study.runs}
     for run in runs:
         if found[run] == "failed" or (found[run] != "done" and broken.intersection(run.parents)):
@@ -160,7 +177,9 @@ def _origins(study: Study) -> dict[str, dict[int, Origin]]:
         if run.name in wanted:
             state = "failed" if run.directory in broken else found[run]
             result = read_result(run) if state == "done" else None
-            origins[run.name][run.seed] = Origin(run, state, result)
+            problem = None if result is None else problem_of(run, result, known)
+            origins[run.name][run.seed] = Origin(run, state, None if problem else result, problem)
+    known.keep()
     return origins
 
 
@@ -182,7 +201,7 @@ def _sample(by_seed: Mapping[int, float]) -> Sample:
 
 
 def _by_seed(results: Results, row: Row, metric: str) -> dict[int, float]:
-    values = {seed: run["metrics"].get(f"{row.policy}/{metric}") for seed, run in results[row.run].items()}
+    values = {seed: number(run["metrics"].get(f"{row.policy}/{metric}")) for seed, run in results[row.run].items()}
     return {seed: value for seed, value in values.items() if value is not None}
 
 

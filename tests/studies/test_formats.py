@@ -171,20 +171,20 @@ def test_results_that_do_not_tell_their_questions_count_as_asked_the_same(tmp_pa
     assert lost[-2].ends is not None
 
 
-@pytest.mark.parametrize(("seeds", "drawn"), [([0], "questions; one seed tells"), ([0, 1], "seeds and questions")])
+@pytest.mark.parametrize(("seeds", "drawn"), [([0], "images; one seed tells"), ([0, 1], "seeds and images")])
 def test_the_table_says_what_its_intervals_speak_of(seeds: list[int], drawn: str, tmp_path: Path) -> None:
     notes = sheet_of(stored_study(tmp_path, seeds=seeds)).notes
     assert [note for note in notes if note.partition("bootstrap over ")[2].startswith(drawn)]
 
 
-def test_a_row_of_one_seed_beside_others_has_an_interval_over_questions_alone_and_the_table_says_so(
+def test_a_row_of_one_seed_beside_others_has_an_interval_over_images_alone_and_the_table_says_so(
     tmp_path: Path,
 ) -> None:
     study = load_study(write_study(tmp_path))
     for run in plan(study):
         if run.name != "plain" or run.seed == 0:
             finish(run)
-    said = "from a paired bootstrap over seeds and questions; where n is 1, over questions alone"
+    said = "from a paired bootstrap over seeds and images; where n is 1, over images alone"
     assert [note for note in sheet_of(study).notes if note.endswith(said)]
 
 
