@@ -1,11 +1,20 @@
 """A record's conversation to turns that can be learned from, with what was left out on the way."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from datamodules.packing.names import RefusedError
 from datamodules.samples import Turn, parse_turns, problem_of
 from lit_avg.image_mark import IMAGE_MARK
+
+_PICTURE = r"(image|img|picture|pic|photo)"
+_MEDIA = re.compile(
+    rf"({_PICTURE}|video|clip|audio|sound|speech|media|frame)s?\d*"
+    r"((file)?(path|url|uri|src|name)|file|list|dir|folder|bytes|data|base64|b64)?s?\d*"
+)
+_ONE_PICTURE = re.compile(rf"{_PICTURE}((file)?(path|url|uri|src|name)|file)?")
+"""Names of a record's entries, without `_`, `-` and capitals, that name media, or one picture and how to come by it."""
 
 _FIRST_ANSWER = "a leading answer left out"
 _LAST_QUESTION = "a trailing question left out"
@@ -44,7 +53,7 @@ def image_name(fields: dict[str, Any]) -> str | None:
     """What the record calls its picture; None if it has none.
 
     Raises:
-        RefusedError: it has several, or something that is no name.
+        RefusedError: it has several, something that is no name, or media that are not read.
     """
     name = fields.get("image")
     if isinstance(name, list):
@@ -52,11 +61,32 @@ def image_name(fields: dict[str, Any]) -> str | None:
         if len(names) > 1:
             raise RefusedError("several images")
         name = names[0] if names else None
+    for key in _other_media(fields, name):
+        raise RefusedError(f"media named in `{key}`, which is not read: a record has one picture, in `image`")
     if name is None or name == "":
         return None
     if not isinstance(name, str):
         raise RefusedError("an image that is not named by a path")
     return name
+
+
+def _other_media(fields: dict[str, Any], image: Any) -> Iterator[str]:
+    """The entries beside `image`, and those of single turns, that name media; not those that tell more of `image`."""
+    for key, value in fields.items():
+        plain = re.sub(r"[^a-z0-9]", "", key.lower())
+        if key == "image" or not _names_something(value) or not _MEDIA.fullmatch(plain):
+            continue
+        if not image or not (value == [image] or (isinstance(value, str) and _ONE_PICTURE.fullmatch(plain))):
+            yield key
+    turns: Any = fields.get("conversations")
+    for turn in cast(list[Any], turns) if isinstance(turns, list) else []:
+        for key, value in cast(dict[str, Any], turn).items() if isinstance(turn, dict) else ():
+            if _names_something(value) and _MEDIA.fullmatch(re.sub(r"[^a-z0-9]", "", key.lower())):
+                yield f"conversations.{key}"
+
+
+def _names_something(value: Any) -> bool:
+    return isinstance(value, str | list | dict) and bool(cast(Any, value))
 
 
 def _rounds_only(turns: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], list[str]]:

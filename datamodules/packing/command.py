@@ -124,7 +124,8 @@ def _check(arguments: Namespace) -> None:
 
 def _tell(report: PackReport, out: Path) -> None:
     for split, counts in sorted(report.splits.items()):
-        print(f"{counts['samples']} samples packed into {out / split}")
+        without = f", {counts['text_only']} of them without a picture" if counts["text_only"] else ""
+        print(f"{counts['samples']} samples packed into {out / split}{without}")
     for what, count in sorted(report.left_out.items()):
         print(f"{count} × {what} of a conversation")
     if report.refused:

@@ -119,13 +119,11 @@ class Examiner:
         sample |= {field: fields[field] for field in ("kinds", "source") if field in fields}
         if "kinds" in fields and not _are_kinds(fields["kinds"], len(turns) // 2):
             raise RefusedError(f"kinds that are not one for each round: {len(turns) // 2} rounds")
-        try:
-            record = json.dumps(sample, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise RefusedError(f"text that is not Unicode: {error.reason}") from error
+        record = _as_json(sample)
         rounds = len(turns) // 2
-        if found is None:
-            return Packable(record, None, "", hashlib.sha256(record).hexdigest(), -1, 0, rounds, tuple(left_out))
+        if found is None:  # how its file is called decides nothing
+            told = record if _id_of(fields) is not None else _as_json(sample | {"id": ""})
+            return Packable(record, None, "", hashlib.sha256(told).hexdigest(), -1, 0, rounds, tuple(left_out))
         image, extension = self._image(found, cast(str, name))
         origin = hashlib.sha256(found.data).hexdigest()
         return Packable(record, image, extension, origin, found.root, len(found.data), rounds, tuple(left_out))
@@ -135,6 +133,15 @@ class Examiner:
             return self.resizing(found.data, name)
         except UserError as error:
             raise RefusedError(f"image broken: {error}") from error
+
+
+def _as_json(sample: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(sample, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(f"text that is not Unicode: {error.reason}") from error
+    except ValueError as error:
+        raise RefusedError("a number that is not finite: JSON has none") from error
 
 
 def _are_kinds(kinds: Any, rounds: int) -> bool:

@@ -1,18 +1,38 @@
 """The records of annotation files, one after the other, whatever the files' size.
 
-A file is a JSON list, which is parsed as it is read, or has one record a line; its first sign tells which.
+A file is a JSON list, which is parsed as it is read, or has one record a line; its first sign tells which. A record
+means the same in either: `NaN` is a number, integers may have any length, and text that is not UTF-8 spoils the record
+it is in, but no other.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ijson
-
 from lit_avg.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"
+
+_READ = 2**16
+"""Bytes of a list that are read at a time."""
+
+_LONGEST = 2**26
+"""Signs of a list in which a record must end, or it is none: a mistake would else be looked for in the whole file."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+_DIGITS = 4300
+"""Python makes no number of more; they are kept as text."""
+
+
+def _whole_number(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _DIGITS else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
 
 
 class Record(NamedTuple):
@@ -76,24 +96,90 @@ def _first_sign(file: BinaryIO) -> bytes:
 
 
 def _list_items(file: BinaryIO, path: Path) -> Iterator[Any]:
-    number = 0
+    text, number = _ListText(file), 0
     try:
-        for item in ijson.items(file, "item", use_float=True):
-            yield item
+        text.take("[")
+        while text.next_sign() != "]" or number:
+            yield text.value()
             number += 1
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:120]
+            if text.next_sign() == "]":
+                break
+            text.take(",")
+        text.take("]")
+        text.take("")
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)  # its places are of this piece
         raise UserError(f"{path} is not JSON behind its first {number} records: {reason}; fetch it again") from error
+
+
+class _ListText:
+    """The text of a list, of which no more is held than the record that is being parsed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self._text, self._at, self._ended = "", 0, False
+
+    def next_sign(self) -> str:
+        """The next sign that is no space; nothing at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # pyright: ignore[reportOptionalMemberAccess]  always
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._read_on()
+
+    def take(self, sign: str) -> None:
+        """Go beyond the next sign.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if (found := self.next_sign()) != sign:
+            raise ValueError(f"there is {found!r} where {sign!r} should be" if found else "it ends there")
+        self._at += 1
+
+    def value(self) -> Any:
+        """The next value, or the `ValueError` that its text is no UTF-8.
+
+        Raises:
+            ValueError: it is no JSON.
+        """
+        self.next_sign()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+                if end < len(self._text) or self._ended:  # else a number may go on
+                    break
+            except ValueError:
+                if self._ended or len(self._text) - self._at > _LONGEST:
+                    raise
+            self._read_on()
+        text, self._at = self._text[self._at : end], end
+        mistake = _mistake_in(text)
+        return value if mistake is None else mistake
+
+    def _read_on(self) -> None:
+        data = self._file.read(max(_READ, len(self._text) - self._at))  # doubling, since parsing begins anew
+        self._text, self._at = self._text[self._at :] + self._decode(data, not data), 0
+        self._ended = not data
+
+
+def _mistake_in(text: str) -> ValueError | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # what stands for bytes that are none
+        return UnicodeDecodeError("utf-8", text.encode("utf-8", "surrogateescape"), 0, 1, "text that is not UTF-8")
+    return None
 
 
 def _lines(file: BinaryIO) -> Iterator[Any]:
     for line in file:
         if line.strip():
-            yield _parsed(line)
+            yield _parsed(line.removeprefix(_BOM))
 
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
-        return error
+        return _DECODER.decode(line.decode())
+    except (ValueError, RecursionError) as error:
+        return error if isinstance(error, ValueError) else ValueError("nested too deeply")

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -102,6 +103,64 @@ def test_what_cannot_be_learned_from_is_refused_with_a_reason(tmp_path: Path, re
     assert samples == 1
     assert len(reasons) == 1
     assert reasons[0].startswith(reason)
+
+
+TEXT = [{"from": "human", "value": "What colour is the shirt?"}, {"from": "gpt", "value": "red"}]
+
+
+@pytest.mark.parametrize(
+    ("media", "key"),
+    [
+        *(
+            ({key: "0.png"}, key)
+            for key in ("video", "image_path", "image_url", "img", "picture", "Image", "imageFile")
+        ),
+        *(({key: ["0.png"]}, key) for key in ("images", "videos", "audio", "image_list", "frames", "photo_urls")),
+        ({"images": [{"path": "0.png"}]}, "images"),
+        ({"image": "", "image_1": "0.png"}, "image_1"),
+        ({"image": "0.png", "video": "0.mp4"}, "video"),
+        ({"image": "0.png", "images": ["0.png", "1.png"]}, "images"),
+        ({"conversations": [TEXT[0] | {"image": "0.png"}, TEXT[1]]}, "conversations.image"),
+    ],
+)
+def test_media_that_are_not_read_are_never_packed_as_text(
+    tmp_path: Path, media: dict[str, Any], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = ASKED if media.get("image") else TEXT
+    reason = f"media named in `{key}`, which is not read"
+    samples, reasons = packed_records(tmp_path, [{"id": "1", "conversations": turns} | media])
+    assert (samples, reasons) == (1, [f"{reason}: a record has one picture, in `image`"])
+    assert command(tmp_path / "records.json", tmp_path, tmp_path / "again", "--max-rejects", "1") == 0
+    assert f"1 records refused (1 × {reason})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"images": [], "video": None, "audio": ""},
+        {"image_id": "7", "image_size": [20, 10], "video_id": "a", "num_images": 1, "imagery": "vivid", "caption": "a"},
+        {"image": "0.png", "image_url": "https://example.org/0.png", "images": ["0.png"]},
+    ],
+)
+def test_what_only_tells_of_a_picture_is_no_other_media(tmp_path: Path, more: dict[str, Any]) -> None:
+    record = {"conversations": ASKED if "image" in more else TEXT} | more
+    assert packed_records(tmp_path, [record]) == (2, [])
+
+
+def test_text_without_ids_is_split_by_what_it_says_and_not_by_its_files_name(tmp_path: Path) -> None:
+    records = [{"conversations": [TEXT[0], {"from": "gpt", "value": f"answer {n}"}]} for n in range(40)]
+    kept: list[list[str]] = []
+    for name in ("chat.json", "mix.json"):
+        (tmp_path / name).write_text(json.dumps(records))
+        assert command(tmp_path / name, tmp_path, tmp_path / f"{name}.shards", "--val-share", "0.3") == 0
+        kept.append([sample.turns[1].text for sample in ShardedSamples(tmp_path / f"{name}.shards" / "val")])
+    assert kept[0] == kept[1]
+    assert 4 <= len(kept[0]) <= 20  # 12 are to be expected
+
+
+def test_a_number_that_is_not_finite_matters_where_it_is_kept_alone(tmp_path: Path) -> None:
+    records: list[Any] = [{"score": math.nan} | conversation(0, "red"), {"source": math.inf} | conversation(0, "red")]
+    assert packed_records(tmp_path, records[::-1]) == (2, ["a number that is not finite: JSON has none"])
 
 
 def test_an_image_list_of_one_and_odd_names_are_fine(tmp_path: Path) -> None:
