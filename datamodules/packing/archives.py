@@ -4,6 +4,8 @@ A library lists the archive once, into an index on disk; from then on any number
 their place. So an archive of a million pictures costs no process its memory, and nothing is ever unpacked.
 """
 
+import json
+import posixpath
 import sqlite3
 import struct
 import tarfile
@@ -12,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 from datamodules.packing.names import MAX_FILE_BYTES, RefusedError, inside, spellings
@@ -20,6 +22,7 @@ from lit_avg.errors import UserError
 
 _ENCRYPTED, _NAMED_IN_UTF8 = 0x1, 0x800  # flags of a zip's entry
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of an entry: signature, and the bytes of its name and of its extra field
+_LONGEST_PATH = 4096
 _TAR = -1  # the "compression method" of a tar's member: no header of its own, no checksum
 
 
@@ -32,6 +35,7 @@ class Member(NamedTuple):
     size: int  # bytes when unpacked
     method: int
     crc: int
+    pieces: str = ""  # of a sparse file: JSON pairs of place and length; between them, zeros
 
 
 class Archive:
@@ -82,10 +86,12 @@ def build_index(path: Path, index: Path) -> None:
         database.execute("PRAGMA synchronous = OFF")  # made anew at every start
         database.execute(
             "CREATE TABLE members (name TEXT PRIMARY KEY, offset INTEGER, stored INTEGER, size INTEGER, method INTEGER,"
-            " crc INTEGER) WITHOUT ROWID"
+            " crc INTEGER, pieces TEXT) WITHOUT ROWID"
         )
-        members = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path, database)
-        _insert(database, members)
+        links = dict[str, str]()
+        is_zip = zipfile.is_zipfile(path)
+        _insert(database, _zip_members(path, links) if is_zip else _tar_members(path, database, links))
+        _follow(database, links)
         if database.execute("SELECT 1 FROM members LIMIT 1").fetchone() is None:
             raise UserError(f"there are no images in {path}: it holds no file")
         database.commit()
@@ -100,13 +106,33 @@ def build_index(path: Path, index: Path) -> None:
 def _insert(database: sqlite3.Connection, members: Iterable[Member]) -> None:
     """Of several members of one name the last counts, as in unpacking."""
     named = ((inside(member.name), *member[1:]) for member in members)
-    database.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)", (one for one in named if one[0]))
+    database.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)", (it for it in named if it[0]))
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
+def _follow(database: sqlite3.Connection, links: dict[str, str]) -> None:
+    """Give the files that symbolic links lead to within the archive the links' names as well.
+
+    Args:
+        links: from names to what is written there; a link may lead to another.
+    """
+    left = {name: inside(posixpath.join(posixpath.dirname(name), target)) for name, target in links.items()}
+    while found := {name: member for name, target in left.items() if (member := _member(database, target))}:
+        _insert(database, [Member(name, *member[1:]) for name, member in found.items()])
+        left = {name: target for name, target in left.items() if name not in found}
+
+
+def _member(database: sqlite3.Connection, name: str | None) -> Member | None:
+    row = database.execute("SELECT * FROM members WHERE name = ?", (name,)).fetchone()
+    return None if row is None else Member(*row)
+
+
+def _zip_members(path: Path, links: dict[str, str]) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if not info.is_dir() and not _is_link(info):
+            links.pop(_zip_name(info), None)
+            if _is_link(info) and not info.flag_bits & _ENCRYPTED and info.file_size < _LONGEST_PATH:
+                links[_zip_name(info)] = archive.read(info).decode(errors="surrogateescape")
+            elif not info.is_dir() and not _is_link(info):
                 method = 99 if info.flag_bits & _ENCRYPTED else info.compress_type
                 yield Member(_zip_name(info), info.header_offset, info.compress_size, info.file_size, method, info.CRC)
 
@@ -125,25 +151,29 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
-def _tar_members(path: Path, database: sqlite3.Connection) -> Iterator[Member]:
+def _tar_members(path: Path, database: sqlite3.Connection, links: dict[str, str]) -> Iterator[Member]:
     with tarfile.open(path, "r:", encoding="utf-8") as archive:
         for info in archive:
             archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  a list of all would grow
-            if info.isreg() and not info.issparse():
-                yield Member(info.name, info.offset_data, info.size, info.size, _TAR, 0)
-            elif info.islnk():  # the same file under a second name
-                found = database.execute("SELECT * FROM members WHERE name = ?", (inside(info.linkname),)).fetchone()
-                if found is not None:
-                    yield Member(info.name, *found[1:])
+            links.pop(info.name, None)
+            if info.issym():
+                links[info.name] = info.linkname
+            elif info.isreg():
+                pieces = cast(list[tuple[int, int]], info.sparse or [])
+                stored = sum(length for _, length in pieces) if pieces else info.size
+                told = json.dumps(pieces) if pieces else ""
+                yield Member(info.name, info.offset_data, stored, info.size, _TAR, 0, told)
+            elif info.islnk() and (found := _member(database, inside(info.linkname))):  # a file's second name
+                yield Member(info.name, *found[1:])
 
 
 def _unpacked(file: BinaryIO, member: Member) -> bytes:
     file.seek(member.offset)
     if member.method == _TAR:
-        data = file.read(member.size)
-        if len(data) < member.size:
+        data = file.read(member.stored)
+        if len(data) < member.stored:
             raise RefusedError(f"image cut off: the archive ends within {member.name}")
-        return data
+        return _spread(data, member) if member.pieces else data
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
         raise RefusedError(f"image damaged in the zip: {member.name} is not where the zip says")
@@ -153,6 +183,15 @@ def _unpacked(file: BinaryIO, member: Member) -> bytes:
     if len(data) != member.size or zlib.crc32(data) != member.crc:
         raise RefusedError(f"image damaged in the zip: {member.name} does not have its checksum")
     return data
+
+
+def _spread(data: bytes, member: Member) -> bytes:
+    """A sparse file's pieces where they belong."""
+    whole, begin = bytearray(member.size), 0
+    for place, length in json.loads(member.pieces):
+        whole[place : place + length] = data[begin : begin + length]
+        begin += length
+    return bytes(whole)
 
 
 def _inflated(data: bytes, member: Member) -> bytes:

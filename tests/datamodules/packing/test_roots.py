@@ -2,7 +2,9 @@
 
 import io
 import os
+import subprocess
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -140,6 +142,53 @@ def test_links_in_a_tar_are_followed_within_it_only(tmp_path: Path) -> None:
     assert pictures.read("hard.jpg").data == b"one"
     with pytest.raises(RefusedError, match="image missing"):
         pictures.read("soft.jpg")
+
+
+def linked_folder(folder: Path) -> Path:
+    """Pictures that `tar` and `zip` store as hard links, symbolic links, and files with holes."""
+    (folder / "sub").mkdir(parents=True)
+    (folder / "one.jpg").write_bytes(b"one")
+    (folder / "hard.jpg").hardlink_to(folder / "one.jpg")
+    (folder / "a-soft.jpg").symlink_to("sub/chain.jpg")  # to what comes later, and is a link itself
+    (folder / "sub" / "chain.jpg").symlink_to("../one.jpg")
+    (folder / "out.jpg").symlink_to("/etc/passwd")
+    (folder / "up.jpg").symlink_to("../../etc/passwd")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    with (folder / "holes.bmp").open("wb") as file:
+        file.write(b"head")
+        file.seek(2**20)
+        file.write(b"tail")
+        file.truncate(2**21)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-S", "--format=gnu"], *(["-S", "--format=pax", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0"))],
+)
+def test_a_picture_of_a_folder_is_found_however_tar_has_stored_it(tmp_path: Path, options: list[str]) -> None:
+    folder, path = linked_folder(tmp_path / "it"), tmp_path / "it.tar"
+    subprocess.run(["tar", *options, "-C", str(folder), "-cf", str(path), "."], check=True)
+    assert path.stat().st_size < 2**20, "it has holes"
+    pictures = opened(tmp_path, ImageRoot(path))
+    for name in ("one.jpg", "hard.jpg", "a-soft.jpg", "sub/chain.jpg", "holes.bmp"):
+        assert pictures.read(name).data == (folder / name).read_bytes()
+    for name in ("out.jpg", "up.jpg", "loop.jpg"):
+        with pytest.raises(RefusedError, match="image missing"):
+            pictures.read(name)
+
+
+def test_links_in_a_zip_are_followed_within_it_only(tmp_path: Path) -> None:
+    path = as_zip(tmp_path / "it.zip", {"sub/one.jpg": b"one", "late.jpg": b"gone"})
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings(action="ignore"):
+        for name, target in (("sub/soft.jpg", "one.jpg"), ("out.jpg", "/etc/passwd"), ("late.jpg", "sub/one.jpg")):
+            link = zipfile.ZipInfo(name)
+            link.external_attr = 0o120777 << 16
+            archive.writestr(link, target)
+    pictures = opened(tmp_path, ImageRoot(path))
+    assert [pictures.read(name).data for name in ("sub/soft.jpg", "late.jpg")] == [b"one", b"one"]
+    with pytest.raises(RefusedError, match="image missing"):
+        pictures.read("out.jpg")
 
 
 def test_a_zip_bomb_is_refused_without_being_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
