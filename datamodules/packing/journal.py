@@ -58,7 +58,7 @@ class Partial:
         path = self.folder / _JOURNAL
         beside = path.with_suffix(".new")
         with beside.open("w", encoding="utf-8") as file:
-            json.dump({"settings": self.settings, "progress": _as_json(progress)}, file)
+            file.write(json.dumps({"settings": self.settings, "progress": _as_json(progress)}))
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -32,7 +32,10 @@ _CHUNK = 16
 """Records that are examined together: enough to make sending them cheap, few enough to have their pictures at once."""
 
 _SECONDS = 2.0
-"""Between two entries of the journal: as much work is lost when a packing is killed."""
+"""Between two entries of the journal: as much work is lost when a packing is killed.
+
+There is one for each shard as well, unless shards are so small that most of the time would go into the journal.
+"""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class _Sink:
             for split in job.splits
         }
         self.rejects = _cut_open(partial.folder / REJECTS, progress.rejects_bytes)
-        self.saved = time.monotonic()
+        self.saved, self.saving = time.monotonic(), 0.0  # when the journal was written, and how long that took
 
     def take(self, outcomes: Sequence[Packable | Refusal]) -> None:
         for outcome in outcomes:
@@ -173,7 +176,8 @@ class _Sink:
                 split = self.job.split_of(outcome)
                 self.progress.report.count(outcome, split)
                 self.writers[split].write(outcome)
-            if self._closed > closed or time.monotonic() - self.saved > _SECONDS:
+            since = time.monotonic() - self.saved
+            if since > (self.saving if self._closed > closed else _SECONDS):
                 self._save()
 
     def finish(self) -> None:
@@ -192,11 +196,13 @@ class _Sink:
         return sum(len(writer.shards) for writer in self.writers.values())
 
     def _save(self) -> None:
+        begin = time.monotonic()
         self.rejects.flush()
         self.progress.rejects_bytes = self.rejects.tell()
         self.progress.writers = {split: writer.state() for split, writer in self.writers.items()}
         self.partial.save(self.progress)
         self.saved = time.monotonic()
+        self.saving = self.saved - begin
 
 
 def _cut_open(path: Path, size: int) -> BinaryIO:

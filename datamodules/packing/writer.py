@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import tarfile
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,8 +63,10 @@ class ShardWriter:
         self.samples = state.samples
         self.shards = [Shard(**shard) for shard in state.shards]  # pyright: ignore[reportArgumentType]  from JSON
         self.offset = state.offset
+        self._before = sum(shard.samples for shard in self.shards)  # samples in closed shards
         self._file: BinaryIO | None = None  # the open shard
         self._digest = hashlib.sha256()  # of what is in it
+        self._unsaved: list[Path] = []  # closed, but perhaps not on the disk yet
         self._cut_back()
 
     def write(self, sample: Packable) -> None:
@@ -84,11 +87,11 @@ class ShardWriter:
         if self._file is None:
             return
         self._put(_END + bytes(-(self.offset + len(_END)) % tarfile.RECORDSIZE))
-        self._flush()
         self._file.close()
-        samples = self.samples - sum(shard.samples for shard in self.shards)
+        self._unsaved.append(self._path)
+        samples = self.samples - self._before
         self.shards.append(Shard(self._path.name, samples, self.offset, self._digest.hexdigest()))
-        self._file, self.offset = None, 0
+        self._file, self.offset, self._before = None, 0, self.samples
 
     def abandon(self) -> None:
         """Let go of the open shard, which stays as it is."""
@@ -97,8 +100,13 @@ class ShardWriter:
 
     def state(self) -> WriterState:
         """How far it is, everything of it being on the disk."""
-        self._flush()
-        return WriterState(self.samples, [asdict(shard) for shard in self.shards], self.offset)
+        if self._file is not None:
+            self._file.flush()
+            self._unsaved.append(self._path)
+        with ThreadPoolExecutor() as pool:  # many at once are hardly slower than one
+            list(pool.map(_save, self._unsaved))
+        self._unsaved = []
+        return WriterState(self.samples, [dict(vars(shard)) for shard in self.shards], self.offset)
 
     @property
     def _path(self) -> Path:
@@ -135,7 +143,7 @@ class ShardWriter:
         self._digest.update(data)
         self.offset += len(data)
 
-    def _flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+
+def _save(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -11,7 +11,7 @@ import pytest
 
 from datamodules.manifest import read_manifest
 from datamodules.packing.command import main
-from datamodules.packing.journal import partial_folder
+from datamodules.packing.journal import Partial, Progress, partial_folder
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
 from lit_avg.errors import UserError
@@ -97,6 +97,29 @@ def test_a_killed_packing_goes_on_and_ends_in_the_same_bytes(
     assert [(path.name, path.stat().st_mtime_ns) for path in shards_of(out)][: len(kept)] == kept
     assert contents(out) == undisturbed
     assert not partial.exists()
+
+
+def test_of_many_small_shards_the_journal_takes_no_more_time_than_they_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations, images = draw_llava(tmp_path / "raw", SAMPLES)
+    save, saved = Partial.save, list[int]()
+
+    def on_a_slow_disk(partial: Partial, progress: Progress) -> None:
+        time.sleep(0.1)
+        saved.append(progress.report.records)
+        save(partial, progress)
+
+    monkeypatch.setattr(Partial, "save", on_a_slow_disk)
+    begin = time.monotonic()
+    pack(PackJob((annotations,), (ImageRoot(images),), shard_bytes=1), tmp_path / "out")
+    seconds = time.monotonic() - begin
+    assert len(read_manifest(tmp_path / "out").shards) == SAMPLES
+    # the first shard's, the last, and between them at most as much time in the journal as beside it
+    assert len(saved) <= 2 + seconds / 2 / 0.1
+    assert len(saved) < SAMPLES / 4
+    assert saved[0] == 1
+    assert saved[-1] == SAMPLES
 
 
 def test_a_packing_that_was_begun_with_other_settings_is_not_mixed_with(raw: Path, tmp_path: Path) -> None:
