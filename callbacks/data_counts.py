@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from torch import Tensor
 
+from callbacks.watching import logged_step
+
 
 @runtime_checkable
 class CountsSamples(Protocol):
@@ -37,4 +39,4 @@ class DataCounts(L.Callback):
             return
         counts = {f"data/seen/{name}": float(count) for name, count in loader.seen.items()}
         for logger in trainer.loggers:
-            logger.log_metrics({**counts, "data/replaced": float(loader.replaced)}, trainer.global_step)
+            logger.log_metrics({**counts, "data/replaced": float(loader.replaced)}, logged_step(trainer))

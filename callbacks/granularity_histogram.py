@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.watching import judged, run_folder, tensorboard
+from callbacks.watching import judged, logged_step, run_folder, tensorboard
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
@@ -55,8 +55,9 @@ class GranularityHistogram(L.Callback):
         selections = selections_by_kind(chosen, kinds, len(granularities))
         append_rows(run_folder(trainer) / FILE, split, step, granularities, selections)
         if writer := tensorboard(trainer):
-            writer.add_histogram(f"router/level/{split}", chosen, step, bins="auto")
-            writer.add_figure(f"router/selection/{split}", selection_figure(granularities, selections), step)
+            logged = logged_step(trainer)
+            writer.add_histogram(f"router/level/{split}", chosen, logged, bins="auto")
+            writer.add_figure(f"router/selection/{split}", selection_figure(granularities, selections), logged)
 
 
 def selections_by_kind(chosen: Tensor, kinds: list[str], levels: int) -> list[Selection]:

@@ -1,4 +1,4 @@
-"""`LastCheckpoint`: one checkpoint a run, always the newest."""
+"""`LastCheckpoint`: one checkpoint a run, always the newest, from which it goes on bit by bit."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,48 +6,96 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.watching import validation_follows
-from lit_avg.checkpoints import LAST_CHECKPOINT
-from lit_avg.random_state import RANDOM_STATE_KEY, RandomState, random_states, restore
+from callbacks.resumption import BeforeStop, Resumption, before_stop, metrics_of
+from callbacks.settled_steps import (
+    PLACE_KEY,
+    SettledSteps,
+    is_epoch_over,
+    is_validating_fit,
+    place_of,
+    set_place,
+    validation_follows,
+)
+from lit_avg.checkpoints import LAST_CHECKPOINT, OLDER
+from lit_avg.random_state import RANDOM_STATE_KEY, random_states
+
+METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
+"""Entries of a checkpoint: see `callbacks.resumption`."""
 
 
-class LastCheckpoint(Checkpoint):
+class LastCheckpoint(SettledSteps):
     """Keeps `checkpoints/last.ckpt` in the run's directory, from which the run goes on or the next stage starts.
 
     Lightning's ModelCheckpoint saves on a count of steps *or* after validation; a stage needs both: after validation
-    because that is where the margin of `coarsest within` is fitted, and now and then so that little is lost.
+    because that is where the margin of `coarsest within` is fitted, and now and then so that little is lost. A save
+    that is due in the midst of an accumulated step waits for its end, and so does a stop (early, or by `max_time`).
 
     A run that is killed while one is written still has the one before. Beside what Lightning keeps, a checkpoint has
-    the state of the random numbers, so that dropout goes on as it would have.
+    the state of the random numbers, so that dropout goes on as it would have, and the place where the run stands.
 
     Args:
         every_steps: optimiser steps between two savings, beside those after each validation and at the end.
     """
 
     def __init__(self, every_steps: int = 50) -> None:
+        super().__init__()
         self.every_steps = every_steps
-        self._saved_at = -1
-        self._random_states: list[RandomState] = []
+        self._resumption: Resumption | None = None
+        self._wanted = False  # a save is due
+        self._unsaved = False
+        self._stops = False  # a stop waits for the end of its step
+        self._before: BeforeStop | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remove what a kill left of a checkpoint that was being written or replaced."""
+        path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
+        if stage == TrainerFn.FITTING and trainer.is_global_zero:
+            _remove(_partial(path))
+            if path.exists():
+                _remove(path.with_name(OLDER))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the random numbers of every rank."""
+        """Keep the random numbers of every rank, and the place."""
         checkpoint[RANDOM_STATE_KEY] = random_states()
+        checkpoint[METRICS_KEY] = metrics_of(trainer)
+        checkpoint[BEFORE_STOP_KEY] = self._before
+        if trainer.state.fn == TrainerFn.FITTING:
+            checkpoint[PLACE_KEY] = place_of(trainer, self.whole)
+            set_place(checkpoint["loops"], checkpoint[PLACE_KEY])
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember them until training begins: until then others may draw."""
-        self._random_states = checkpoint.get(RANDOM_STATE_KEY, [])
+        loops = checkpoint["loops"]["fit_loop"]
+        self._resumption = Resumption(
+            checkpoint.get(RANDOM_STATE_KEY, []),
+            checkpoint.get(METRICS_KEY, {}),
+            checkpoint.get(PLACE_KEY),
+            checkpoint.get(BEFORE_STOP_KEY),
+            loops["state_dict"].get("combined_loader", []),
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on with them; a run that was stopped early stays stopped, which Lightning forgets."""
-        if self._random_states:
-            restore(self._random_states, trainer.global_rank)
-        stopped = [one for one in trainer.early_stopping_callbacks if _has_stopped(one)]
-        trainer.should_stop = trainer.should_stop or bool(stopped)
+        """Go on from there; a run that was stopped early stays stopped, which Lightning forgets."""
+        trainer.should_stop |= any(_has_stopped(one) for one in trainer.early_stopping_callbacks)
+        if self._resumption is not None and not trainer.should_stop:
+            self._resumption.take_up(trainer)
+        if trainer.is_global_zero:
+            _recover(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """See that a run that goes on does so with the very batch it would have had."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._unsaved = True
+        if self._resumption is not None:
+            self._resumption.check(trainer)
+            self._resumption = None
 
     def on_train_batch_end(
         self,
@@ -58,44 +106,89 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save every so many optimiser steps, unless that is done after a validation anyway."""
-        due = trainer.global_step % self.every_steps == 0 and trainer.global_step != self._saved_at
-        if due and not validation_follows(trainer):
-            self._save(trainer)
+        stepped = trainer.global_step != self._step
+        self._hold_stop(trainer, stepped)
+        self._wanted |= stepped and trainer.global_step % self.every_steps == 0
+        if trainer.should_stop and not any(_has_stopped(one) for one in trainer.early_stopping_callbacks):
+            self._note_stop(trainer)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save what validation has fitted, too."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if is_validating_fit(trainer):
+            self._hold_stop(trainer, self.whole)
+            self._wanted = self._unsaved = True
+        super().on_validation_end(trainer, pl_module)
+
+    def settled(self, trainer: L.Trainer) -> None:
+        """Save if it is time."""
+        if self._wanted:
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of a run that does not end with a validation."""
-        if trainer.global_step != self._saved_at:
+        if self._unsaved:
             self._save(trainer)
 
+    def _hold_stop(self, trainer: L.Trainer, whole: bool) -> None:
+        """Put a stop off to the end of the step: what has been accumulated of it would be lost."""
+        self._stops |= trainer.should_stop
+        trainer.should_stop = self._stops and (whole or is_epoch_over(trainer))
+
+    def _note_stop(self, trainer: L.Trainer) -> None:
+        """Lightning validates a run that is stopped; if that is not due anyway, remember what it changes."""
+        trainer.should_stop = False
+        if not validation_follows(trainer):
+            self._before = before_stop(trainer)
+        trainer.should_stop = True
+
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
-            return
-        path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
-        partial = path.with_name(f"{path.name}.partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            _take_place(partial, path)
-        trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
-        self._saved_at = trainer.global_step
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
+            save_last(trainer)
+        self._wanted = self._unsaved = False
+
+
+def save_last(trainer: L.Trainer) -> None:
+    """Save a run as its last checkpoint; until that is done, the one before stays where it can be found."""
+    path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
+    trainer.save_checkpoint(_partial(path))
+    if trainer.is_global_zero:
+        _take_place(_partial(path), path)
+    trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
 
 
 def _has_stopped(callback: L.Callback) -> bool:
     return isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
 def _take_place(new: Path, path: Path) -> None:
     """Put a checkpoint where the older one is.
 
     Lightning writes to the system's temporary folder and moves the file, which copies it bit by bit if that is
-    another disk. Beside its place, a file moves in one step; a sharded strategy's folder takes two.
+    another disk. Beside its place, a file moves in one step. A sharded strategy's folder takes two, between which the
+    older one is found by its other name: see `lit_avg.checkpoints.checkpoint_path`.
     """
-    if path.is_dir():
-        older = path.with_name(f"{path.name}.older")
-        shutil.rmtree(older, ignore_errors=True)
+    older = path.with_name(OLDER)
+    if path.is_dir() or (path.exists() and new.is_dir()):
+        _remove(older)
         path.rename(older)
     new.replace(path)
+    _remove(older)
+
+
+def _recover(path: Path) -> None:
+    """Give a folder its name back that a kill left under its other one; all ranks have read it by now."""
+    older = path.with_name(OLDER)
+    if older.exists() and not path.exists():
+        older.rename(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

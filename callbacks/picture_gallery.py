@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.watching import Decodes, datamodule, judged, tensorboard
+from callbacks.watching import Decodes, datamodule, judged, logged_step, tensorboard
 from lit_avg.batch import PADDING, Batch
 from lit_avg.sequences import separate_questions
 from lit_avg.stages.base import Stage
@@ -77,7 +77,7 @@ class PictureGallery(L.Callback):
         for image in range(len(batch.tile_grids)):
             told = [one for one, of_image in zip(answered, images, strict=True) if of_image == image]
             figure = picture_figure(picture(batch, image, data), told, found[0].granularities.tokens)
-            writer.add_figure(f"pictures/{image}", figure, trainer.global_step)
+            writer.add_figure(f"pictures/{image}", figure, logged_step(trainer))
 
 
 def first_pictures(batch: Batch, pictures: int, questions: int) -> Batch | None:

@@ -1,16 +1,14 @@
 """`Preemption`: a run that has to make room ends its step and saves itself first."""
 
 import signal
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
-from callbacks.watching import validation_follows
-from lit_avg.checkpoints import LAST_CHECKPOINT
+from callbacks.last_checkpoint import save_last
+from callbacks.settled_steps import SettledSteps
 
 SIGNAL = signal.SIGUSR2
 """What a cluster's launcher is told by that the job must end soon."""
@@ -18,47 +16,36 @@ SIGNAL = signal.SIGUSR2
 Handler = Callable[[int, FrameType | None], Any]
 
 
-class Preemption(L.Callback):
+class Preemption(SettledSteps):
     """Holds the launcher's answer to `SIGUSR2` back until the step is done and `checkpoints/last.ckpt` holds it.
 
-    All processes of a run agree on the step, whichever of them got the signal. The launcher (submitit) stays the owner
-    of the signal and requeues the job; where nobody owns it, as on a laptop, this does nothing.
+    All processes of a run agree on the step, whichever of them got the signal. A validation that is due goes first, as
+    does the rest of an accumulated step. The launcher (submitit) stays the owner of the signal and requeues the job;
+    where nobody owns it, as on a laptop, this does nothing.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._owner: Handler | None = None
         self._asked = False
-        self._step = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stand before the owner of the signal."""
         handler = signal.getsignal(SIGNAL)
         if callable(handler):
             self._owner = handler
-            self._step = trainer.global_step
             signal.signal(SIGNAL, self._note)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """After an optimiser step, save and make room if any process was asked to; a validation that is due goes first.
+    def settled(self, trainer: L.Trainer) -> None:
+        """Save and make room if any process was asked to.
 
         Raises:
             KeyboardInterrupt: ends the fit; the first process is ended by the owner of the signal before.
         """
         owner = self._owner
-        if owner is None or trainer.global_step == self._step or validation_follows(trainer):
+        if owner is None or not trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             return
-        self._step = trainer.global_step
-        if not trainer.strategy.reduce_boolean_decision(self._asked, all=False):
-            return
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
-        trainer.strategy.barrier()
+        save_last(trainer)
         self._stand_back()
         owner(SIGNAL, None)
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from callbacks.watching import logged_step
 from lit_avg.batch import IGNORED_LABEL, PADDING, Batch
 
 
@@ -57,6 +58,6 @@ class Throughput(L.Callback):
         seconds = time.perf_counter() - self._since
         speeds = {f"throughput/{name}_per_second": count / seconds for name, count in self._seen.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(speeds, trainer.global_step)
+            logger.log_metrics(speeds, logged_step(trainer))
         self._seen.clear()
         self._since = time.perf_counter()

@@ -3,7 +3,7 @@
 import lightning as L
 from torch import Tensor
 
-from callbacks.watching import judged, tensorboard
+from callbacks.watching import judged, logged_step, tensorboard
 from lit_avg.flops import llm_forward_flops
 from lit_avg.llm_configs import LlmShape
 from lit_avg.outcomes import Outcomes
@@ -30,7 +30,7 @@ class TokenSavings(L.Callback):
         stage, outcomes = found
         chosen = stage.own_policy[1].choose(outcomes)
         for name, share in cost_shares(stage, outcomes, chosen).items():
-            writer.add_scalar(f"savings/{name}", share, trainer.global_step)
+            writer.add_scalar(f"savings/{name}", share, logged_step(trainer))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what each policy's choice costs."""

@@ -28,6 +28,14 @@ def tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
     return writers[0] if writers else None
 
 
+def logged_step(trainer: L.Trainer) -> int:
+    """The step that Lightning logs by: it counts from 0, so it is one less than the optimiser steps that are done.
+
+    What callbacks log has to have the same, or a run that goes on repeats a number, or hides one.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # pyright: ignore[reportPrivateUsage]  nothing else tells
+
+
 @runtime_checkable
 class Decodes(Protocol):
     """A datamodule that turns token ids back into text."""
@@ -40,16 +48,6 @@ class Decodes(Protocol):
 def datamodule(trainer: L.Trainer) -> object:
     """The run's datamodule, whatever it can do."""
     return cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it elsewhere
-
-
-def validation_follows(trainer: L.Trainer) -> bool:
-    """Whether the training batch that just ended is one after which Lightning validates, where it counts batches.
-
-    A checkpoint from before such a validation must not be kept: who goes on from it is never validated there.
-    """
-    interval = trainer.val_check_batch
-    counts = trainer.check_val_every_n_epoch is None and isinstance(interval, int) and trainer.enable_validation
-    return counts and (trainer.fit_loop.total_batch_idx + 1) % cast(int, interval) == 0
 
 
 def run_folder(trainer: L.Trainer) -> Path:

@@ -4,7 +4,7 @@
 (`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -21,6 +21,9 @@ from lit_avg.weight_files import check_fit
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""
+
+OLDER = f"{LAST_CHECKPOINT.name}.older"
+"""Name beside it of the one before, for the moment in which a sharded strategy's new folder takes its place."""
 
 RUN_BEFORE = "run the stage before this one (in a study: remove its folder and sweep again), or name its folder"
 """What to do where a checkpoint is missing."""
@@ -106,17 +109,31 @@ def _origin_of(part: LeftOut, source: str) -> str:
 
 def checkpoint_path(source: str) -> Path:
     """The checkpoint that a run directory or a file name means, be it there or not."""
-    return Path(source) / LAST_CHECKPOINT if Path(source).is_dir() else Path(source)
+    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() and not is_sharded(Path(source)) else Path(source)
+    older = path.with_name(OLDER)
+    return older if path.name == LAST_CHECKPOINT.name and older.exists() and not path.exists() else path
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether something is a checkpoint that a sharded strategy wrote, which is a folder."""
+    return next(_shared_files(path), None) is not None
+
+
+def _shared_files(path: Path) -> Iterator[Path]:
+    """The files of a sharded checkpoint with what all ranks have in common: of FSDP, of DeepSpeed."""
+    yield from (path / name for name in ("meta.pt",) if (path / name).is_file())
+    yield from sorted(path.glob("checkpoint/*mp_rank_00_model_states.pt"))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, without running any code in it.
+    """A checkpoint's content on the CPU, without running any code in it; of a sharded one, all but the weights.
 
     Raises:
         UserError: the file is not a checkpoint.
     """
+    file = next(_shared_files(path), path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint; it is another kind of file, or cut short") from error
 

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, plain, read_checkpoint
+from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, checkpoint_path, is_sharded, plain, read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.studies.sources import named_files
 from lit_avg.training_parser import TrainingParser, chain_of
@@ -123,15 +123,15 @@ class TrainingCLI(LightningCLI):
         """The run's newest checkpoint where `--resume` asks for it."""
         evaluates = self.subcommand != "fit"
         resume = self._get(self.config, "resume") or ("auto" if evaluates else "none")
-        path = Path(self.trainer.default_root_dir) / LAST_CHECKPOINT
+        path = checkpoint_path(str(Path(self.trainer.default_root_dir) / LAST_CHECKPOINT))
         if resume == "none":
             return None
-        if evaluates and not path.is_file():
+        if evaluates and not path.exists():
             raise UserError(
                 f"there is no checkpoint at {path}; fit first, name one with --ckpt_path, "
                 f"or {self.subcommand} the initial weights with --resume none"
             )
-        return str(path) if path.is_file() else None
+        return str(path) if path.exists() else None
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; Lightning turns Ctrl-C into `exit(1)` and goes deaf to the next, both are undone here."""
@@ -184,7 +184,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not there, not a checkpoint, or says nothing of its hyperparameters.
     """
-    if not path.is_file():
+    if not (path.is_file() or is_sharded(path)):
         raise UserError(f"there is no checkpoint at {path}")
     checkpoint = read_checkpoint(path)
     if "hyper_parameters" not in checkpoint:

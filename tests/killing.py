@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from lit_avg.cli import main
@@ -25,7 +26,12 @@ def kill() -> None:
 
 
 class Killed(L.Callback):
-    """Kills its process at the n-th of a certain moment of training."""
+    """Kills its process at the n-th of a certain moment of training.
+
+    Args:
+        moment: name of the moment, as in the methods.
+        count: which of those that this process lives to see.
+    """
 
     def __init__(self, moment: str, count: int) -> None:
         self.moment, self.left = moment, count
@@ -34,6 +40,9 @@ class Killed(L.Callback):
         self.left -= moment == self.moment
         if self.left == 0:
             kill()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._at("train start")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
         self._at("backward")
@@ -46,8 +55,32 @@ class Killed(L.Callback):
     ) -> None:
         self._at("batch end")
 
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._at("in validation")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._at("validation end")
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._at("epoch end")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._at("train end")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._at("fit end")
+
+
+class KilledAfterSaving(Killed, Checkpoint):
+    """As `Killed`, but behind the callbacks that save."""
 
 
 class KilledWhileSaving(L.Callback):
@@ -69,7 +102,7 @@ class KilledWhileSaving(L.Callback):
             kill()
 
 
-def write_config(folder: Path, shards: Path, steps: int) -> str:
+def write_config(folder: Path, shards: Path, steps: int, every_steps: int = 2, **trainer: object) -> str:
     """A stage that draws random numbers in each step, on a stream of shuffled and grouped samples."""
     model: dict[str, Any] = {**MODEL, "init_args": {**MODEL["init_args"]}}
     backbone = MODEL["init_args"]["backbone"]["init_args"]
@@ -78,7 +111,7 @@ def write_config(folder: Path, shards: Path, steps: int) -> str:
         "init_args": {**backbone, "llm": {**backbone["llm"], "vocab_size": 512}},
     }
     write_yaml(folder / "model.yaml", model)
-    trainer = {
+    settings = {
         "default_root_dir": "${run_root}",
         "max_steps": steps,
         "val_check_interval": 5,
@@ -87,14 +120,17 @@ def write_config(folder: Path, shards: Path, steps: int) -> str:
         "enable_progress_bar": False,
         "callbacks": [
             {"class_path": "callbacks.LossRecord"},
-            {"class_path": "callbacks.LastCheckpoint", "init_args": {"every_steps": 2}},
+            {"class_path": "callbacks.LastCheckpoint", "init_args": {"every_steps": every_steps}},
+            {"class_path": "callbacks.Preemption"},
+            {"class_path": "callbacks.ResultsWriter"},
         ],
+        **trainer,
     }
     data = {"train": str(shards), "val": str(shards), "tokenizer": "jersey", "batch_size": 3, "tile_size": 32}
     data |= {"grid_pinpoints": [[32, 64], [64, 32]], "system_prompt": None, "group_by_length": True, "workers": 1}
     content = {
         "run_root": str(folder / "run"),
-        "trainer": trainer,
+        "trainer": settings,
         "model": {
             "class_path": "lit_avg.stages.GumbelRouterTuning",
             "init_args": {"model": "model.yaml", "optimization": {"lr": 0.01}},

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import lightning as L
@@ -51,6 +52,28 @@ MODEL = {
 }
 
 
+class ResumableBatches:
+    """Some batches in order, and where they stand; an epoch that is over begins anew."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches, self.given = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.given %= len(self)
+        while self.given < len(self):
+            self.given += 1
+            yield self.batches[self.given - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.given = state["given"]
+
+
 class TinyData(L.LightningDataModule):
     """Four times the same four questions on two pictures; validation has a question without a picture, too."""
 
@@ -64,9 +87,9 @@ class TinyData(L.LightningDataModule):
     def decode(self, ids: Tensor) -> str:
         return " ".join(f"w{token}" for token in ids.tolist())
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Iterable[Batch]:
         questions = [([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1)]
-        return DataLoader([make_batch(questions, PICTURES, self.seed)] * 4, batch_size=None)
+        return ResumableBatches([make_batch(questions, PICTURES, self.seed)] * 4)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         questions = [([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1), ([(3, 2)], -1)]
