@@ -10,7 +10,7 @@ from rich.console import Console
 from datamodules.packing import presets
 from datamodules.packing.examine import DEFAULT_QUALITY, Resizing
 from datamodules.packing.journal import changed_settings, settings_of, tidy
-from datamodules.packing.pack import REJECTS, PackJob, pack
+from datamodules.packing.pack import REJECTS, PackJob, must_pack_anew, pack
 from datamodules.packing.progress_bar import progress_bar
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import parse_root
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
         Resizing(arguments.max_side, arguments.quality),
     )
     out, settings = arguments.out, job.settings()
-    if _is_done(out, settings, arguments.overwrite):
-        print(f"already done: {out} was packed from these annotations with these settings")
+    if _is_done(out, settings, arguments.overwrite) and not must_pack_anew(job, out, arguments.workers):
+        print(f"already done: {out} was packed from these annotations and pictures with these settings")
         return 0
     with progress_bar(Console(stderr=True)) as watch:
         report = pack(job, out, arguments.workers, arguments.max_rejects, arguments.overwrite, settings, watch)
@@ -108,7 +108,11 @@ def _add_running(options: ArgumentParser) -> None:
         default=len(os.sched_getaffinity(0)),
         help="processes; the bytes are the same with any number (all cores)",
     )
-    options.add_argument("--overwrite", action="store_true", help="replace shards that were packed from something else")
+    options.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace shards that were packed from something else, or from pictures that have changed",
+    )
 
 
 def _check(arguments: Namespace) -> None:

@@ -63,6 +63,10 @@ class Partial:
             os.fsync(file.fileno())
         beside.replace(path)
 
+    def forget(self) -> None:
+        """Begin anew."""
+        (self.folder / _JOURNAL).unlink(missing_ok=True)
+
 
 def partial_folder(out: Path) -> Path:
     """Where `out` is made."""

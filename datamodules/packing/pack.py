@@ -5,18 +5,21 @@ same input gives the same bytes with any number of processes, and after any inte
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from datamodules.packing.examine import Examiner, Packable, Refusal, Resizing
 from datamodules.packing.journal import INDEXES, Partial, Progress, begun, put_in_place
 from datamodules.packing.pool import in_order
 from datamodules.packing.presets import preset_named
+from datamodules.packing.recheck import Changes, changes_since, verdicts_in, verdicts_of
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import ImageRoot, Pictures
@@ -36,6 +39,9 @@ _SECONDS = 2.0
 
 There is one for each shard as well, unless shards are so small that most of the time would go into the journal.
 """
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def pack(
         workers: processes that read and decode; 1 for this one alone. They change nothing but the speed.
         max_rejects: share of the records that may be refused. If more are, `out` is not made, and what is packed waits
             beside it for another call that allows more.
-        overwrite: begin anew if the data were begun with other settings.
+        overwrite: begin anew if the data were begun with other settings, or from other pictures.
         settings: `job.settings()`, if they are known already: they cost reading all files that are hashed.
         watch: is told how it goes.
 
@@ -118,6 +124,8 @@ def pack(
     with begun(out, settings, overwrite) as partial:
         progress = partial.read()
         records = Records(job.annotations)
+        if progress.report.records:
+            progress = _looked_at_again(job, records, partial, progress, workers, overwrite)
         if not progress.whole:
             _pack_records(job, records, partial, progress, workers, watch)
         report = progress.report
@@ -131,22 +139,64 @@ def pack(
     return report
 
 
+def must_pack_anew(job: PackJob, out: Path, workers: int = 1) -> bool:
+    """Whether the pictures that `out` was made from have come to give more than it has.
+
+    Args:
+        job: with the settings that `out` was packed with.
+        out: a whole data set.
+        workers: processes that read; 1 for this one alone.
+
+    Raises:
+        UserError: they have changed, so that `out` must not be replaced without being told to.
+    """
+    with TemporaryDirectory() as indexes:
+        verdicts = verdicts_in(out, out / REJECTS)
+        changes = changes_since(verdicts, Records(job.annotations), _examiner(job, Path(indexes)), workers)
+    return _tell_anew(changes.ask_for_anew(out, overwrite=False), changes)
+
+
+def _looked_at_again(
+    job: PackJob, records: Records, partial: Partial, progress: Progress, workers: int, overwrite: bool
+) -> Progress:
+    """What was begun, as far as it still holds."""
+    rejects = (partial.folder / REJECTS).read_bytes()[: progress.rejects_bytes].splitlines()
+    verdicts = verdicts_of(progress.report, rejects)
+    changes = changes_since(verdicts, records, _examiner(job, partial.folder / INDEXES), workers)
+    if _tell_anew(changes.ask_for_anew(partial.folder, overwrite), changes):
+        partial.forget()
+        return Progress()
+    return progress
+
+
+def _tell_anew(anew: bool, changes: Changes) -> bool:
+    if anew and changes.packable:
+        _log.warning("%d records that were refused can be packed now, so all is packed anew", changes.packable)
+    return anew
+
+
 def _pack_records(
     job: PackJob, records: Records, partial: Partial, progress: Progress, workers: int, watch: Watch | None
 ) -> None:
-    preset = preset_named(job.preset)
-    pictures = Pictures(job.images, partial.folder / INDEXES, preset.folders, preset.any_extension)
-    pictures.build_indexes()
+    examiner = _examiner(job, partial.folder / INDEXES)
     sink = _Sink(job, partial, progress)
     try:
         todo = _chunks(islice(records, progress.report.records, None))
-        for outcomes in in_order(Examiner(pictures, preset, job.resizing), todo, workers):
+        for outcomes in in_order(examiner, todo, workers):
             sink.take(outcomes)
             if watch is not None:
                 watch(progress.report, records)
         sink.finish()
     finally:
         sink.abandon()
+
+
+def _examiner(job: PackJob, indexes: Path) -> Examiner:
+    """What looks at a job's records, its archives listed."""
+    preset = preset_named(job.preset)
+    pictures = Pictures(job.images, indexes, preset.folders, preset.any_extension)
+    pictures.build_indexes()
+    return Examiner(pictures, preset, job.resizing)
 
 
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -232,5 +282,5 @@ def _too_many(report: PackReport, max_rejects: float, folder: Path, out: Path) -
     return (
         f"{report.refused.total()} of {report.records} records refused ({report.refused_share:.2%}, {report.reasons}), "
         f"more than --max-rejects {max_rejects}: {out} is not made. Read {folder / REJECTS}; the same command with a "
-        "higher --max-rejects takes what is packed as it is"
+        "higher --max-rejects takes what is packed as it is, and looks again at what was refused"
     )
