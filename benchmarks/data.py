@@ -27,7 +27,7 @@ from datamodules.images import LLAVA_NEXT_PLANES, best_plane
 from datamodules.llava_shards import LLaVAShards
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
-from datamodules.sources import index_of
+from datamodules.shard_index import read_place
 from datamodules.stream import BatchStream
 
 SIDE = 336
@@ -73,10 +73,10 @@ def floor(module: LLaVAShards) -> int:
     count = 0
     for shard in range(len(samples.manifest.shards)):
         with samples.source.open(shard) as file:
-            for _, members in index_of(samples.source, shard):
-                for extension, (offset, size) in members.items():
-                    file.seek(offset)
-                    content = file.read(size)
+            for _, members in samples.source.index(shard):
+                for extension, place in members.items():
+                    assert isinstance(place, tuple)
+                    content = read_place(file, place)
                     if extension != "json":
                         resize(Image.open(io.BytesIO(content)).convert("RGB"))
                         count += 1
@@ -181,11 +181,16 @@ def resume(folder: Path, samples: int) -> None:
     shards = make_shards(folder, samples, 16, 2**28)
     stream = data(shards, 4, 0).train_dataloader()
     first_batch(stream, 0)
-    index_of.cache_clear()
+    forget_indexes(stream)
     begin, skipped = first_batch(stream, 0), len(stream) * 9 // 10
-    index_of.cache_clear()
+    forget_indexes(stream)
     print(f"\nfirst batch of {samples} samples: {begin:.2f} s at the beginning, ", end="")
     print(f"{first_batch(stream, skipped):.2f} s after {skipped * 4} samples (indexes read anew in both)")
+
+
+def forget_indexes(stream: BatchStream) -> None:
+    for part in stream.samples.samples.parts:
+        part.source.indexes.clear()
 
 
 if __name__ == "__main__":

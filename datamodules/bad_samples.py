@@ -6,7 +6,7 @@ same way, and no rank has fewer batches than another.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -49,16 +49,18 @@ class EncodedSamples(Dataset[tuple[EncodedSample, list[BadSample]]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[EncodedSample, list[BadSample]]:
-        """Encode one sample.
+        """Encode one sample; behind the last come the first again, as repeats.
 
         Raises:
             BadSampleError: it is no good and nothing may stand in.
             UserError: it is no good, and neither are all that might stand in.
         """
         reasons: dict[int, str] = {}
+        index, repeated = index % len(self), index >= len(self)
         for candidate in self.samples.stand_ins(index):
             try:
                 encoded = self.encode(self.samples[candidate])
+                encoded = replace(encoded, repeated=True) if repeated else encoded
             except BadSampleError as error:
                 if not self.replace:
                     raise

@@ -21,6 +21,7 @@ from datamodules.order import SHARDS_AT_ONCE, EpochOrder
 from datamodules.processor import llava_next_processor
 from datamodules.shard_cache import ShardCache
 from datamodules.sizes import lengths_of_all
+from datamodules.sources import check_room
 from datamodules.splits import Split, Splits
 from datamodules.stream import BatchStream
 from datamodules.stretch import stretch
@@ -229,8 +230,11 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         if not (sources := self.sources(split)):
             return None
         samples = self.samples(split)
-        for part in samples.parts:
-            part.source.check_room(SHARDS_AT_ONCE if training else 1)
+        if not len(samples):
+            raise UserError(self.why_empty(split))
+        read_at_once = [part.source for part in samples.parts]
+        for together in [read_at_once] if training else [[one] for one in read_at_once]:
+            check_room(together, SHARDS_AT_ONCE if training else 1)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         order = EpochOrder(
             samples.sources([source.weight for source in sources]),
@@ -244,7 +248,8 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
         encoded = EncodedSamples(samples, self.encoder_of(split), replace=training)
-        return BatchStream(encoded, order, self.collate, self.workers, bad_samples)
+        shown = {**self.text_and_pixels, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
+        return BatchStream(encoded, order, self.collate, self.workers, bad_samples, shown)
 
     def _lengths(self, samples: Mixture) -> Lengths:
         return lengths_of_all(samples.parts, self.tile_size, self.tiling.planes, self.max_length)

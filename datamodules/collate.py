@@ -37,6 +37,7 @@ class EncodedSample:
     questions: tuple[Question, ...]
     image: TiledImage | None
     image_hash: str = ""  # of the picture's file
+    repeated: bool = False  # shown before, and again only for every rank to have equally many
 
 
 class SampleEncoder:
@@ -147,6 +148,7 @@ class Collate:
             answers=[question.answer for question in questions],
             sources=[question.source for question in questions],
             image_hashes=hashes if all(hashes) else [],
+            repeated=[sample.repeated for sample in samples for _ in sample.questions],
         )
 
     def _rows(self, samples: Sequence[EncodedSample]) -> Iterator[Row]:

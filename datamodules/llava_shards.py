@@ -7,6 +7,7 @@ from datamodules.conversation import VICUNA_SYSTEM_PROMPT
 from datamodules.images import CLIP_MEAN, CLIP_STD
 from datamodules.mixture import WeightedShards, check_mixture
 from datamodules.shards import held_out
+from datamodules.splits import NAMES
 from lit_avg.errors import UserError
 
 
@@ -112,3 +113,14 @@ class LLaVAShards(ShardsDataModule):
         if self.of_split[split] != self.of_split["train"] or not self.val_share:
             return None
         return lambda key: held_out(key, self.val_share) == (split != "train")
+
+    def why_empty(self, split: Split) -> str:
+        """With `val_share`, what to choose instead."""
+        if self.keeps(split) is None:
+            return super().why_empty(split)
+        total = sum(part.manifest.samples for part in self.samples(split).parts)
+        mend = "lower" if split == "train" else "raise"
+        return (
+            f"the {NAMES[split]} split has no samples: val_share {self.val_share:g} of the {total} samples of `train` "
+            f"leaves it none; {mend} val_share, or give `val` a location of its own"
+        )

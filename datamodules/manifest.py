@@ -5,16 +5,24 @@ It is written last, so a folder without one is not a data set.
 
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lit_avg.errors import UserError
+from lit_avg.file_hashes import changed_beneath, known_sha256
 
 MANIFEST = "manifest.json"
 
 FORMAT = 1
 """Version of the manifest."""
+
+_WORTH_TELLING = 10**9
+"""Bytes that take a while to read."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Manifest:
         Raises:
             KeyError: one of the names is none of a shard.
         """
+        if names == [shard.name for shard in self.shards]:
+            return self
         by_name = {shard.name: shard for shard in self.shards}
         return manifest_of([by_name[name] for name in names], self.settings)
 
@@ -86,18 +96,39 @@ def read_manifest(folder: Path) -> Manifest:
         missing = f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder"
         raise UserError(f"no shards in {folder}: {missing}; make them with `lit-avg shard --out {folder}`") from error
     manifest = parse_manifest(data, str(path))
-    for shard in manifest.shards:
-        check_length(folder / shard.name, shard.bytes)
+    check_shards(path, manifest.shards)
     return manifest
 
 
-def check_length(path: Path, expected: int) -> None:
-    """See that a shard is there in full length.
+def check_shards(manifest: Path, shards: Sequence[Shard]) -> None:
+    """See that the shards beside a manifest are those that it describes.
+
+    The manifest is written last, so whatever came to its place later is looked at more closely: its content is hashed,
+    once. A copy of a folder is such a case, and so is a shard that somebody has changed or put there.
 
     Raises:
-        UserError: it is not.
+        UserError: one is missing, cut short, or another one.
     """
-    found = path.stat().st_size if path.is_file() else None
-    if found != expected:
-        state = "is missing" if found is None else f"has {found} bytes instead of {expected}"
+    written = manifest.stat().st_ctime_ns
+    later = [shard for shard in shards if _changed_at(manifest.parent / shard.name, shard.bytes) > written]
+    unread = sum(shard.bytes for shard in later if known_sha256(manifest.parent / shard.name) is None)
+    if unread > _WORTH_TELLING:
+        _log.warning(
+            "%s: %.1f GB of shards are newer than their manifest; they are read once, to see whether it is right",
+            manifest.parent,
+            unread / 1e9,
+        )
+    for path, found in changed_beneath(manifest, {shard.name: shard.sha256 for shard in shards}).items():
+        raise UserError(
+            f"shard {path} is not the one that {manifest} describes (sha256 {found[:12]}…); bring that one back, "
+            "or pack the data again with `lit-avg shard`"
+        )
+
+
+def _changed_at(path: Path, expected: int) -> int:
+    """When a shard was last changed, in whatever way."""
+    found = path.stat() if path.is_file() else None
+    if found is None or found.st_size != expected:
+        state = "is missing" if found is None else f"has {found.st_size} bytes instead of {expected}"
         raise UserError(f"shard {path} {state}; copy it again, or pack the data again with `lit-avg shard`")
+    return found.st_ctime_ns

@@ -7,6 +7,7 @@ train:
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,8 +59,11 @@ class Mixture:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that name the data."""
-        return hashlib.sha256("".join(part.manifest.digest for part in self.parts).encode()).hexdigest()[:16]
+        """16 hex digits that name the data: what is in it, what of that is taken, and what keys begin with."""
+        named = [part.manifest.digest for part in self.parts]
+        named += [part.chosen for part in self.parts if part.chosen]
+        named += [json.dumps(self.names)] if len(self.names) > 1 else []
+        return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
 
     def place_of(self, index: int) -> tuple[int, int]:
         """Which data set a sample is of, and which of its samples it is."""

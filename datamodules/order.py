@@ -31,7 +31,7 @@ class Source:
 class Batches:
     """The batches of an epoch."""
 
-    order: NDArray[np.int64]  # samples of all ranks, step by step
+    order: NDArray[np.int64]  # samples of all ranks, step by step; behind the last come the first again, as repeats
     size: int  # samples a step on all ranks together; the last step may have fewer
     rank: int
     ranks: int
@@ -127,13 +127,13 @@ class EpochOrder:
         """This rank's batches in this epoch."""
         if self.shuffle:
             order = self._shuffled()[: len(self) * self.step_size]
-        else:  # filled up from the front, so that every rank has equally many; merging outcomes drops the doubles
-            order = np.arange(ceil(self.samples / self.ranks) * self.ranks) % self.samples
+        else:  # filled up from the front, so that every rank has equally many
+            order = np.arange(ceil(self.samples / self.ranks) * self.ranks)
         return Batches(order, self.step_size, self.rank, self.ranks)
 
     def source_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """In which source each of these samples lies."""
-        return np.searchsorted(self.ends, samples, side="right")
+        return np.searchsorted(self.ends, samples % self.ends[-1], side="right")
 
     def _shuffled(self) -> NDArray[np.int64]:
         """The sources, each shuffled, spread evenly over the epoch."""

@@ -12,32 +12,41 @@ from numpy.typing import NDArray
 
 from datamodules.samples import BadSampleError, Sample, parse_sample
 from datamodules.shard_cache import ShardCache, default_shard_cache
-from datamodules.shard_index import read_place
-from datamodules.sources import index_of, open_source
+from datamodules.shard_index import Unreadable, read_place
+from datamodules.sources import ShardSource, open_source
 
 
 class ShardedSamples:
     """Random access to the samples of shards.
 
     Args:
-        folder: holds the shards and their manifest; or another location, as in `datamodules.sources`.
+        folder: holds the shards and their manifest; or another location, as in `datamodules.sources`, opened or not.
         keep: which samples to take, by key; all of them if not given.
         cache: for shards that lie elsewhere.
     """
 
     def __init__(
-        self, folder: Path | str, keep: Callable[[str], bool] | None = None, cache: ShardCache | None = None
+        self,
+        folder: Path | str | ShardSource,
+        keep: Callable[[str], bool] | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
-        self.folder = folder
-        self.source = open_source(folder, cache or default_shard_cache())
+        opened = isinstance(folder, ShardSource)
+        self.source = folder if opened else open_source(folder, cache or default_shard_cache())
         self.manifest = self.source.manifest
-        numbers = range(self.manifest.samples)
-        kept = [number for number in numbers if keep is None or keep(sample_key(number))]
-        self.numbers = np.array(kept, dtype=np.int64)
+        self.numbers = np.arange(self.manifest.samples, dtype=np.int64)
+        if keep is not None:
+            kept = [number for number in range(self.manifest.samples) if keep(sample_key(number))]
+            self.numbers = np.array(kept, dtype=np.int64)
         self.ends = np.cumsum([shard.samples for shard in self.manifest.shards])
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def chosen(self) -> str:
+        """Names which samples are taken; empty if all are."""
+        return "" if len(self) == self.manifest.samples else hashlib.sha256(self.numbers.tobytes()).hexdigest()
 
     @property
     def shard_of_sample(self) -> NDArray[np.int64]:
@@ -53,17 +62,20 @@ class ShardedSamples:
         number = int(self.numbers[index])
         shard = int(np.searchsorted(self.ends, number, side="right"))
         first = int(self.ends[shard]) - self.manifest.shards[shard].samples
-        key, members = index_of(self.source, shard)[number - first]
+        key, members = self.source.index(shard)[number - first]
+        where = f"sample {key} in {self.source.places[shard]}"
         if "json" not in members or len(members) > 2:
-            place = self.source.places[shard]
-            raise BadSampleError(f"sample {key} in {place} has {sorted(members)}, not .json and at most one picture")
+            raise BadSampleError(f"{where} has {sorted(members)}, not .json and at most one picture")
+        for extension, place in members.items():
+            if isinstance(place, Unreadable):
+                raise BadSampleError(f"{where}: its .{extension} is {place.reason}")
         with self.source.open(shard) as file:
-            parts = {name: read_place(file, place) for name, place in members.items()}
+            parts = {name: read_place(file, place) for name, place in members.items() if isinstance(place, tuple)}
         record = parts.pop("json")
         return parse_sample(self._unique(key, shard), record, next(iter(parts.values()), None))
 
     def _unique(self, key: str, shard: int) -> str:
-        """Tar files that others made may use the same key in each."""
+        """Tar files that others made may use the same key in each, and may be called alike in several folders."""
         return key if self.source.packed else f"{self.manifest.shards[shard].name}/{key}"
 
 

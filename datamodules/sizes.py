@@ -5,12 +5,11 @@ beside the shards where that can be written; those of shards from elsewhere besi
 """
 
 import logging
-import tarfile
-import tempfile
 import warnings
 from collections.abc import Sequence
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,9 @@ from PIL import Image
 
 from datamodules.grouping import Lengths
 from datamodules.images import best_plane
+from datamodules.shard_index import Place, PlaceReader, ShardIndex, Unreadable
 from datamodules.shards import ShardedSamples
+from lit_avg.studies.files import write_whole
 
 PATCH = 14
 """Side of the encoder's patches in pixels; CLIP's and SigLIP's. Only an estimate hangs on it."""
@@ -78,30 +79,31 @@ def sample_sizes(samples: ShardedSamples) -> NDArray[np.int64]:
     of_shards: list[NDArray[np.int64]] = []
     for number in range(len(source.places)):
         with source.open(number) as file:
-            of_shards.append(sizes_in_shard(file))
+            of_shards.append(sizes_in_shard(file, source.index(number)))
     sizes = np.concatenate(of_shards)
     _keep(kept, sizes)
     return sizes[samples.numbers]
 
 
-def sizes_in_shard(shard: BinaryIO) -> NDArray[np.int64]:
+def sizes_in_shard(shard: BinaryIO, index: ShardIndex) -> NDArray[np.int64]:
     """The same of one shard, in the order in which its samples lie."""
-    rows: dict[str, list[int]] = {}
-    with tarfile.open(fileobj=shard, encoding="utf-8") as tar, warnings.catch_warnings(action="ignore"):
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            row = rows.setdefault(key, [0, 0, 0])
-            if extension == "json":
-                row[0] = member.size
-            elif (file := tar.extractfile(member)) is not None:
-                row[1:] = _sides(file)
-    return np.array(list(rows.values()), dtype=np.int64).reshape(-1, 3)
+    rows = [[0, 0, 0] for _ in index]
+    with warnings.catch_warnings(action="ignore"):
+        for row, (_, members) in zip(rows, index, strict=True):
+            for extension, place in members.items():
+                if extension != "json":
+                    row[1:] = _sides(shard, place)
+                elif not isinstance(place, Unreadable):
+                    row[0] = place[1]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def _sides(file: IO[bytes]) -> tuple[int, int]:
+def _sides(shard: BinaryIO, place: Place | Unreadable) -> tuple[int, int]:
     """Height and width as the header has them; a picture that is none will be told of when it is its turn."""
+    if isinstance(place, Unreadable):
+        return 1, 1
     try:
-        with Image.open(file) as picture:
+        with Image.open(BufferedReader(PlaceReader(shard, place))) as picture:
             return picture.height, picture.width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 1, 1
@@ -109,9 +111,9 @@ def _sides(file: IO[bytes]) -> tuple[int, int]:
 
 def _keep(path: Path, sizes: NDArray[np.int64]) -> None:
     """Write the sizes whole or not at all; several ranks may do so at a time."""
+    content = BytesIO()
+    np.save(content, sizes)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            np.save(file, sizes)
-        Path(file.name).replace(path)
+        write_whole(path, content.getvalue())
     except OSError as error:
         _log.warning("the sizes of the samples cannot be kept beside the shards: %s", error)

@@ -6,31 +6,36 @@
     https://host/mix-{000000..000041}.tar             the same elsewhere
     pipe:ssh host cat /data/mix-{000000..000041}.tar  a shell command of your own for each; it writes the tar file
 
-Samples are read in any order, so a shard that lies elsewhere is fetched whole into a cache when first needed. Tar files
-without a manifest are gone through once, and what their headers say is kept; WebDataset's `::` is not known.
+Samples are read in any order, so a shard that lies elsewhere is fetched whole into a cache when first needed. Data is
+known by its content, wherever it lies: by the hashes in its manifest, or by those of the tar files. Tar files without a
+manifest are gone through once, and what their headers say is kept; WebDataset's `::` is not known.
 """
 
-import hashlib
 import io
-import json
 import logging
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from braceexpand import braceexpand
 
 from datamodules.fetching import PIPE, Expected, MissingError, fetch, is_remote
-from datamodules.manifest import MANIFEST, Manifest, Shard, check_length, manifest_of, parse_manifest, read_manifest
+from datamodules.manifest import MANIFEST, Manifest, Shard, check_shards, manifest_of, parse_manifest, read_manifest
+from datamodules.order import SHARDS_AT_ONCE
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_index import ShardIndex, read_index
 from lit_avg.errors import UserError
+from lit_avg.file_hashes import file_sha256
+from lit_avg.studies.files import write_whole
+
+INDEXES = 2 * SHARDS_AT_ONCE
+"""Indexes of shards that each source remembers: of those that are mixed, and of those that come next."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)  # equal to itself alone, so that its indexes can be remembered
+@dataclass(frozen=True, eq=False)
 class ShardSource:
     """Shards that can be opened, be they here or elsewhere."""
 
@@ -39,6 +44,8 @@ class ShardSource:
     places: tuple[str, ...]  # path, URL or command of each shard
     cache: ShardCache
     packed: bool  # `lit-avg shard` made them, so that their keys are unique
+    identity: dict[str, str]  # what names the data: the manifest's place and hash, or those of each tar file
+    indexes: dict[int, ShardIndex] = field(default_factory=dict[int, ShardIndex], repr=False)  # the latest last
 
     def open(self, number: int) -> BinaryIO:
         """A shard by its number, fetched if it is elsewhere.
@@ -49,34 +56,46 @@ class ShardSource:
         shard = self.manifest.shards[number]
         return _open(self.places[number], self.cache, Expected(shard.sha256, shard.bytes))
 
-    def check_room(self, at_once: int) -> None:
-        """See that the cache holds as many shards as are read at a time; else each would be fetched again and again.
+    def index(self, number: int) -> ShardIndex:
+        """Where the samples of a shard lie.
 
         Raises:
-            UserError: it does not.
+            UserError: it cannot be read, or holds another number of samples than it should.
         """
-        elsewhere = [shard.bytes for shard, at in zip(self.manifest.shards, self.places, strict=True) if is_remote(at)]
-        needed = sum(sorted(elsewhere, reverse=True)[:at_once])
-        if needed > self.cache.max_bytes:
-            raise UserError(
-                f"the cache holds {self.cache.max_bytes / 1e9:.3g} GB, but {at_once} shards of {self.location}, which "
-                f"are read at a time, have {needed / 1e9:.3g}; raise cache_gb, or pack smaller shards"
-            )
+        if (index := self.indexes.pop(number, None)) is None:
+            index = self._read_index(number)
+        self.indexes[number] = index
+        if len(self.indexes) > INDEXES:
+            del self.indexes[next(iter(self.indexes))]
+        return index
+
+    def _read_index(self, number: int) -> ShardIndex:
+        shard = self.manifest.shards[number]
+        with self.open(number) as file:
+            index = read_index(file, self.places[number])
+        if len(index) != shard.samples:
+            raise UserError(f"shard {self.places[number]} has {len(index)} samples instead of {shard.samples}")
+        return index
 
 
-@lru_cache(maxsize=64)
-def index_of(source: ShardSource, number: int) -> ShardIndex:
-    """Where the samples of a shard lie.
+def check_room(sources: Sequence[ShardSource], at_once: int) -> None:
+    """See that the cache holds as many shards as are read at a time; else each would be fetched again and again.
+
+    Args:
+        sources: all that are read at a time.
+        at_once: shards of each.
 
     Raises:
-        UserError: it cannot be read, or holds another number of samples than it should.
+        UserError: it does not.
     """
-    shard = source.manifest.shards[number]
-    with source.open(number) as file:
-        index = read_index(file, source.places[number])
-    if len(index) != shard.samples:
-        raise UserError(f"shard {source.places[number]} has {len(index)} samples instead of {shard.samples}")
-    return index
+    largest = [sorted(_bytes_elsewhere(source), reverse=True)[:at_once] for source in sources]
+    needed, room = sum(map(sum, largest)), min((source.cache.max_bytes for source in sources), default=0)
+    if needed > room:
+        where = ", ".join(source.location for source, sizes in zip(sources, largest, strict=True) if sizes)
+        raise UserError(
+            f"the cache holds {room / 1e9:.3g} GB, but {at_once * len(sources)} shards of {where}, which "
+            f"are read at a time, have {needed / 1e9:.3g}; raise cache_gb, or pack smaller shards"
+        )
 
 
 def open_source(location: str | Path, cache: ShardCache) -> ShardSource:
@@ -93,20 +112,49 @@ def open_source(location: str | Path, cache: ShardCache) -> ShardSource:
     if not where.startswith(PIPE) and not where.endswith(".tar"):
         manifest = _remote_manifest(where) if is_remote(where) else read_manifest(Path(where))
         places = tuple(_beside(where, shard.name) for shard in manifest.shards)
-        return ShardSource(where, manifest, places, cache, packed=True)
+        named_by = {_absolute(_beside(where, MANIFEST)): manifest.digest}
+        return ShardSource(where, manifest, places, cache, True, named_by)
     try:
         places = tuple(braceexpand(where))
     except ValueError as error:
         raise UserError(f"{where}: {error}; write a range as {{000000..000041}}") from error
+    if (twice := next((place for place in places if places.count(place) > 1), None)) is not None:
+        raise UserError(f"{where} names {twice} twice; name each shard once, or give it a weight in a list")
     whole = None if where.startswith(PIPE) else _manifest_beside(places)
     if whole is not None:
-        return ShardSource(where, whole, places, cache, packed=True)
-    shards = [_described(place, cache) for place in places]
-    return ShardSource(where, manifest_of(shards, {}), places, cache, packed=False)
+        part, named_by = whole
+        return ShardSource(where, part, places, cache, True, named_by)
+    shards = [_described(place, name, cache) for place, name in zip(places, distinct_names(places), strict=True)]
+    identity = {_absolute(place): shard.sha256 for place, shard in zip(places, shards, strict=True)}
+    return ShardSource(where, manifest_of(shards, {}), places, cache, False, identity)
+
+
+def may_be_there(location: str) -> bool:
+    """Whether it is worth a try to open the shards: none that should be on this machine's disk and are all missing."""
+    if is_remote(location):
+        return True
+    try:
+        return any(Path(place).exists() for place in braceexpand(location))
+    except ValueError:
+        return True
+
+
+def distinct_names(places: Sequence[str]) -> list[str]:
+    """What keys of samples call tar files: their own names, with as many folders before them as tell them apart."""
+    parts = [place.split("/") for place in places]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(places)
 
 
 def _beside(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
+
+
+def _absolute(place: str) -> str:
+    return place if is_remote(place) else str(Path(place).absolute())
 
 
 def _remote_manifest(folder: str) -> Manifest:
@@ -116,49 +164,52 @@ def _remote_manifest(folder: str) -> Manifest:
     return parse_manifest(content.getvalue(), url)
 
 
-def _manifest_beside(places: tuple[str, ...]) -> Manifest | None:
-    """What the manifest in the folder of some tar files says of them; None if there is none."""
+def _manifest_beside(places: tuple[str, ...]) -> tuple[Manifest, dict[str, str]] | None:
+    """What the manifest in the folder of some tar files says of them, its place and hash; None if there is none."""
     folder, *others = {place.rpartition("/")[0] or "." for place in places}
     if others:
         return None
+    path = _beside(folder, MANIFEST)
     try:
-        if is_remote(folder):
-            whole = _remote_manifest(folder)
-        else:
-            whole = parse_manifest((Path(folder) / MANIFEST).read_bytes(), _beside(folder, MANIFEST))
+        whole = _remote_manifest(folder) if is_remote(folder) else parse_manifest(Path(path).read_bytes(), path)
         part = whole.part([place.rpartition("/")[2] for place in places])
     except (FileNotFoundError, MissingError, KeyError):
         return None
     if not is_remote(folder):
-        for place, shard in zip(places, part.shards, strict=True):
-            check_length(Path(place), shard.bytes)
-    return part
+        check_shards(Path(path), part.shards)
+    return part, {_absolute(path): whole.digest}
 
 
-def _described(place: str, cache: ShardCache) -> Shard:
-    """What is kept of a tar file without a manifest: its samples, its size, and its hash if it was fetched."""
-    version = "" if is_remote(place) else _version(Path(place))
-    name = hashlib.sha256(f"{place}{version}".encode()).hexdigest()
-    kept = cache.folder / "described" / f"{name}.json"
-    with cache.lock(kept.name):
-        if not kept.is_file():
-            _log.warning("%s has no manifest: going through it once", place)
-            found = cache.describe(place) if is_remote(place) else Expected(bytes=Path(place).stat().st_size)
-            with _open(place, cache, found) as file:
-                samples = len(read_index(file, place))
-            kept.parent.mkdir(exist_ok=True)
-            part = kept.with_suffix(".part")
-            part.write_text(json.dumps({"samples": samples, **vars(found)}), encoding="utf-8")
-            part.replace(kept)
-    return Shard(name=place.rpartition("/")[2], **json.loads(kept.read_text(encoding="utf-8")))
+def _described(place: str, name: str, cache: ShardCache) -> Shard:
+    """A tar file without a manifest: its hash, its size, and its samples, which are counted once for each content."""
+    if is_remote(place):
+        found = cache.identify(place)
+    elif not (path := Path(place)).is_file():
+        raise UserError(f"there is no shard {place}; name a folder of shards, or tar files that are there")
+    else:
+        found = Expected(file_sha256(path), path.stat().st_size)
+    return Shard(name, _count(place, found, cache), found.bytes, found.sha256)
 
 
-def _version(path: Path) -> str:
+def _count(place: str, found: Expected, cache: ShardCache) -> int:
+    """Samples of a tar file."""
+    kept = cache.folder / "samples" / found.sha256
+    if kept.is_file() and (text := kept.read_text(encoding="utf-8")).isdigit():
+        return int(text)
+    _log.warning("%s has no manifest: going through it once", place)
+    with _open(place, cache, found) as file:
+        samples = len(read_index(file, place))
     try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no shard {path}; name a folder of shards, or tar files that are there") from error
-    return f" {found.st_size} {found.st_mtime_ns}"
+        write_whole(kept, str(samples))
+    except OSError as error:
+        _log.warning("how many samples %s has cannot be kept: %s", place, error)
+    return samples
+
+
+def _bytes_elsewhere(source: ShardSource) -> list[int]:
+    """Sizes of the shards that are fetched."""
+    pairs = zip(source.manifest.shards, source.places, strict=True)
+    return [shard.bytes for shard, place in pairs if is_remote(place)]
 
 
 def _open(place: str, cache: ShardCache, expected: Expected) -> BinaryIO:

@@ -1,19 +1,23 @@
 """Which samples the splits of a data module have, and what names them."""
 
 import hashlib
+import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from datamodules.manifest import MANIFEST
 from datamodules.mixture import Mixture, WeightedShards
 from datamodules.shard_cache import ShardCache
 from datamodules.shards import ShardedSamples
-from datamodules.sources import open_source
+from datamodules.sources import ShardSource, may_be_there, open_source
 
 Split = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+"""What people call them."""
 
 
 class Splits:
@@ -38,31 +42,64 @@ class Splits:
         """The kinds of questions that a split asks; None for all."""
         return None
 
+    def why_empty(self, split: Split) -> str:
+        """What to tell where a split is asked for, but has no samples."""
+        where = ", ".join(source.shards for source in self.sources(split))
+        return f"the {NAMES[split]} split has no samples: there are none in {where}, or none of those is wanted"
+
     def samples(self, split: Split) -> Mixture:
-        """All samples of a split, as they lie; none if there is no such split."""
-        keeps = self.keeps(split)
-        return Mixture(
-            {source.called: ShardedSamples(source.shards, keeps, self.shard_cache) for source in self.sources(split)}
-        )
+        """All samples of a split, as they lie; none if there is no such split. What was opened is kept."""
+        if split not in self._mixtures:
+            keeps = self.keeps(split)
+            parts = {source.called: ShardedSamples(self._opened(source), keeps) for source in self.sources(split)}
+            self._mixtures[split] = Mixture(parts)
+        return self._mixtures[split]
 
     def data_digest(self, split: Split) -> str | None:
-        """SHA-256 of which samples a split has; None if there is no such split."""
-        if not self.sources(split):
+        """SHA-256 of which samples a split has, and of what their keys begin with; None if there is no such split."""
+        if not (sources := self.sources(split)):
             return None
         parts = self.samples(split).parts
         named = [part.manifest.digest.encode() + part.numbers.tobytes() for part in parts]
         named += [kind.encode() for kind in self.kinds(split) or ()]
+        named += [json.dumps([source.called for source in sources]).encode()] if len(sources) > 1 else []
         return hashlib.sha256(b"".join(named)).hexdigest()
 
-    def manifests(self) -> list[Path]:
-        """The manifests that are on the disk by now; one that draws its data on first use has none before."""
-        locations = dict.fromkeys(source.shards for split in SPLITS for source in self.sources(split))
-        return [path for location in locations if (path := Path(location) / MANIFEST).is_file()]
+    def identities(self) -> dict[str, str]:
+        """What names the data of all splits, place by place: a manifest or tar file, a URL or a command, and its hash.
+
+        What is not there yet on this machine's disk has none, so that runs of it can be planned.
+
+        Raises:
+            UserError: what is there is no data.
+        """
+        known = dict[str, str]()
+        for source in [source for split in SPLITS for source in self.sources(split)]:
+            if may_be_there(source.shards):
+                known |= self._opened(source).identity
+        return known
 
     @property
     def manifest_hash(self) -> str:
         """16 hex digits that name the data of all splits."""
-        sources = [source for split in SPLITS for source in self.sources(split)]
-        names = [open_source(source.shards, self.shard_cache).manifest.digest for source in sources]
-        weights = ["" if source.weight == 1 else f" x {source.weight:g}" for source in sources]
-        return hashlib.sha256("".join(map(str.__add__, names, weights)).encode()).hexdigest()[:16]
+        named = list[str]()
+        for split in SPLITS:
+            for source in self.sources(split):
+                weight = "" if source.weight == 1 else f" x {source.weight:g}"
+                named.append(f"{self._opened(source).manifest.digest}{weight}")
+        named += [part.chosen for split in SPLITS if self.keeps(split) for part in self.samples(split).parts]
+        return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
+
+    def _opened(self, source: WeightedShards) -> ShardSource:
+        """The shards of a data set, opened once however many splits and parts are made of them."""
+        if source.shards not in self._sources:
+            self._sources[source.shards] = open_source(source.shards, self.shard_cache)
+        return self._sources[source.shards]
+
+    @cached_property
+    def _sources(self) -> dict[str, ShardSource]:
+        return {}
+
+    @cached_property
+    def _mixtures(self) -> dict[Split, Mixture]:
+        return {}

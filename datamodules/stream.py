@@ -5,7 +5,7 @@ announces each epoch through `BatchStream.sampler` as it does to a `DistributedS
 checkpoints: the first rank's, so it says nothing that differs from rank to rank.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ class BatchStream:
         collate: makes a batch of some.
         workers: processes that read, decode and collate; 0 for none.
         bad_samples: where the samples that were not used are told; by default nowhere, and any number is allowed.
+        shown: by name, what makes of a sample what is shown of it.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class BatchStream:
         collate: Callable[[Sequence[EncodedSample]], Batch],
         workers: int = 0,
         bad_samples: BadSampleLog | None = None,
+        shown: Mapping[str, str] | None = None,
     ) -> None:
         self.samples = samples
         self.sampler = self.batch_sampler = order  # where Lightning looks for `set_epoch`, and DeepSpeed for the size
         self.collate = CollateNoting(collate)
         self.workers = workers
+        self.shown = dict(shown or {})
         self.bad_samples = bad_samples or BadSampleLog(None, 0, 1, len(samples))
         self.epoch, self.yielded = 0, 0
         self.seen = dict.fromkeys(samples.samples.names, 0)
@@ -100,7 +103,7 @@ class BatchStream:
     @property
     def identity(self) -> dict[str, int | str]:
         """What must be equal for two streams to show the same."""
-        return {**self.sampler.identity, "data": self.samples.samples.digest}
+        return {**self.sampler.identity, "data": self.samples.samples.digest, **self.shown}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what its order follows from."""
@@ -112,7 +115,7 @@ class BatchStream:
         Raises:
             UserError: the order would be another one, so that some samples would be seen twice and others not at all.
         """
-        now = self.identity
+        now = {name: value for name, value in self.identity.items() if name in state or name not in self.shown}
         if changed := [
             f"{name} was {state.get(name)} and is {value}" for name, value in now.items() if state.get(name) != value
         ]:

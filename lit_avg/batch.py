@@ -48,6 +48,12 @@ class Batch:
     image_hashes: list[str] = field(
         default_factory=list[str]
     )  # I, equal for one picture in two samples; or none at all
+    repeated: list[bool] = field(default_factory=list[bool])  # Q times whether it was shown before, or none at all
+
+    @property
+    def counted(self) -> list[int]:
+        """The questions that are not shown only for every rank to have equally many."""
+        return [question for question in range(len(self.keys)) if not (self.repeated and self.repeated[question])]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on `device` (Lightning calls this)."""

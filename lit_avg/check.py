@@ -19,6 +19,7 @@ from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
+from lit_avg.studies.identity import code_hash
 from lit_avg.training_cli import hush
 
 PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
@@ -31,11 +32,11 @@ OF_READING = ("seed", "workers", "group_by_length", "max_bad_share", "shard_cach
 
 
 @runtime_checkable
-class TellsManifests(Protocol):
-    """A datamodule whose shards are on the disk before it is asked to make them."""
+class TellsIdentities(Protocol):
+    """A datamodule that knows its data by its content."""
 
-    def manifests(self) -> list[Path]:
-        """Those that are there."""
+    def identities(self) -> dict[str, str]:
+        """Hashes, by the file, URL or command that has the data, or by the name of what draws it."""
         ...
 
 
@@ -87,13 +88,14 @@ def check(arguments: list[str]) -> dict[str, Any]:
     processes = [trainer.devices, trainer.num_nodes]
     return {
         "config": hashlib.sha256(cli.config_text().encode()).hexdigest()[:16],
-        "manifests": _manifests(cli.datamodule),
+        "manifests": _identities(cli.datamodule),
         "policies": _policies(cli.model) if isinstance(cli.model, Stage) else [],
         "metrics": METRICS,
         "kinds": cli.datamodule.question_kinds if isinstance(cli.datamodule, TellsKinds) else None,
         "processes": [int(count) for count in processes] if str(processes[0]).isdigit() else None,
         "feedback": _feedback(cli) if isinstance(cli.model, RGLF) else None,
         "levels": list(cli.model.granularities.tokens) if isinstance(cli.model, RGLF) else [],
+        "program": code_hash(),
     }
 
 
@@ -118,6 +120,6 @@ def _policies(stage: Stage) -> list[str]:
     return list(stage.policies)
 
 
-def _manifests(data: LightningDataModule) -> dict[str, str]:
-    paths = data.manifests() if isinstance(data, TellsManifests) else []
-    return {str(path.absolute()): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths}
+def _identities(data: LightningDataModule) -> dict[str, str]:
+    known = data.identities() if isinstance(data, TellsIdentities) else {}
+    return {place: sha256[:16] for place, sha256 in known.items()}

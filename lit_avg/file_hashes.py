@@ -4,16 +4,21 @@ A hash is kept for as long as the file's path, size, inode and both times (in na
 of the last change of the inode is among them, since `cp -p` and `touch -r` set the other one back.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from lit_avg.cache_folder import default_cache
 from lit_avg.studies.files import write_whole
+
+_WORTH_KEEPING = 2**20
+"""Bytes of a file from which on its hash is kept on the disk; a smaller one is read as fast as the note of it."""
 
 _TICK_S = 0.02
 """Two changes of a file that are less apart may leave the same time; the kernel's clock for files ticks so slowly."""
@@ -33,11 +38,18 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    place = Path(os.path.abspath(path))  # noqa: PTH100  links are followed where they lead today
-    state = file_state(place)
-    if (place_and_state := (str(place), state)) not in _known:
-        _known[place_and_state] = _kept(place, state) or _read_and_keep(place)
-    return _known[place_and_state]
+    place = _absolute(path)
+    return _noted(place, file_state(place)) or _read_and_keep(place)
+
+
+def known_sha256(path: Path) -> str | None:
+    """The same if it can be told at once; None of a large file that is new or was changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    place = _absolute(path)
+    return file_sha256(place) if place.stat().st_size < _WORTH_KEEPING else _noted(place, file_state(place))
 
 
 def sha256_of_content(path: Path) -> str:
@@ -52,10 +64,28 @@ def sha256_of_content(path: Path) -> str:
 
 def keep_sha256(path: Path, sha256: str) -> None:
     """Note the hash of a file that was just written or fetched, so that nobody has to read it again."""
-    place = Path(os.path.abspath(path))  # noqa: PTH100  see above
-    state = file_state(place)
-    _known[str(place), state] = sha256
-    _keep(place, state, sha256)
+    place = _absolute(path)
+    _keep(place, file_state(place), sha256)
+
+
+def changed_beneath(manifest: Path, hashes: Mapping[str, str], read: bool = True) -> dict[Path, str]:
+    """The files beside a manifest that somebody has changed or put there since it was written, and their hashes.
+
+    Only what was changed later than the manifest is hashed, and that once.
+
+    Args:
+        manifest: what says how the files should be.
+        hashes: by the files' names; empty where it says none.
+        read: also look at large files of which nothing is known yet; else they count as unchanged.
+    """
+    written, changed = manifest.stat().st_ctime_ns, dict[Path, str]()
+    for name, sha256 in hashes.items():
+        path = manifest.parent / name
+        if sha256 and path.stat().st_ctime_ns > written:
+            found = file_sha256(path) if read else known_sha256(path)
+            if found not in (None, sha256):
+                changed[path] = found
+    return changed
 
 
 def file_state(path: Path) -> str:
@@ -68,15 +98,24 @@ def file_state(path: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  links are followed where they lead today
+
+
 def _read_and_keep(place: Path) -> str:
-    """Read a file, again if somebody wrote to it meanwhile."""
-    while True:
-        _wait_for_next_tick(place)
-        before = file_state(place)
-        sha256 = sha256_of_content(place)
-        if file_state(place) == before:
-            _keep(place, before, sha256)
-            return sha256
+    """Read a file, again if somebody wrote to it meanwhile; of several processes one does, and the others wait."""
+    with place.open("rb") as file:
+        with suppress(OSError):  # a file system without locks: then each reads for itself
+            fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            _wait_for_next_tick(place)
+            before = file_state(place)
+            if (noted := _noted(place, before)) is not None:
+                return noted
+            sha256 = sha256_of_content(place)
+            if file_state(place) == before:
+                _keep(place, before, sha256)
+                return sha256
 
 
 def _wait_for_next_tick(place: Path) -> None:
@@ -87,21 +126,28 @@ def _wait_for_next_tick(place: Path) -> None:
         time.sleep(tick - age)
 
 
-def _kept(place: Path, state: str) -> str | None:
-    """What another process noted; None if the file was changed since, or nothing can be read."""
-    with suppress(OSError, RuntimeError, ValueError, TypeError, KeyError):
-        noted = json.loads(_note_of(place).read_bytes())
-        if noted["path"] == str(place) and noted["state"] == state and len(noted["sha256"]) == 64:
-            return noted["sha256"]
+def _noted(place: Path, state: str) -> str | None:
+    """What is known of a file in this state, by this process or by another; None if nothing is."""
+    if (found := _known.get((str(place), state))) is not None:
+        return found
+    with suppress(OSError, RuntimeError, ValueError, TypeError, KeyError):  # no note, or one that is broken
+        noted = json.loads(_note_of(place, state).read_bytes())
+        if (noted["path"], noted["state"], len(noted["sha256"])) == (str(place), state, 64):
+            return _known.setdefault((str(place), state), noted["sha256"])
     return None
 
 
 def _keep(place: Path, state: str, sha256: str) -> None:
+    _known[str(place), state] = sha256
+    if int(state.partition(" ")[0]) < _WORTH_KEEPING:
+        return
     try:
-        write_whole(_note_of(place), json.dumps({"path": str(place), "state": state, "sha256": sha256}))
+        write_whole(_note_of(place, state), json.dumps({"path": str(place), "state": state, "sha256": sha256}))
     except (OSError, RuntimeError, UnicodeError) as error:  # read-only, full, or a user without a home
         _log.debug("the hash of %s cannot be kept: %s", place, error)
 
 
-def _note_of(place: Path) -> Path:
-    return default_cache() / "file_hashes" / f"{hashlib.sha256(os.fsencode(place)).hexdigest()}.json"
+def _note_of(place: Path, state: str) -> Path:
+    """A file for each state: machines that share the cache may have another file each under the same path."""
+    name = hashlib.sha256(os.fsencode(f"{place} {state}")).hexdigest()
+    return default_cache() / "file_hashes" / f"{name}.json"

@@ -3,12 +3,14 @@
 For `Outcomes` every level is tried, so that all policies can be read off one pass and compared question by question.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lit_avg.errors import UserError
 from lit_avg.finite import check_feedback, check_scores
 
 
@@ -74,7 +76,11 @@ class Outcomes:
 
     @staticmethod
     def merge(parts: "Sequence[Outcomes]") -> "Outcomes":
-        """All parts as one, a question that occurs twice (a sampler's filling) kept once."""
+        """All parts as one.
+
+        Raises:
+            UserError: two questions have the same key, so that nobody could tell later which outcome is whose.
+        """
         scores = [part.scores for part in parts if part.scores is not None]
         everything = Outcomes(
             keys=[key for part in parts for key in part.keys],
@@ -87,5 +93,10 @@ class Outcomes:
             tiles=torch.cat([part.tiles for part in parts]),
             images=[image for part in parts for image in part.images],
         )
-        first = {key: question for question, key in reversed(list(enumerate(everything.keys)))}
-        return everything.rows(torch.tensor(sorted(first.values()), dtype=torch.long))
+        if len(set(everything.keys)) < len(everything):
+            twice = next(key for key, count in Counter(everything.keys).items() if count > 1)
+            raise UserError(
+                f"two questions have the key {twice}, so their outcomes cannot be told apart; give each sample a key "
+                "of its own, and let a loader say in `Batch.repeated` which it shows again"
+            )
+        return everything

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import (
     _loaders_dumpers,  # pyright: ignore[reportPrivateUsage]  its loader has no public name
     set_dumper,
 )
+from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_avg.errors import UserError
@@ -24,7 +25,18 @@ NOISE = re.compile(
 
 
 class TrainingParser(LightningArgumentParser):
-    """Raises what argparse would print before it exits."""
+    """Raises what argparse would print before it exits, and takes a text for what it is where a text is asked for."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add an argument; where its type allows a text, none is ever opened as a path or URL of a nested config.
+
+        jsonargparse opens what it takes for one wherever a list of dataclasses is allowed as well: a location of shards
+        would be read whole, tar file or web page, at each look at the config.
+        """
+        action = super().add_argument(*args, **kwargs)
+        if isinstance(action, ActionTypeHint) and str in get_args(action._typehint):  # pyright: ignore[reportPrivateUsage]
+            action._enable_path = False  # pyright: ignore[reportPrivateUsage]  nothing public says so
+        return action
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message, cut to what it says of the mistake.

@@ -23,6 +23,7 @@ SHARED_WORDS = {
     "lit_avg.image_mark",
     "lit_avg.stand_in_batch",
     "lit_avg.strict_yaml",  # a config means the same to a data check and to a training
+    "lit_avg.studies.files",  # writing whole or not at all, for everyone
 }
 """What a datamodule may know of `lit_avg`."""
 

@@ -79,9 +79,9 @@ class Jersey(ShardsDataModule):
         self.learnt_pictures: Pictures = learnt_pictures
         self.tested_pictures: Pictures = tested_pictures
 
-    def manifests(self) -> list[Path]:
-        """None: the settings decide what is drawn, so drawing it only to look is not worth the time."""
-        return []
+    def identities(self) -> dict[str, str]:
+        """Settings and the generator's version, which decide what is drawn: drawing it only to look would take long."""
+        return {"Jersey": self.settings.digest}
 
     def prepare_data(self) -> None:
         """Draw the pictures, unless they are in the cache."""

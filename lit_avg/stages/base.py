@@ -162,15 +162,16 @@ class Stage(FiniteTraining):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect outcomes; they are judged together when all are there."""
-        self._evaluated.append(self.evaluate(batch))
+        self._evaluated.append(self.evaluate(batch).rows(torch.tensor(batch.counted, dtype=torch.long)))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation."""
-        self._evaluated.append(self.evaluate(batch))
+        self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Answer every question at the granularity that the stage's own policy chooses."""
-        return answer_questions(self.model, batch, self.own_policy[1], routed="router" in self.trains)
+        answered = answer_questions(self.model, batch, self.own_policy[1], routed="router" in self.trains)
+        return [answered[question] for question in batch.counted]
 
     def on_validation_epoch_end(self) -> None:
         """Log the stage's own choice of granularity and the accuracy at each level."""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,13 +38,14 @@ def checked_study(path: str | Path, command: Command) -> Study:
     asked = {
         sources[run.name]: run
         for run in study.runs.values()
-        if (entry := known.get(sources[run.name])) is None or not entry.holds
+        if (entry := known.get(sources[run.name])) is None or entry.may_have_changed or not entry.holds(read=True)
     }
     errors = list[str]()
     if asked:
         answers = dict(zip(asked, _ask(study, list(asked.values()), command), strict=True))
         errors = [_told(study, asked[key], answer["error"]) for key, answer in answers.items() if "error" in answer]
-        write_checked(study.out, {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer})
+        checked = {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer}
+        write_checked(study.out, {key: _with_data_of(entry, known.get(key)) for key, entry in checked.items()})
         known = read_checked(study.out)
         if not errors:
             study = load_study(path)
@@ -52,6 +54,11 @@ def checked_study(path: str | Path, command: Command) -> Study:
     if errors:
         raise UserError("\n".join([f"{study.path} has {len(errors)} mistake(s):", *errors]))
     return study
+
+
+def _with_data_of(answer: Checked, earlier: Checked | None) -> Checked:
+    """What is known of a config: asked again only for the sake of the data, it is what it was but for that."""
+    return answer if earlier is None else replace(earlier, manifests=answer.manifests, program=answer.program)
 
 
 def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lit_avg.file_hashes import changed_beneath, file_sha256, known_sha256
 from lit_avg.studies.files import write_whole
 from lit_avg.studies.locks import locked
 from lit_avg.studies.sources import config_content
@@ -32,7 +33,8 @@ class Checked:
 
     Args:
         config: hash of what they come to.
-        manifests: hash of each manifest of the data that was there.
+        manifests: what names the data: the hash of each manifest or tar file that was there, of what each URL or
+            command gives, and of the settings of what draws it.
         policies: what a test compares; empty for a run that compares none.
         metrics: first parts of the names of a test's metrics.
         kinds: question kinds of the data, if it can tell before it is read.
@@ -40,6 +42,7 @@ class Checked:
         feedback: hash of all that feedback depends on but the runs before and the levels; None for a stage that learns
             from none.
         levels: tokens per tile of the granularities.
+        program: hash of the code that said so.
     """
 
     config: str
@@ -50,6 +53,7 @@ class Checked:
     processes: Sequence[int] | None
     feedback: str | None
     levels: Sequence[int]
+    program: str = ""
 
     @property
     def digest(self) -> str:
@@ -61,10 +65,25 @@ class Checked:
         """What decides the feedback that a stage would have stored, but for its levels."""
         return digest(["feedback", self.feedback, sorted(self.manifests.values())])
 
+    def holds(self, read: bool = False) -> bool:
+        """Whether the data on this machine's disk is still the same; what is no longer there is taken to be.
+
+        Args:
+            read: also large files that are new or were changed; else such a one is taken for another.
+        """
+        return all(_is_still(Path(place), known, read) for place, known in self._files.items())
+
     @property
-    def holds(self) -> bool:
-        """Whether the data is still the same."""
-        return all(file_hash(path) == known for path, known in self.manifests.items())
+    def may_have_changed(self) -> bool:
+        """Whether only the training program can tell if the data is the same: it is elsewhere, or is drawn."""
+        others = self.manifests.keys() - self._files.keys()
+        return any("://" in place or place.startswith("pipe:") for place in others) or (
+            bool(others) and self.program != code_hash()
+        )
+
+    @property
+    def _files(self) -> dict[str, str]:
+        return {place: known for place, known in self.manifests.items() if place.startswith("/")}
 
 
 def digest(content: object) -> str:
@@ -72,11 +91,33 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _is_still(path: Path, known: str, read: bool) -> bool:
+    """Whether a manifest and the shards beneath it, or a tar file, are as they were."""
+    if not path.is_file():
+        return True
+    found = file_sha256(path) if read else known_sha256(path)
+    if found is None or found[:16] != known:
+        return False
+    if path.suffix != ".json":
+        return True
+    try:
+        hashes = {shard["name"]: shard["sha256"] for shard in json.loads(path.read_bytes())["shards"]}
+        return not changed_beneath(path, hashes, read)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # shards are missing, or it is no manifest: the program will tell
+        return True
+
+
 def file_hash(path: str | Path) -> str | None:
     """Of a file's bytes; None where there is none."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if Path(path).is_file() else None
 
 
+@cache
 def code_hash() -> str:
     """Of the program's own source."""
     files = [path for package in ("lit_avg", "datamodules", "callbacks") for path in (ROOT / package).rglob("*.py")]
@@ -125,7 +166,7 @@ class Own:
 def contributions(out: Path, runs: Mapping[str, Run]) -> dict[str, Own]:
     """For each run what its own configs and data contribute to its identity."""
     known, content = read_checked(out), cache(config_content)
-    holds = cache(lambda source: known[source].holds)
+    holds = cache(lambda source: known[source].holds())
 
     def own(run: Run) -> Own:
         source = source_of(run, content)

@@ -100,7 +100,9 @@ def unchecked(study: Study, runs: Iterable[PlannedRun]) -> str:
     """What to do where configs are not those that a sweep has checked, and nobody knows what is done; or nothing."""
     known = read_checked(study.out)
     if all(run.source in known for run in runs):
-        return ""
+        if all(known[source].holds() for source in {run.source for run in runs}):
+            return ""
+        return f"data was changed, or copied: `lit-avg sweep {study.path} --dry-run` tells what is done"
     return f"configs were changed, or never checked: `lit-avg sweep {study.path} --dry-run` tells what is done"
 
 

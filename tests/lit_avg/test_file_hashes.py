@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg import file_hashes
-from lit_avg.file_hashes import file_sha256, keep_sha256
+from lit_avg.file_hashes import file_sha256, keep_sha256, known_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,18 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return read
 
 
+BYTES = 2**20
+"""A file as large as that has its hash kept on the disk."""
+
+
+def content(text: bytes) -> bytes:
+    return text * (BYTES // len(text) + 1)
+
+
+def sha256(text: bytes) -> str:
+    return hashlib.sha256(content(text)).hexdigest()
+
+
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a new process knows: nothing but what is on the disk."""
     monkeypatch.setattr(file_hashes, "_known", {})
@@ -41,16 +53,16 @@ def test_a_file_is_read_once_by_all_processes_together(
     tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(b"abc")
-    assert file_sha256(path) == hashlib.sha256(b"abc").hexdigest() == file_sha256(path)
+    path.write_bytes(content(b"abc"))
+    assert file_sha256(path) == sha256(b"abc") == file_sha256(path)
     forget(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    assert file_sha256(Path("a.tar")) == hashlib.sha256(b"abc").hexdigest()
+    assert file_sha256(Path("a.tar")) == sha256(b"abc")
     assert reads == [path]
     script = "import sys, pathlib; from lit_avg import file_hashes as h\n"
     script += "h.sha256_of_content = lambda path: 'read again'; print(h.file_sha256(pathlib.Path(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == hashlib.sha256(b"abc").hexdigest()
+    assert done.stdout.strip() == sha256(b"abc")
 
 
 def written_in_place(path: Path, other: Path) -> None:
@@ -87,14 +99,27 @@ def test_another_content_of_the_same_length_is_noticed_however_it_got_there(
     change: object, new_process: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, other = tmp_path / "a.tar", tmp_path / "other.tar"
-    path.write_bytes(b"one")
-    other.write_bytes(b"two")
-    assert file_sha256(path) == hashlib.sha256(b"one").hexdigest()
+    path.write_bytes(content(b"one"))
+    other.write_bytes(content(b"two"))
+    assert file_sha256(path) == sha256(b"one")
     assert callable(change)
     change(path, other)
     if new_process:
         forget(monkeypatch)
-    assert file_sha256(path) == hashlib.sha256(b"two").hexdigest()
+    assert file_sha256(path) == sha256(b"two")
+
+
+def test_what_is_known_of_a_file_is_told_without_reading_it_unless_it_is_small(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(content(b"abc"))
+    small.write_bytes(b"abc")
+    assert (known_sha256(large), reads) == (None, [])
+    assert file_sha256(large) == sha256(b"abc")
+    forget(monkeypatch)
+    assert (known_sha256(large), reads) == (sha256(b"abc"), [large])
+    assert known_sha256(small) == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_a_file_that_is_written_to_at_once_after_it_was_read_is_read_again(tmp_path: Path) -> None:
@@ -109,27 +134,27 @@ def test_a_broken_note_is_as_good_as_none(
     note: bytes, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(b"abc")
+    path.write_bytes(content(b"abc"))
     file_sha256(path)
     (kept,) = (cache / "file_hashes").iterdir()
     kept.write_bytes(note)
     forget(monkeypatch)
-    assert file_sha256(path) == hashlib.sha256(b"abc").hexdigest()
+    assert file_sha256(path) == sha256(b"abc")
 
 
 def test_without_a_folder_that_can_be_written_the_hash_is_told_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(b"abc")
+    path.write_bytes(content(b"abc"))
     monkeypatch.setenv("LIT_AVG_CACHE", str(path))  # no folder, and none can be made
-    assert file_sha256(path) == hashlib.sha256(b"abc").hexdigest()
+    assert file_sha256(path) == sha256(b"abc")
     keep_sha256(path, "0" * 64)
     assert file_sha256(path) == "0" * 64  # within this process
     monkeypatch.setenv("LIT_AVG_CACHE", "")
     monkeypatch.setattr(Path, "home", no_home)
     forget(monkeypatch)
-    assert file_sha256(path) == hashlib.sha256(b"abc").hexdigest()
+    assert file_sha256(path) == sha256(b"abc")
 
 
 def no_home() -> Path:
@@ -138,7 +163,7 @@ def no_home() -> Path:
 
 def test_notes_can_be_read_by_all_whom_the_umask_lets(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(b"abc")
+    path.write_bytes(content(b"abc"))
     before = os.umask(0o002)
     try:
         file_sha256(path)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lit_avg.calibration import fit_delta
+from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.metrics import policy_metrics
 from lit_avg.outcomes import Outcomes
@@ -46,8 +47,10 @@ def test_questions_without_an_image_count_for_accuracy_alone() -> None:
     assert metrics["token_share"] == pytest.approx((10 + 14) / (20 + 28))
 
 
-def test_a_repeated_question_counts_once_and_order_is_that_of_keys() -> None:
-    merged = Outcomes.merge([outcomes(), outcomes()]).sorted()
+def test_merged_outcomes_are_in_the_order_of_their_keys_and_equal_keys_are_refused() -> None:
+    merged = Outcomes.merge([outcomes().rows(torch.tensor([0, 2])), outcomes().rows(torch.tensor([1]))]).sorted()
+    with pytest.raises(UserError, match="two questions have the key b, so their outcomes cannot be told apart"):
+        Outcomes.merge([outcomes(), outcomes().rows(torch.tensor([2]))])
     assert merged.keys == ["a", "b", "c"]
     assert merged.correct[2].tolist() == [False, True, True]
     assert merged.kinds == ["colour", "number", "number"]
