@@ -40,10 +40,8 @@ def main(argv: list[str]) -> int:
     for statistics in splits.values():
         everything.update(statistics)
     print_report(Console(), splits, yardstick)
-    picture = arguments.picture or arguments.shards / "distributions.png"
     if everything.samples:
-        draw_distributions(everything, yardstick, picture)
-        print(f"the distributions are drawn in {picture}")
+        _draw(everything, yardstick, arguments)
     if problems:
         raise UserError(
             f"{len(problems)} problems in {arguments.shards}; copy what is named again, or pack it again:\n"
@@ -52,6 +50,22 @@ def main(argv: list[str]) -> int:
     size = sum(task.shard.bytes for task in tasks)
     print(f"{len(tasks)} shards of {size / 1e6:,.1f} MB are as they were packed")
     return 0
+
+
+def _draw(everything: Statistics, yardstick: Yardstick, arguments: Namespace) -> None:
+    """Draw the picture; shards that lie where nobody may write are no worse for having none beside them."""
+    picture = arguments.picture or arguments.shards / "distributions.png"
+    try:
+        draw_distributions(everything, yardstick, picture)
+    except OSError as error:
+        if arguments.picture is not None:
+            raise
+        reason = error.strerror or error
+        print(
+            f"the distributions are not drawn, for {picture} cannot be written ({reason}); name a --picture elsewhere"
+        )
+    else:
+        print(f"the distributions are drawn in {picture}")
 
 
 def parser() -> ArgumentParser:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, cast
 
-from lit_avg.studies.fields import Fields
+from lit_avg.studies.fields import Fields, Mistake
 
 _NAMED = re.compile(r"(?<!\$)\{(\w+)\}")
 """`{axis}`, but not `${key}`, which looks up a value of the config."""
@@ -25,11 +25,22 @@ def read_axes(content: Fields) -> dict[str, list[Any]]:
 
 
 def refuse_unknown_axes(section: Fields, axes: Mapping[str, list[Any]]) -> None:
-    """Complain about each `{axis}` in a row's name or entries that is none; without axes, braces are but braces."""
+    """Complain about each `{axis}` in a row's name or entries that is none."""
     there = ", ".join(f"{{{name}}}" for name in axes)
-    for name in dict.fromkeys(_NAMED.findall(_text(section.name, section.left))) if axes else ():
+    for name in dict.fromkeys(_NAMED.findall(_text(section.name, section.left))):
         if name not in axes:
-            section.complain(f"there is no axis {{{name}}}; there are {there}")
+            hint = f"there are {there}" if axes else f"give its values, as in `axes: {{{name}: [1, 2]}}`"
+            section.complain(f"there is no axis {{{name}}}; {hint}")
+
+
+def refuse_axes_in_runs(runs: object, axes: Mapping[str, list[Any]], errors: list[Mistake]) -> None:
+    """Complain about each `{axis}` in a run: nobody would fill it in."""
+    for name, run in cast(dict[str, Any], runs).items() if isinstance(runs, dict) else ():
+        for axis in dict.fromkeys(_NAMED.findall(_text(name, run))):
+            if axis in axes:
+                errors.append(
+                    Mistake(f"runs.{name}", f"{{{axis}}} is filled in in rows alone; say it in a row's `set`")
+                )
 
 
 def combinations(axes: Mapping[str, list[Any]], content: object) -> Iterator[dict[str, Any]]:

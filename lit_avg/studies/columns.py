@@ -1,5 +1,6 @@
 """What the columns of a table are: metrics of a test, in which unit, and whether more of one is better or worse."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -44,15 +45,21 @@ def metric_of(column: str) -> Metric:
 
 def column_mistakes(columns: Sequence[str]) -> list[Mistake]:
     """Columns that no test reports; which policies and kinds of questions there are, only the configs can tell."""
-    there = ", ".join(METRICS)
-    mistakes = [
-        Mistake("columns", f"there is no metric {column!r}; there are {there}")
-        for column in columns
-        if column.partition("/")[0] not in METRICS or ("/" in column and column.partition("/")[0] not in _OF_KINDS)
-    ]
+    mistakes = [Mistake("columns", text) for column in columns if (text := _column_mistake(column))]
     if len(set(columns)) < len(columns):
         mistakes.append(Mistake("columns", "each may be there once"))
     return mistakes
+
+
+def _column_mistake(column: str) -> str | None:
+    first, of_kind, kind = column.partition("/")
+    if first not in METRICS or (of_kind and first not in _OF_KINDS):
+        return f"there is no metric {column!r}; there are {', '.join(METRICS)}"
+    if of_kind and not all(part.strip() for part in kind.split("/")):
+        return f"{column!r} names no kind of questions"
+    if first == "selected" and not column.rpartition("/")[2].isdecimal():
+        return f"{column!r} is the share of a level, by its tokens: `selected/144`, or `selected/<kind>/144`"
+    return None
 
 
 def take_paper(fields: Fields, columns: Sequence[str]) -> dict[str, float]:
@@ -63,7 +70,7 @@ def take_paper(fields: Fields, columns: Sequence[str]) -> dict[str, float]:
         metric = METRICS.get(column.partition("/")[0])
         if column not in columns or metric is None:
             fields.complain(f"is not a column of this table; there are {', '.join(columns)}", f"paper.{column}")
-        elif not isinstance(value, int | float) or isinstance(value, bool):
+        elif not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             fields.complain(f"must be a number, but is {value!r}", f"paper.{column}")
         elif metric.unit == "share" and not 0 <= value <= 1:
             hint = f"; write {cast(float, value) / 100:g} for {value} %" if 1 < value <= 100 else ""

@@ -63,7 +63,9 @@ class Fields:
     def take_list(self, key: str, kind: type[Value], meaning: str, optional: bool = False) -> list[Value]:
         """A list of values; empty if it is not there or something in it is not of its kind."""
         values = self._left.pop(key, None)
-        if values is None and optional:
+        if values is None:
+            if not optional:
+                self.complain(f"is missing; give a list of {meaning}", key)
             return []
         if not isinstance(values, list) or not values or any(type(v) is not kind for v in cast(list[object], values)):
             self.complain(f"must be a list of {meaning}, but is {values!r}", key)

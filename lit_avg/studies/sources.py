@@ -23,9 +23,12 @@ def study_content(path: Path, errors: list[Mistake]) -> tuple[dict[str, Any], tu
     base_path = path.parent / str(extends)
     if not base_path.is_file():
         raise UserError(f"{located('extends', [path])}: extends: there is no study {base_path}")
+    if base_path.resolve() == path.resolve():
+        raise UserError(f"{located('extends', [path])}: extends: this is the study itself; name the one it adds to")
     base = _with_own_paths(base_path)
     if "extends" in base:
-        errors.append(Mistake("extends", f"{base_path} extends a study itself; extend that one directly"))
+        another = f"{base_path} has an `extends` of its own, {base['extends']}"
+        errors.append(Mistake("extends", f"{another}, and only one study may stand behind another"))
     for section in ("runs", "rows", "axes"):
         if isinstance(base.get(section), dict) and isinstance(content.get(section), dict):
             content[section] = base[section] | content[section]

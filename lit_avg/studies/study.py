@@ -22,6 +22,7 @@ whose other keys it replaces; with `runs_in: folder`, studies share their runs t
 that names them, `out` from where the command is called.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
-from lit_avg.studies.axes import combinations, read_axes, refuse_unknown_axes, substituted
+from lit_avg.studies.axes import combinations, read_axes, refuse_axes_in_runs, refuse_unknown_axes, substituted
 from lit_avg.studies.cluster_options import ClusterOptions, read_options
 from lit_avg.studies.columns import column_mistakes, take_paper
 from lit_avg.studies.fields import Fields, Mistake
@@ -114,10 +115,11 @@ def load_study(path: str | Path) -> Study:
         if raw.get(section) == {}:
             content.complain("must not be empty", section)
     axes = read_axes(content)
+    refuse_axes_in_runs(raw.get("runs"), axes, errors)
     runs = {run.name: run for run in (_run(fields) for fields in content.take_sections("runs"))}
     study = Study(
         path=path,
-        out=Path(content.take("out", str, "a folder") or "."),
+        out=_folder(content, "out") or Path(),
         seeds=tuple(content.take_list("seeds", int, "whole numbers")),
         runs=_in_order(runs, errors),
         rows=(),
@@ -126,7 +128,7 @@ def load_study(path: str | Path) -> Study:
         paper=content.take("paper", str, "what the paper's numbers were measured on", optional=True) or "",
         threads=1 if (threads := content.take("threads", int, "a whole number", optional=True)) is None else threads,
         code=content.take("code", bool, "true or false", optional=True) or False,
-        runs_in=Path(named) if (named := content.take("runs_in", str, "a folder", optional=True)) else None,
+        runs_in=_folder(content, "runs_in", optional=True),
         slurm=read_options(content.take_section("slurm")),
         files=files,
     )
@@ -147,16 +149,43 @@ def _shared(study: Study) -> Study:
     return replace(study, runs=runs, rows=tuple(replace(row, run=means[row.run]) for row in study.rows), digests=named)
 
 
+def _folder(content: Fields, key: str, optional: bool = False) -> Path | None:
+    """A folder that can be meant: of its own, and not somewhere far away by mistake."""
+    if (named := content.take(key, str, "a folder", optional)) is None:
+        return None
+    place, here = Path(named).expanduser(), Path.cwd()
+    whole = Path(os.path.abspath(place))  # noqa: PTH100  `..` as it is written, whatever links there are
+    if not named.strip():
+        content.complain("is empty; give a folder", key)
+    elif whole in here.parents:
+        content.complain(f"is {whole}, which holds the folder {here} that the command is called from", key)
+    elif not place.is_absolute() and here.parent not in whole.parents:
+        content.complain(f"leads to {whole}, far from {here}; write the whole path if that is meant", key)
+    elif whole.exists() and not whole.is_dir():
+        content.complain(f"is {whole}, which is a file and no folder", key)
+    return place
+
+
+def _values(fields: Fields) -> tuple[tuple[str, Any], ...]:
+    """The values that `set` lays over configs."""
+    values = fields.take_mapping("set", "single values")
+    for name, value in values.items():
+        if isinstance(value, dict) and value and not any(cast(dict[str, Any], value).values()):
+            braces = f"{{{', '.join(cast(dict[str, Any], value))}}}"
+            fields.complain(f"{braces} without quotes is no text; write '{braces}'", f"set.{name}")
+    return tuple(values.items())
+
+
 def _run(fields: Fields) -> Run:
     run = Run(
         name=fields.name,
         configs=_configs(fields, "configs"),
         after=tuple(fields.take_list("after", str, "names of runs", optional=True)),
         test=bool(fields.take("test", bool, "true or false", optional=True)),
-        values=tuple(fields.take_mapping("set", "single values").items()),
+        values=_values(fields),
         feedback=bool(fields.take("feedback", bool, "true or false", optional=True)),
     )
-    if "/" in run.name or run.name.startswith("."):
+    if not run.name.strip() or "/" in run.name or run.name.startswith("."):
         fields.complain("cannot be the name of a folder; leave out `/`, and `.` at its beginning")
     if run.feedback and (run.test or not run.after):
         fields.complain("stores the feedback of a stage 3 that it comes `after`, and has nothing to test", "feedback")
@@ -192,6 +221,10 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
             rows[row.name] = replace(row, paper=paper)
             if paper and chosen:
                 fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
+    own = {row.template for row in rows.values() if row.reference == row.name and not row.axes}
+    errors += [
+        Mistake(f"rows.{name}.reference", "is the row itself; name another one, or leave it out") for name in own
+    ]
     unused = axes.keys() - {name for row in rows.values() for name in row.axes}
     errors += [Mistake(f"axes.{name}", f"no row says {{{name}}}") for name in sorted(unused)]
     named = [("reference", study.reference), *((f"rows.{it.template}.reference", it.reference) for it in rows.values())]
@@ -204,7 +237,7 @@ def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
     run = fields.take("run", str, "the name of a run") or ""
     policy = fields.take("policy", str, "the name of a policy") or ""
     overlays = _configs(fields, "overlays", optional=True)
-    values = tuple(fields.take_mapping("set", "single values").items())
+    values = _values(fields)
     stages = tuple(fields.take_list("stages", str, "names of runs", optional=True))
     reference = fields.take("reference", str, "the name of a row", optional=True)
     fields.refuse_the_rest()

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lit_avg.studies.study import load_study
 from lit_avg.studies.yaml_files import read_yaml
 
 WriteStudy = Callable[..., Path]
+
+ROUTER = {"run": "second", "policy": "router"}
 
 
 def test_runs_come_after_those_they_need_whatever_the_order_in_the_file(write_study: WriteStudy) -> None:
@@ -135,11 +138,88 @@ def test_dates_and_keys_like_on_are_texts_and_merged_keys_are_no_twins(write_stu
         ({"threads": 0}, "threads: must be at least 1, but is 0"),
         ({"columns": ["tokens_per_tile/number"]}, "there is no metric 'tokens_per_tile/number'"),
         ({"axes": {"k": [1, 1.0]}}, "axes.k: each value may be there once"),
+        ({"out": ""}, r"out: is empty; give a folder"),
+        ({"out": " ", "runs_in": ""}, r"runs_in: is empty; give a folder"),
+        ({"out": "/"}, r"out: is /, which holds the folder .* that the command is called from"),
+        ({"out": ".."}, r"out: is .*, which holds the folder .* that the command is called from"),
+        ({"out": "../../x"}, r"out: leads to .*/x, far from .*; write the whole path if that is meant"),
+        ({"runs_in": "../../../../../../../../x"}, r"runs_in: leads to /x, far from"),
+        ({"out": __file__}, r"out: is .*\.py, which is a file and no folder"),
+        ({"columns": None}, r"columns: is missing; give a list of names of metrics"),
+        ({"seeds": None}, r"seeds: is missing; give a list of whole numbers"),
+        ({"columns": ["accuracy/"]}, r"columns: 'accuracy/' names no kind of questions"),
+        ({"columns": ["selected"]}, r"columns: 'selected' is the share of a level, by its tokens: `selected/144`"),
+        ({"runs": {"": {"configs": ["first.yaml"]}}}, r"runs.: cannot be the name of a folder"),
+        (
+            {"rows": {"a {b}": ROUTER}},
+            r"rows.a {b}: there is no axis {b}; give its values, as in `axes: {b: \[1, 2\]}`",
+        ),
+        ({"rows": {"a": ROUTER | {"set": {"x": "{b}"}}}}, r"rows.a: there is no axis {b}"),
+        (
+            {"rows": {"a": ROUTER | {"set": {"x": {"b": None}}}}},
+            r"rows.a.set.x: {b} without quotes is no text; write '{b}'",
+        ),
+        ({"rows": {"a": ROUTER | {"reference": "a"}}}, r"rows.a.reference: is the row itself"),
+        (
+            {"rows": {"a": ROUTER | {"paper": {"tokens_per_tile": math.inf}}}},
+            r"rows.a.paper.*: must be a number, but is inf",
+        ),
+        (
+            {"axes": {"b": [1]}, "runs": {"first": {"configs": ["first.yaml"], "set": {"x": "{b}"}}}},
+            r"runs.first: {b} is filled in in rows alone",
+        ),
+        *(
+            ({"slurm": {"time": time}}, "slurm.time: must be")
+            for time in ("1:30", "4", "1-24", "1:60:00", "x", 0, -5, 1.5)
+        ),
+        *(
+            ({"slurm": {key: -1}}, f"slurm.{key}: must be at least")
+            for key in ("nodes", "tasks", "gpus", "cpus", "memory")
+        ),
+        ({"slurm": {"signal": 0}}, "slurm.signal: must be at least 1, but is 0"),
     ],
 )
 def test_what_a_study_cannot_be_is_told(changes: dict[str, object], said: str, write_study: WriteStudy) -> None:
     with pytest.raises(UserError, match=said):
         load_study(write_study(**changes))
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [
+        *(("4:00:00", 240), ("72:00:00", 4320), ("0:30:01", 31), ("'4:00:00'", 240), ("90", 90), ("0x10", 16)),
+        *(("1-00:00:00", 1440), ("1-0", 1440), ("2-12:30", 3630), ("1-23", 2820)),
+    ],
+)
+def test_the_time_of_a_job_is_what_was_written_with_quotes_or_without(
+    time: str, minutes: int, write_study: WriteStudy
+) -> None:
+    path = write_study()
+    path.write_text(path.read_text() + f"slurm: {{time: {time}}}\n")
+    assert load_study(path).slurm.time == minutes
+
+
+def test_rows_and_runs_are_called_what_their_keys_say(write_study: WriteStudy) -> None:
+    path = write_study(rows={}, runs={}, reference=None)
+    names = ["no", "1", "1.0", "~", "null", "010", "1e5", "2024-01-02", "4:00"]
+    runs = "".join(f"  {name}: {{configs: [first.yaml], test: true}}\n" for name in names)
+    rows = "".join(f"  {name}: {{run: '{name}', policy: router}}\n" for name in names)
+    text = path.read_text().replace("runs: {}\n", f"runs:\n{runs}").replace("rows: {}\n", f"rows:\n{rows}")
+    path.write_text(text)
+    study = load_study(path)
+    assert [row.name for row in study.rows] == names
+
+
+def test_a_study_that_extends_itself_or_more_than_one_is_told(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(extends="study.yaml")
+    with pytest.raises(UserError, match=r"study\.yaml:\d+: extends: this is the study itself; name the one it adds to"):
+        load_study(path)
+    (tmp_path / "second.yaml").write_text("extends: study.yaml\n")
+    (tmp_path / "other.yaml").write_text("extends: second.yaml\n")
+    with pytest.raises(
+        UserError, match=r"extends: .*second\.yaml has an `extends` of its own, study\.yaml, and only one"
+    ):
+        load_study(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize("after", [["nowhere"], ["third"]])

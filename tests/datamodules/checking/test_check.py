@@ -43,6 +43,19 @@ def test_whole_shards_are_told_and_drawn(tmp_path: Path, capsys: pytest.CaptureF
     assert Image.open(drawn).size == (1430, 770)
 
 
+def test_shards_that_lie_where_nobody_may_write_are_whole_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = drawn_shards(tmp_path, samples=12)
+    (folder / "distributions.png").mkdir()  # which root, who may write everywhere, cannot write either
+    assert main(["check", str(folder), "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    assert f"the distributions are not drawn, for {folder}/distributions.png cannot be written" in told
+    assert "are as they were packed" in told
+    with pytest.raises(OSError, match="directory"):
+        main(["check", str(folder), "--workers", "1", "--picture", str(folder)])
+
+
 @pytest.mark.parametrize("place", [0, 700, -1])
 def test_a_single_changed_bit_is_found_and_its_shard_named(
     tmp_path: Path, place: int, capsys: pytest.CaptureFixture[str]
