@@ -12,7 +12,9 @@ from lit_avg.outcomes import Prediction
 
 
 class PredictionsWriter(L.Callback):
-    """Writes `predictions.jsonl`: key, kind, prompt, answer, granularity, visual tokens, probabilities and seconds.
+    """Writes `predictions.jsonl`: key, kind, prompt, answer, the data's own answer as `reference`, and what it took.
+
+    That is granularity, visual tokens, probabilities and seconds.
 
     Each process of a distributed run writes a file of its own, `predictions.1.jsonl` and so on.
     """
@@ -22,6 +24,7 @@ class PredictionsWriter(L.Callback):
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
         self._path.write_text("", encoding="utf-8")
+        self._written = 0
 
     def on_predict_batch_end(
         self,
@@ -39,6 +42,11 @@ class PredictionsWriter(L.Callback):
             for prediction in cast(Sequence[Prediction], outputs):
                 said = {name: data.decode(ids).strip() for name, ids in _texts(prediction).items()}
                 file.write(json.dumps(vars(prediction) | said, ensure_ascii=False) + "\n")
+                self._written += 1
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say where they are."""
+        print(f"{self._written} answers are written to {self._path}")
 
 
 def _texts(prediction: Prediction) -> dict[str, Tensor]:

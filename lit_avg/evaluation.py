@@ -69,6 +69,7 @@ def answer_questions(
             kind=batch.kinds[question],
             prompt=batch.input_ids[asked & (batch.question == question)].cpu(),
             answer=answers[question],
+            reference=batch.answers[question],
             granularity=model.granularities.tokens[level],
             visual_tokens=int(visual_tokens[question, level]),
             probabilities=None if scores is None else scores[question].exp().tolist(),

@@ -22,6 +22,7 @@ class Prediction:
     kind: str
     prompt: Tensor  # token ids of what the user said
     answer: Tensor  # token ids, filled up as `Backbone.generate` does
+    reference: str  # the answer that the data give
     granularity: int  # tokens per tile
     visual_tokens: int  # tokens of the image in the LLM's sequence
     probabilities: list[float] | None  # of the router, coarse to fine; None without one

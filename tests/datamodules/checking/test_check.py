@@ -53,7 +53,7 @@ def test_shards_that_lie_where_nobody_may_write_are_whole_all_the_same(
     assert f"the distributions are not drawn, for {folder}/distributions.png cannot be written" in told
     assert "are as they were packed" in told
     with pytest.raises(OSError, match="directory"):
-        main(["check", str(folder), "--workers", "1", "--picture", str(folder)])
+        main(["check", str(folder), "--workers", "1", "--picture", str(folder / "distributions.png")])
 
 
 @pytest.mark.parametrize("place", [0, 700, -1])
