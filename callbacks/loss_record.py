@@ -53,9 +53,11 @@ class LossRecord(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Remember the loss."""
+        """Remember the batch's own loss; what is differentiated is a part of the step's."""
         if isinstance(outputs, Mapping):
-            self._waiting.append((trainer.global_step, outputs["loss"].detach()))
+            # a module that does not tell its own returns it, and Lightning divides it
+            loss = outputs.get("mean_loss", outputs["loss"] * trainer.accumulate_grad_batches)
+            self._waiting.append((trainer.global_step, loss.detach()))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write what the checkpoint says is written."""

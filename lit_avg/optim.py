@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
@@ -29,6 +30,11 @@ class Optimization:
         weight_decay: of AdamW.
         warmup_ratio: share of the steps in which the learning rate rises linearly from 0.
         final_lr_ratio: share of the peak at which the cosine ends.
+        loss_normalisation: what a step's gradient is the mean over: `step`, its answer tokens (in stage 4 its questions
+            with an image), whichever micro-batch and rank they are of, so that 2 x 4 samples are 8; or `micro_batch`,
+            of each micro-batch, and then over micro-batches and ranks, as LLaVA's code and the paper's do, where a
+            short answer that is alone weighs as much as many long ones. `step` if not given, but DeepSpeed can do
+            `micro_batch` alone. Without accumulation, on one rank, both are the same.
     """
 
     lr: float
@@ -37,6 +43,7 @@ class Optimization:
     weight_decay: float = 0.0
     warmup_ratio: float = 0.03
     final_lr_ratio: float = 0.0
+    loss_normalisation: Literal["step", "micro_batch"] | None = None
 
 
 def adamw_with_cosine(

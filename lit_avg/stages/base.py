@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_avg.backbone import BackbonePart
-from lit_avg.batch import Batch
+from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
@@ -25,6 +25,7 @@ from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, fixed_policies
 from lit_avg.stages.finite_training import FiniteTraining
+from lit_avg.step_mean import StepMean, check_step_mean
 
 Part = BackbonePart | Literal["router"]
 
@@ -67,6 +68,7 @@ class Stage(FiniteTraining):
         self.trained_parts: tuple[Part, ...] = tuple(part for part in self.trains if part not in frozen)
         self.outcomes: Outcomes | None = None
         self._evaluated: list[Outcomes] = []
+        self._step_mean = StepMean()
 
     def configure_model(self) -> None:
         """Build the model, take over the weights of the stage before, freeze what this stage does not train."""
@@ -79,6 +81,8 @@ class Stage(FiniteTraining):
 
     def on_fit_start(self) -> None:
         """Refuse data whose answers end with a token at which the model does not stop."""
+        if self._spans:
+            check_step_mean(self.trainer)
         check_end_token(cast(Any, self.trainer).datamodule, self.model.backbone.end_tokens)
 
     def load_weights(self) -> None:
@@ -147,14 +151,34 @@ class Stage(FiniteTraining):
         levels = self.model.see(batch)
         return {"loss": -self.model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob.mean()}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step on one batch."""
+    def terms(self, batch: Batch) -> Tensor:
+        """How many terms the loss of a batch is the mean of: its answer tokens."""
+        return (batch.labels != IGNORED_LABEL).sum()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One micro-batch: `loss` is what is differentiated, `mean_loss` the batch's own."""
         require_answers(batch)
         parts = self.loss(batch)
         self.watch_loss(parts["loss"], batch.keys)
         for name, value in parts.items():
             self.log(f"train/{name}", value.detach(), batch_size=len(batch.keys), prog_bar=name == "loss")
-        return parts["loss"]
+        loss = parts["loss"]
+        return {
+            "loss": self._step_mean.add(loss, self.terms(batch)) if self._spans else loss,
+            "mean_loss": loss.detach(),
+        }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """As in `FiniteTraining`, once the gradient is that of the whole step."""
+        if self._spans:
+            self._step_mean.divide([one.grad for one in self.parameters() if one.grad is not None], self.trainer)
+        super().on_before_optimizer_step(optimizer)
+
+    @property
+    def _spans(self) -> bool:
+        """Whether a step's gradient is a mean over more than one micro-batch."""
+        batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return batches > 1 and self.optimization.loss_normalisation != "micro_batch"
 
     def evaluate(self, batch: Batch) -> Outcomes:
         """Try every granularity on every question."""

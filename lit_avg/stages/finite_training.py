@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -57,9 +58,11 @@ class FiniteTraining(L.LightningModule):
         self._go_on_if_finite(norm)
 
     def on_validation_start(self) -> None:
-        """Look at the losses of an optimiser step that has only begun: after a validation they may be saved."""
+        """Look at the losses of an optimiser step that has only begun, and at the weights that are judged."""
         if self._losses:
             self._go_on_if_finite()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_weights()
 
     def on_train_end(self) -> None:
         """End on weights that are finite, be they saved or not."""

@@ -105,6 +105,10 @@ class RGLF(RouterStage):
         pictured = batch.image_of_question >= 0
         return self.rglf_loss(scores[pictured], feedback[pictured])
 
+    def terms(self, batch: Batch) -> Tensor:
+        """How many questions have an image."""
+        return (batch.image_of_question >= 0).sum()
+
     def rglf_loss(self, scores: Tensor, feedback: Tensor) -> dict[str, Tensor]:
         """The weighted sum and its two parts, from router log-probabilities and feedback, both (Q, N)."""
         if not len(scores):

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
@@ -39,6 +41,7 @@ class RouterStage(Stage):
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
         self.margins = tuple(margins)
+        self._pictured = 0
         self.register_buffer("delta", torch.tensor(0.0, dtype=torch.double))
 
     @property
@@ -46,6 +49,20 @@ class RouterStage(Stage):
         """Router, fixed levels, random (by the run's seed), oracle, coarsest within the fitted margin and others."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `seed_everything` leaves it
         return all_policies(self.granularities, self.delta.item(), seed, self.margins)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """As in `Stage`; counts what there was to choose for."""
+        self._pictured += int((batch.image_of_question >= 0).sum())
+        return super().training_step(batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        """As in `Stage`; say so if nothing was learned."""
+        super().on_train_end()
+        if not self.trainer.strategy.reduce_boolean_decision(self._pictured > 0, all=False):
+            rank_zero_warn(
+                "no question had an image, in all batches since this run was started or went on: the router chooses "
+                "for images alone and has learned nothing from them"
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Log, then fit the margin on what validation found; it is saved with the checkpoint."""
