@@ -99,7 +99,7 @@ def selection_figure(granularities: Granularities, selections: list[Selection]) 
         labels = [f"{share:.0f}" if share >= 5 else "" for share in shares]
         axes.bar_label(bars, labels, label_type="center", color="white" if level > 2 else "black", fontsize=8)
         begins = [begin + share for begin, share in zip(begins, shares, strict=True)]
-    axes.set(xlim=(0, 100), xlabel="share of questions [%]")
+    axes.set(xlim=(0, 100), xlabel="share of questions (%)")
     axes.invert_yaxis()
     figure.legend(title="tokens per tile", loc="outside upper center", ncols=len(granularities), frameon=False)
     return figure

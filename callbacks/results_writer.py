@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
@@ -22,6 +22,7 @@ from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from callbacks.watching import datamodule, judged, run_folder
 from lit_avg.checkpoints import checkpoint_path
+from lit_avg.errors import UserError
 from lit_avg.file_hashes import file_sha256
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
@@ -61,7 +62,7 @@ class ResultsWriter(L.Callback):
     def __init__(self) -> None:
         self._began = 0.0
         self._questions: str | None = None
-        self._validated: dict[str, float | None] = {}
+        self._validated: dict[str, float] = {}
         self._loaded_at = -1
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
         "stage": type(module).__name__,
         "seed": config.get("seed_everything"),
         "steps": trainer.global_step,
-        "config": config,
+        "config": _json(config),
         "metrics": {},
         "commit": _git(source, "rev-parse", "HEAD"),
         "dirty": bool(_git(source, "status", "--porcelain")),
@@ -170,15 +171,32 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
     }
 
 
-def _metrics(trainer: L.Trainer) -> dict[str, float | None]:
-    """Last values, sorted by name: `val/…` as they are, `test/…` without their prefix; null for what is not finite."""
+def _metrics(trainer: L.Trainer) -> dict[str, float]:
+    """Last values, sorted by name: `val/…` as they are, `test/…` without their prefix.
+
+    Raises:
+        UserError: one is not finite, and so is no result.
+    """
     values = {name: value.item() for name, value in trainer.callback_metrics.items()}
     kept = {name: value for name, value in values.items() if name.startswith("val/")}
     kept |= {name.removeprefix("test/"): value for name, value in values.items() if name.startswith("test/")}
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]  set in a connector
         if isinstance(callback, TokenSavings):
             kept |= callback.results
-    return {name: value if math.isfinite(value) else None for name, value in sorted(kept.items())}
+    if bad := [f"{name} is {value}" for name, value in kept.items() if not math.isfinite(value)]:
+        raise UserError(f"step {trainer.global_step}: {', '.join(bad[:3])}, which is no result; {FILE} is not written")
+    return dict(sorted(kept.items()))
+
+
+def _json(value: object) -> object:
+    """A part of a config as JSON has it; numbers that JSON lacks are written as in YAML, `.nan` and `.inf`."""
+    if isinstance(value, dict):
+        return {str(name): _json(inner) for name, inner in cast(dict[object, object], value).items()}
+    if isinstance(value, list):
+        return [_json(inner) for inner in cast(list[object], value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return value
 
 
 def _sha256(source: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import torch
 
 from lit_avg.errors import UserError
+from lit_avg.finite import check_scores
 from lit_avg.outcomes import Outcomes
 from lit_avg.policies import CoarsestWithin
 
@@ -48,6 +49,7 @@ def _margins(outcomes: Outcomes) -> list[float]:
     """The margins worth trying, ascending: those at which some choice changes, up to a thousand."""
     if outcomes.scores is None:
         raise ValueError("a margin can only be fitted on outcomes of a run that has a router")
+    check_scores(outcomes.keys, outcomes.scores)
     gaps = (outcomes.scores.amax(dim=1, keepdim=True) - outcomes.scores).double().flatten().unique()
     quantiles = torch.linspace(0, 1, min(1000, len(gaps)), dtype=torch.double)
     if len(gaps) < 1_000_000:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_avg.stages.base import Stage
+from lit_avg.studies.numbers import number
 
 
 def model_card(stage: Stage, name: str, result: Mapping[str, Any]) -> str:
@@ -40,8 +41,9 @@ def _training(stage: Stage, result: Mapping[str, Any]) -> str:
 
 
 def _results(result: Mapping[str, Any]) -> str:
-    metrics: Mapping[str, float] = result.get("metrics", {})
-    told = {name: value for name, value in metrics.items() if name.endswith(("accuracy", "token_share", "val/loss"))}
+    metrics: Mapping[str, object] = result.get("metrics", {})
+    numbers = {name: found for name, value in metrics.items() if (found := number(value)) is not None}
+    told = {name: value for name, value in numbers.items() if name.endswith(("accuracy", "token_share", "val/loss"))}
     if not told:
         return "None were recorded."
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(told.items()))

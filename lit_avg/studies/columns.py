@@ -1,14 +1,13 @@
-"""What the columns of a table are: metrics of a test, in which unit, and whether more of one is better or worse."""
+"""What the columns of a table are: metrics of a test, in which unit, and whether there is a best of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from lit_avg.studies.fields import Fields, Mistake
 
 Unit = Literal["share", "count", "factor"]
-Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -17,19 +16,20 @@ class Metric:
 
     Args:
         unit: a share, which people read in percent; a number of tokens; a factor, as in `2.5×`.
-        better: which of two values one would rather have; None where neither.
+        has_best: whether the highest value is marked as the best. Of tokens none is: whoever takes the coarsest level
+            for everything has the fewest, and no merit.
     """
 
     unit: Unit
-    better: Better | None
+    has_best: bool
 
 
 METRICS = {
-    "accuracy": Metric("share", "higher"),
-    "tokens_per_tile": Metric("count", "lower"),
-    "visual_tokens": Metric("count", "lower"),
-    "token_share": Metric("share", "lower"),
-    "selected": Metric("share", None),
+    "accuracy": Metric("share", has_best=True),
+    "tokens_per_tile": Metric("count", has_best=False),
+    "visual_tokens": Metric("count", has_best=False),
+    "token_share": Metric("share", has_best=False),
+    "selected": Metric("share", has_best=False),
 }
 """Those that a test reports, by the first part of their names; held equal to those of `lit_avg.metrics` by a test."""
 
@@ -41,6 +41,12 @@ _OF_KINDS = ("accuracy", "selected")
 def metric_of(column: str) -> Metric:
     """What a column's numbers mean; `column` is one that `column_mistakes` has nothing against."""
     return METRICS[column.partition("/")[0]]
+
+
+def kinds_in_order(columns: Sequence[str], kinds: Iterable[str]) -> list[str]:
+    """Kinds of questions as the study's columns have them, those without a column behind, in alphabetical order."""
+    places = {column.partition("/")[2]: place for place, column in enumerate(columns) if column.startswith("accuracy/")}
+    return sorted(set(kinds), key=lambda kind: (places.get(kind, len(places) + len(columns)), kind))
 
 
 def column_mistakes(columns: Sequence[str]) -> list[Mistake]:

@@ -16,7 +16,7 @@ REFERENCE = "reference"
 OTHERS = "other questions"
 """What is said instead of a difference between answers to different questions."""
 
-FACTOR = Metric("factor", "higher")
+FACTOR = Metric("factor", has_best=False)
 
 NO_RESULT = "no result"
 """What is said of a row whose runs have measured what is no number."""
@@ -111,13 +111,11 @@ def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell
     group = groups([row.asked for row in table.rows])
     rows = [number for number, row in enumerate(table.rows) if row.row.policy != KNOWS_THE_ANSWER]
     for (place, column), own in product(enumerate(table.study.columns), sorted(set(group))):
-        better = metric_of(column).better
         asked = [number for number in rows if group[number] == own]
         shown = {number: float(mean) for number in asked if (mean := cells[number][place].mean) is not None}
-        if better is None or len(set(shown.values())) < 2:
+        if not metric_of(column).has_best or len(set(shown.values())) < 2:
             continue
-        best = max(shown.values()) if better == "higher" else min(shown.values())
-        for number in [number for number, mean in shown.items() if mean == best]:
+        for number in [number for number, mean in shown.items() if mean == max(shown.values())]:
             marked[number][place] = replace(marked[number][place], best=True)
     return [tuple(own) for own in marked]
 

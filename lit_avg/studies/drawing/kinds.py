@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.studies.columns import kinds_in_order
 from lit_avg.studies.drawing.cost import FIXED, shared_name
 from lit_avg.studies.drawing.style import draw_line, mark, note, panels, tick_at, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
@@ -24,7 +25,7 @@ def accuracy_by_kind(study: Study, results: Results) -> Figure | None:
         return None
     figure, axes = panels(len(by_run), 2.1, "tokens per tile")
     figure.set_figheight(figure.get_figheight() + 0.5)  # the legend's
-    kinds = sorted({kind for rows in by_run.values() for row in rows for kind in kinds_of(results, row)})
+    kinds = kinds_in_order(study.columns, [kind for row in fixed for kind in kinds_of(results, row)])
     for axis, rows in zip(axes, by_run.values(), strict=True):
         _draw(axis, rows, kinds, results)
         if len(by_run) > 1:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.studies.columns import kinds_in_order
 from lit_avg.studies.drawing.style import SMALL, note, panels, shade, wrapped
 from lit_avg.studies.drawing.unfinished import footnote
 from lit_avg.studies.results import Results, sample
@@ -29,7 +30,7 @@ def selection(study: Study, results: Results) -> Figure | None:
     drawn = [row for row in routed if shares[row.name]]
     if not drawn:
         return None
-    kinds = sorted({kind for row in drawn for kind in shares[row.name]})
+    kinds = kinds_in_order(study.columns, [kind for row in drawn for kind in shares[row.name]])
     levels = sorted({tokens for row in drawn for by_level in shares[row.name].values() for tokens in by_level})
     titles = [wrapped(row.name, 2.4 if len(drawn) == 1 else 1.7 if len(drawn) <= 9 else 1.25, 8) for row in drawn]
     lines = max(title.count("\n") for title in titles) + 1
