@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import lightning as L
+import torch
 import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
+from lit_avg.stages import RGLF
 from tests.tiny import TILE, VOCABULARY, make_batch
 
 PICTURES = [((1, 2), (32, 64)), ((2, 1), (60, 20))]
@@ -102,6 +104,14 @@ class TinyData(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.val_dataloader()
+
+
+class MeanOfNothing(RGLF):
+    """Measures what is no number."""
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("val/mean_of_nothing", torch.zeros(0).mean())
 
 
 class BuggyData(TinyData):

@@ -1,11 +1,13 @@
 import csv
 import hashlib
 import json
+import math
 import platform
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from callbacks.results_writer import asked, outcomes_csv
 from lit_avg.cli import main
@@ -90,14 +92,15 @@ def test_every_question_has_a_row_with_what_happened_at_each_level_and_what_was_
         visual_tokens=torch.tensor([[5, 14], [5, 14]]),
         text_tokens=torch.tensor([9, 8]),
         tiles=torch.tensor([3, 3]),
+        images=["1a6e", "1a6e"],
     )
     chosen = {"oracle": torch.tensor([1, 0])}
     rows = list(csv.reader(outcomes_csv(outcomes, Granularities((2, 4)), chosen).splitlines()))
     assert ",".join(rows[0]) == (
-        "key,kind,tiles,text_tokens,correct@2,correct@4,feedback@2,feedback@4,visual_tokens@2,visual_tokens@4,chosen@oracle"
+        "key,kind,image,tiles,text_tokens,correct@2,correct@4,feedback@2,feedback@4,visual_tokens@2,visual_tokens@4,chosen@oracle"
     )
-    assert rows[1] == ["7/0", "number", "3", "9", "0", "1", "-2.5", "-0.5", "5", "14", "4"]
-    assert rows[2] == ["7/1", "colour", "3", "8", "1", "1", "-0.25", "-0.125", "5", "14", "2"]
+    assert rows[1] == ["7/0", "number", "1a6e", "3", "9", "0", "1", "-2.5", "-0.5", "5", "14", "4"]
+    assert rows[2] == ["7/1", "colour", "1a6e", "3", "8", "1", "1", "-0.25", "-0.125", "5", "14", "2"]
 
 
 @pytest.mark.parametrize("file", ["result.json", "outcomes.csv", "selection.csv"])
@@ -114,3 +117,21 @@ def test_the_choices_written_down_give_every_policys_accuracy(tested_run: Path) 
     for policy in policies:
         right = [int(question[f"correct@{question[f'chosen@{policy}']}"]) for question in questions]
         assert sum(right) / len(right) == pytest.approx(metrics[f"{policy}/accuracy"])
+
+
+def test_a_metric_that_is_no_number_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(write_stage(tmp_path, "RGLF"))
+    text = config.read_text(encoding="utf-8").replace("lit_avg.stages.RGLF", "tests.tiny_run.MeanOfNothing")
+    config.write_text(text, encoding="utf-8")
+    assert main(["fit", "--config", str(config)]) == 2
+    assert "val/mean_of_nothing is nan, which is no result; result.json is not written" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "RGLF" / "result.json").exists()
+
+
+def test_a_config_may_say_what_json_has_no_word_for(tmp_path: Path) -> None:
+    stopping = {"monitor": "val/loss", "stopping_threshold": -math.inf, "patience": 9}
+    callback = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stopping}
+    options = [f"--trainer.callbacks+={yaml.safe_dump(callback, default_flow_style=True, width=1000).strip()}"]
+    assert main(["fit", "--config", write_stage(tmp_path, "RGLF"), *options]) == 0
+    config = json.loads((tmp_path / "runs" / "RGLF" / "result.json").read_text(encoding="utf-8"))["config"]
+    assert config["trainer"]["callbacks"][-1]["init_args"]["stopping_threshold"] == "-.inf"

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_packed_and_separate_rows_hold_the_same_questions(batch_of: MakeBatch) -
     assert torch.equal(packed.pixel_values, separate.pixel_values)
     for question in range(18):
         assert own_tokens(packed, question) == own_tokens(separate, question)
+
+
+def test_questions_on_one_image_are_known_by_it(batch_of: MakeBatch) -> None:
+    batch = batch_of(True)
+    names = [batch.image_names[3 * sample : 3 * sample + 3] for sample in range(6)]
+    assert names[4] == batch.keys[12:15]  # no picture: each by itself
+    pictured = [*names[:4], names[5]]
+    assert all(len(set(own)) == 1 and len(own[0]) == 16 for own in pictured)
+    assert len({own[0] for own in pictured}) == 5
+    assert batch_of(True, pack_questions=False).image_names == batch.image_names
+    assert batch_of(False).image_names == [own[0] if own in pictured else f"{n:09d}" for n, own in enumerate(names)]
+    without = replace(batch, image_hashes=[])  # of data that does not tell
+    assert without.image_names[3:6] == [batch.keys[3]] * 3
+    assert without.image_names[12:15] == batch.keys[12:15]
 
 
 def test_separating_packed_questions_gives_the_rows_that_were_never_packed(batch_of: MakeBatch) -> None:
