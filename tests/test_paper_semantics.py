@@ -23,6 +23,7 @@ from lit_avg.optim import Optimization
 from lit_avg.scaler import GranularityScaler
 from lit_avg.stages import RGLF, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage
+from tests.close import assert_close
 from tests.tiny import make_batch, tiny_model
 
 K = 4
@@ -75,7 +76,7 @@ def test_every_level_is_the_one_below_pooled_1x2_and_2x1_in_turn(side: int, widt
     tokens = [side * side >> halvings for halvings in range(2 * side.bit_length() - 1)][::-1]
     levels = GranularityScaler(Granularities(tokens))(tile.unsqueeze(0))
     for level, by_hand in zip(levels, stacked_pools(tile, side), strict=True):
-        torch.testing.assert_close(level[0], by_hand)
+        assert_close(level[0], by_hand)
 
 
 def test_router_logits_are_what_the_equations_of_section_3_2_say(model: AvgLlava, question_of_two_tiles: Batch) -> None:
@@ -86,7 +87,7 @@ def test_router_logits_are_what_the_equations_of_section_3_2_say(model: AvgLlava
     assert len(asked) == 7
     assert len(heard) == K
     by_hand = torch.stack([voted(model, stacked_pools(tile, 4), heard) for tile in features]).mean(dim=0)
-    torch.testing.assert_close(model.route(batch, model.see(batch))[0], by_hand, atol=1e-5, rtol=1e-5)
+    assert_close(model.route(batch, model.see(batch))[0], by_hand)
 
 
 def test_with_fewer_instruction_tokens_than_slots_only_those_there_take_part(model: AvgLlava) -> None:
@@ -95,7 +96,7 @@ def test_with_fewer_instruction_tokens_than_slots_only_those_there_take_part(mod
     heard = most_similar(model.backbone.embed(batch.input_ids[0][batch.instruction[0]]), features[0])
     assert len(heard) == 2
     by_hand = torch.stack([voted(model, stacked_pools(tile, 4), heard) for tile in features]).mean(dim=0)
-    torch.testing.assert_close(model.route(batch, model.see(batch))[0], by_hand, atol=1e-5, rtol=1e-5)
+    assert_close(model.route(batch, model.see(batch))[0], by_hand)
 
 
 def log_prob_by_hand(model: AvgLlava, batch: Batch, question: int, level: int) -> Tensor:
@@ -126,7 +127,7 @@ def test_feedback_is_the_mean_log_prob_of_an_answer_at_each_level(model: AvgLlav
     for question in range(len(batch.keys)):
         for level in range(len(model.granularities)):
             by_hand = log_prob_by_hand(model, batch, question, level).mean()
-            torch.testing.assert_close(feedback[question, level], by_hand, atol=1e-5, rtol=1e-5)
+            assert_close(feedback[question, level], by_hand)
 
 
 @pytest.mark.parametrize("stage", [Pretrain, InstructionTuning])
@@ -134,9 +135,7 @@ def test_stages_1_and_2_average_the_answer_tokens_at_the_finest_level(
     stage: type[Stage], model: AvgLlava, batch: Batch
 ) -> None:
     by_hand = -torch.cat([log_prob_by_hand(model, batch, question, -1) for question in range(len(batch.keys))]).mean()
-    torch.testing.assert_close(
-        configured(stage(lambda: model, RATE)).loss(batch)["loss"], by_hand, atol=1e-5, rtol=1e-5
-    )
+    assert_close(configured(stage(lambda: model, RATE)).loss(batch)["loss"], by_hand)
 
 
 def test_stage_3_averages_that_over_the_levels(model: AvgLlava, batch: Batch) -> None:
@@ -145,7 +144,7 @@ def test_stage_3_averages_that_over_the_levels(model: AvgLlava, batch: Batch) ->
         for level in range(len(model.granularities))
     ]
     loss = configured(MultiGranularityTuning(lambda: model, RATE)).loss(batch)["loss"]
-    torch.testing.assert_close(loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+    assert_close(loss, torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 2.0])
@@ -159,9 +158,7 @@ def test_stage_4_is_the_pair_sum_and_alpha_times_the_cross_entropy(alpha: float,
         pairs = [(s[worse] - s[better] + p[better] - p[worse]) for better, worse in combinations(better_first, 2)]
         totals.append(torch.stack(pairs).relu().sum() - alpha * s[better_first[0]])
     by_hand = torch.stack(totals).mean()
-    torch.testing.assert_close(
-        configured(RGLF(lambda: model, RATE, alpha=alpha)).loss(batch)["loss"], by_hand, atol=1e-5, rtol=1e-5
-    )
+    assert_close(configured(RGLF(lambda: model, RATE, alpha=alpha)).loss(batch)["loss"], by_hand)
 
 
 def test_no_gradient_flows_through_the_feedback_even_where_nothing_is_frozen(model: AvgLlava, batch: Batch) -> None:

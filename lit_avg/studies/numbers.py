@@ -36,7 +36,10 @@ def bad_metric(metrics: object) -> str | None:
     """What among a run's metrics is no number, in words; None if all are numbers."""
     if not isinstance(metrics, Mapping):
         return f"its metrics are {json.dumps(metrics)}"
-    metrics = cast(Mapping[str, object], metrics)
+    metrics = cast(Mapping[str, Any], metrics)
+    with suppress(TypeError):
+        if math.isfinite(sum(metrics.values())):  # a NaN and an infinity stay in a sum: hundreds at one stroke
+            return None
     bad = [name for name, value in metrics.items() if number(value) is None]
     return f"{bad[0]} is {json.dumps(metrics[bad[0]])}" if bad else None
 
