@@ -16,7 +16,6 @@ from datamodules.samples import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
 from lit_avg.chat_encoding import TokenizedConversation
 from lit_avg.errors import UserError
-from lit_avg.image_mark import words_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class SampleEncoder:
 def _question(
     key: str, kinds: tuple[str, ...], rendering: TokenizedConversation, answered: Turn, source: str
 ) -> Question:
-    return Question(key, kinds[0] if kinds else "all", words_of(answered.text), rendering, source)
+    return Question(key, kinds[0] if kinds else "all", answered.text.strip(), rendering, source)
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,8 @@ def chat_template(template: str, system_prompt: str | None) -> str:
 
 def messages_of(turns: tuple[Turn, ...], has_image: bool) -> list[Message]:
     """Turns as messages, the image before the first question's words."""
-    first = len(turns) % 2
+    pictured = len(turns) % 2 if has_image else None
     return [
-        Message(_ROLES[speaker], words_of(text), shows_image=has_image and number == first)
+        Message(_ROLES[speaker], words_of(text) if number == pictured else text.strip(), number == pictured)
         for number, (speaker, text) in enumerate(turns)
     ]

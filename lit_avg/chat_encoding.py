@@ -90,11 +90,11 @@ class ChatEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str) -> None:
         self.template = template
         self.image_id = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_MARK))
-        self._unknown = cast(int | None, tokenizer.unk_token_id)
         self._variables = {"bos_token": "", "eos_token": "", **cast(dict[str, Any], tokenizer.special_tokens_map)}
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         # A post-processor adds the special tokens that the template writes by itself, and may trim the offsets.
         self._backend = _tokenizer({**backend, "post_processor": None, "truncation": None, "padding": None})
+        self._unknown = {cast(int | None, tokenizer.unk_token_id), *_unknown_of(backend["model"], self._backend)}
         written = self.template + self._probe()
         self.control = {
             number: token.content
@@ -111,15 +111,15 @@ class ChatEncoder:
 
         Raises:
             UnwritableError: words spell a token that the tokenizer cannot write as text, or the template does more
-                with them than to show them.
-            UserError: the template does not take these roles, or does not show the image.
+                with them than to show them, or shows another number of images.
+            UserError: the template does not take these roles.
         """
         rendered = self._rendered(messages, prompt)
         ids, offsets = self._tokens(rendered)
         input_ids, begins = torch.tensor(ids, dtype=torch.long), offsets[:, 0]
         image = input_ids == self.image_id
         if int(image.sum()) != (shown := sum(message.shows_image for message in messages)):
-            raise UserError(f"template: it shows {int(image.sum())} images where there is {shown}; write {IMAGE_MARK}")
+            raise UnwritableError(f"the template shows {int(image.sum())} images where there is {shown}")
         asked = [span for role, span in rendered.said if role == "user"]
         return TokenizedConversation(
             input_ids=input_ids.masked_fill(image, IMAGE_PLACEHOLDER),
@@ -204,15 +204,15 @@ class ChatEncoder:
         encoded = self._renaming.encode("".join([*renamed, text[done:]]), add_special_tokens=False)
         offsets = [(origins[begin], origins[end]) for begin, end in encoded.offsets]
         ids = [self._numbers.get(token, token) for token in encoded.ids]
-        left = [token for token in ids if token in self.control and token != self._unknown]
-        if left != [token for token, _ in controls if token != self._unknown]:
+        steering = set(self.control) - self._unknown
+        if [token for token in ids if token in steering] != [token for token, _ in controls if token in steering]:
             said = next(token for _, token in sorted(self.control.items()) if any(token in text[b:e] for b, e in words))
             raise UnwritableError(f"it says {said}, which this tokenizer cannot write as text")
         return ids, torch.tensor(offsets, dtype=torch.long).view(-1, 2)
 
     def _is_written(self, token: int, text: str) -> bool:
         """Whether a control token is there because the text spells it, not because the tokenizer knows no better."""
-        return token != self._unknown or text.strip() == self.control[token]
+        return token not in self._unknown or text.strip() == self.control[token]
 
     @cached_property
     def _names(self) -> dict[int, str]:
@@ -223,8 +223,16 @@ class ChatEncoder:
     def _renaming(self) -> Tokenizer:
         """The tokenizer, but that control tokens are written by their private characters."""
         settings = json.loads(self._backend.to_str())
+        names = {self.control[token]: name for token, name in self._names.items()}
         for token in settings["added_tokens"]:
-            token["content"] = self._names.get(token["id"], token["content"])
+            token["content"] = names.get(token["content"], token["content"])
+        model = settings["model"]  # its vocabulary may have them as well, and find them in a text by itself
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+        if isinstance(unknown := model.get("unk_token"), str):
+            model["unk_token"] = names.get(unknown, unknown)
         return _tokenizer(settings)
 
     @cached_property
@@ -237,6 +245,12 @@ class ChatEncoder:
 
 def _tokenizer(settings: dict[str, Any]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(settings))
+
+
+def _unknown_of(model: dict[str, Any], tokenizer: Tokenizer) -> set[int | None]:
+    """What a tokenizer's model makes of text that it does not know."""
+    piece = model.get("unk_token")
+    return {model.get("unk_id"), tokenizer.token_to_id(piece) if isinstance(piece, str) else None}
 
 
 def _content(message: Message, words: str) -> str:
