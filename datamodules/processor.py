@@ -52,7 +52,7 @@ def _adding_nothing(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTra
     """
     copied = deepcopy(tokenizer)
     copied.chat_template = template
-    copied.padding_side = "left"
+    copied.padding_side = copied.init_kwargs["padding_side"] = "left"
     if copied("a")["input_ids"] != copied("a", add_special_tokens=False)["input_ids"]:
         copied.add_bos_token = False  # either makes a new post-processor
         copied.add_eos_token = False

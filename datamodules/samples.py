@@ -58,6 +58,7 @@ def parse_sample(key: str, record: bytes, image: bytes | None) -> Sample:
     try:
         fields = json.loads(record)
         turns = parse_turns(fields["conversations"])
+        "".join(turn.text for turn in turns).encode()  # half a character, as JSON can escape it, is a ValueError
         if problem := problem_of(turns, image is not None):
             raise ValueError(problem)
         kinds = tuple(fields.get("kinds", ()))

@@ -58,9 +58,21 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 model = LlavaNextForConditionalGeneration.from_pretrained("{name}")
 processor = AutoProcessor.from_pretrained("{name}")
+said = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": "What is this?"}}]}}]
+text = processor.apply_chat_template(said, add_generation_prompt=True)
+output = model.generate(**processor(images=picture, text=text, return_tensors="pt"), max_new_tokens=128)
 ```
 
-The chat template writes the first token itself, so call the processor with `add_special_tokens=False`. With the router:
+`pipeline("image-text-to-text", "{name}")` takes such chats as well. Content may also be a string, with `<image>` and a
+new line before the words. The chat template writes all special tokens, so the tokenizer adds none by itself. The model
+was trained on at most one image, before the first question; of several, each is shown, but what comes of it was not
+measured.
+
+Where the text is not your own, let `apply_chat_template` tokenise it with `sanitize_control_tokens=True`: what spells a
+special token is then text, as in training. Give pictures upright and in RGB: `transformers` does not turn them as their
+EXIF data say, and clips those of more than 8 bits, which training scaled.
+
+With the router:
 
 ```python
 from lit_avg.model import AvgLlava

@@ -135,3 +135,25 @@ def test_the_size_is_that_of_the_decoded_picture(form: str, orientation: int) ->
     width, height = decode_picture(data, "it").size
     assert picture_size(data, "it") == (height, width)
     assert (width, height) == ((4, 8) if orientation in (6, 8) else (8, 4))
+
+
+def gif_with_frame(left: int, top: int, width: int, height: int, extension: bytes = b"") -> bytes:
+    """Two frames of 4x4, the second said to lie elsewhere."""
+    frames = [Image.new("P", (4, 4), colour) for colour in (0, 1)]
+    for frame in frames:
+        frame.putpalette([9, 9, 9, 80, 80, 80])
+    whole = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    second = whole.index(b",", whole.index(b",\0\0\0\0\x04") + 1)
+    while whole[second + 1 : second + 9] != struct.pack("<4H", 0, 0, 4, 4):
+        second = whole.index(b",", second + 1)
+    return whole[:second] + extension + b"," + struct.pack("<4H", left, top, width, height) + whole[second + 9 :]
+
+
+def test_a_gif_of_which_a_later_frame_reaches_far_out_is_refused_as_a_bomb() -> None:
+    assert colour_of(gif_with_frame(0, 0, 4, 4)) == (9, 9, 9)
+    assert colour_of(gif_with_frame(6, 6, 4, 4)) == (9, 9, 9)  # a little is borne with, as Pillow does
+    for data in (gif_with_frame(0, 0, 65535, 65535), gif_with_frame(65535, 65535, 4, 4, b"!\xfe\x03a,b\0")):
+        with pytest.raises(UserError, match=r"it has 655\d\dx655\d\d pixels, and the limit is"):
+            decode_picture(data, "a bomb")
+        with pytest.raises(UserError, match="and the limit is"):
+            picture_size(data, "a bomb")

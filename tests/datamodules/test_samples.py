@@ -35,3 +35,26 @@ def test_a_record_that_is_no_conversation_is_named(broken: bytes) -> None:
 def test_a_picture_that_the_text_does_not_mark_is_noticed() -> None:
     with pytest.raises(UserError, match="no <image> in the first question"):
         parse_sample("000000001", record(), b"picture")
+
+
+def test_half_a_character_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"sample 000000001 is not a conversation: .* surrogates not allowed"):
+        parse_sample(
+            "000000001",
+            rb'{"conversations": [{"from": "human", "value": "\ud83d"}, {"from": "gpt", "value": "a"}]}',
+            None,
+        )
+
+
+@pytest.mark.parametrize(
+    "question", ["<<image>image>", "<image><image>", "<ima<image>ge> what?", "what? <i<image>mage>"]
+)
+def test_a_mark_that_another_hides_is_refused(question: str) -> None:
+    said = [{"from": "human", "value": question}, {"from": "gpt", "value": "This."}]
+    with pytest.raises(UserError, match=r"sample 000000001 is not a conversation: (a second|2) <image>"):
+        parse_sample("000000001", record(conversations=said), b"picture")
+
+
+def test_half_a_mark_is_text() -> None:
+    said = [{"from": "human", "value": "<image>\n<ima"}, {"from": "gpt", "value": "ge> it is."}]
+    assert parse_sample("000000001", record(conversations=said), b"picture").turns[1].text == "ge> it is."
