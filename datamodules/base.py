@@ -27,6 +27,7 @@ from datamodules.stream import BatchStream
 from datamodules.stretch import stretch
 from datamodules.tokenizer import load_tokenizer
 from datamodules.wording import Wording, wording
+from lit_avg.anyres import VisualLayout
 from lit_avg.batch import Batch
 from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
@@ -148,6 +149,17 @@ class ShardsDataModule(Splits, L.LightningDataModule):
     def end_token(self) -> int:
         """The token that ends every answer."""
         return self.encoder.renderer.end_token
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a conversation at most, its image counted as one."""
+        return self.max_length
+
+    def longest_sequence(self, layout: VisualLayout) -> int:
+        """The same with the image as it is at the finest granularity, filling the largest of the planes."""
+        side, finest = self.tile_size, len(layout.granularities) - 1
+        planes = [((height // side, width // side), (height, width)) for height, width in self.tiling.planes]
+        return self.longest_text - 1 + max(layout.count(*plane, finest) for plane in planes or [((0, 0), (side, side))])
 
     @cached_property
     def wording(self) -> Wording:

@@ -123,6 +123,11 @@ class Backbone(nn.Module):
         return listed(ends)
 
     @property
+    def positions(self) -> int | None:
+        """How many tokens the LLM was made to read, if its config says."""
+        return cast(int | None, cast(Any, self.hf.config).text_config.to_dict().get("max_position_embeddings"))
+
+    @property
     def image_newline(self) -> Tensor:
         """The learned token that ends each row of a plane, (D,)."""
         return self.hf.model.image_newline

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_avg.anyres import VisualLayout
 from lit_avg.backbone import AnswerTokens, Backbone
 from lit_avg.batch import PADDING, Batch
+from lit_avg.context_length import ContextLength
 from lit_avg.errors import UserError
 from lit_avg.finite import check_scores
 from lit_avg.generation import Generation
@@ -81,6 +82,7 @@ class AvgLlava(nn.Module):
         self.router = router(granularities, self.backbone.width, choices.attention, choices.logit_norm)
         self.router.check_slots(k)
         self.prompt_encoder: PromptEncoder | None = None
+        self.context_length = ContextLength(self.backbone.positions)
 
     def see(self, batch: Batch) -> list[Tensor]:
         """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine. Raises as `encode`."""
@@ -120,6 +122,7 @@ class AvgLlava(nn.Module):
     def answer_tokens(self, batch: Batch, levels: Levels, level_of_row: Sequence[int]) -> AnswerTokens:
         """Let the LLM score the answers, each row seeing its image at the granularity chosen for it."""
         rows = llm_input(batch, level_of_row, self.layout)
+        self.context_length.look_at(rows.position_ids)
         return self.backbone.answer_tokens(self.embeddings(batch, levels, level_of_row, rows), rows)
 
     def answer_tokens_at(self, batch: Batch, levels: Levels, level: int) -> AnswerTokens:
@@ -209,6 +212,7 @@ class AvgLlava(nn.Module):
         prompts = without_last_answers(separate_questions(batch))
         levels = self.see(prompts) if levels is None else levels
         rows = llm_input(prompts, level_of_question, self.layout)
+        self.context_length.look_at(rows.position_ids)
         embeddings = self.embeddings(prompts, levels, level_of_question, rows)
         lengths = (rows.question != PADDING).sum(dim=1).tolist()
         texts = [row[:length] for row, length in zip(embeddings, lengths, strict=True)]

@@ -83,6 +83,11 @@ class Jersey(ShardsDataModule):
         """Settings and the generator's version, which decide what is drawn: drawing it only to look would take long."""
         return {"Jersey": self.settings.digest}
 
+    @property
+    def longest_text(self) -> int:
+        """Questions and answers of a few words, which no `max_length` cuts."""
+        return 64
+
     def prepare_data(self) -> None:
         """Draw the pictures, unless they are in the cache."""
         cached(self.settings, self.cache)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_avg.backbone import BackbonePart
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
+from lit_avg.context_length import check_context_length
 from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
@@ -80,10 +81,12 @@ class Stage(FiniteTraining):
         self.freeze_the_rest()
 
     def on_fit_start(self) -> None:
-        """Refuse data whose answers end with a token at which the model does not stop."""
+        """Refuse data whose answers end with a token at which the model does not stop, or longer than it reads."""
         if self._spans:
             check_step_mean(self.trainer)
-        check_end_token(cast(Any, self.trainer).datamodule, self.model.backbone.end_tokens)
+        data = cast(Any, self.trainer).datamodule
+        check_end_token(data, self.model.backbone.end_tokens)
+        check_context_length(data, self.model.layout, self.model.backbone.positions)
 
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""
