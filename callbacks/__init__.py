@@ -13,6 +13,7 @@ from callbacks.run_progress import RunProgress
 from callbacks.save_config import SaveConfig
 from callbacks.throughput import Throughput
 from callbacks.token_savings import TokenSavings
+from callbacks.watcher import Watcher
 
 __all__ = [
     "DataCounts",
@@ -28,4 +29,5 @@ __all__ = [
     "SaveConfig",
     "Throughput",
     "TokenSavings",
+    "Watcher",
 ]

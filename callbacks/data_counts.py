@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from torch import Tensor
 
+from callbacks.watcher import Watcher
 from callbacks.watching import logged_step
 
 
@@ -22,7 +23,7 @@ class CountsSamples(Protocol):
         ...
 
 
-class DataCounts(L.Callback):
+class DataCounts(Watcher):
     """Logs `data/seen/<data set>` and `data/replaced`, of loaders that count them."""
 
     def on_train_batch_end(

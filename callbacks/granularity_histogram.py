@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from callbacks.watcher import Watcher
 from callbacks.watching import judged, logged_step, run_folder, tensorboard
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
@@ -30,7 +31,7 @@ class Selection:
     shares: list[float]  # N, coarse to fine
 
 
-class GranularityHistogram(L.Callback):
+class GranularityHistogram(Watcher):
     """After each evaluation: a histogram and a bar picture in TensorBoard, and rows in `selection.csv`.
 
     Questions without an image have nothing to choose and are left out, as are stages without a router.

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from callbacks.watcher import Watcher
 from callbacks.watching import Decodes, datamodule, judged, logged_step, tensorboard
 from lit_avg.batch import PADDING, Batch
 from lit_avg.sequences import separate_questions
@@ -33,7 +34,7 @@ class Answered:
     chosen: int  # level
 
 
-class PictureGallery(L.Callback):
+class PictureGallery(Watcher):
     """After each validation of a run: the first pictures of the validation split in TensorBoard.
 
     Only in runs that have their LLM, not those on stored feedback; and of one process: to generate is a matter for all

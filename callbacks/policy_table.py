@@ -5,11 +5,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.watcher import Watcher
 from callbacks.watching import judged
 from lit_avg.metrics import policy_metrics
 
 
-class PolicyTable(L.Callback):
+class PolicyTable(Watcher):
     """Prints accuracy and tokens of every policy when a test ends."""
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

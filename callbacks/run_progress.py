@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from callbacks.watcher import Watcher
 from lit_avg.stages.base import Stage
 
 
-class RunProgress(ProgressBar):
+class RunProgress(Watcher, ProgressBar):
     """Shows `stage4 · RGLF · fit 37/150 · loss 0.321 · 0:12`.
 
     On a terminal the line is rewritten in place; elsewhere (a log file, a pipe) it is printed now and then.

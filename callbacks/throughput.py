@@ -8,11 +8,12 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from callbacks.watcher import Watcher
 from callbacks.watching import logged_step
 from lit_avg.batch import IGNORED_LABEL, PADDING, Batch
 
 
-class Throughput(L.Callback):
+class Throughput(Watcher):
     """Logs `throughput/{questions,text_tokens,answer_tokens}_per_second` of one process.
 
     Time spent in validation does not count. Speeds go to the logger alone: they differ between two equal runs, and

@@ -3,6 +3,7 @@
 import lightning as L
 from torch import Tensor
 
+from callbacks.watcher import Watcher
 from callbacks.watching import judged, logged_step, tensorboard
 from lit_avg.flops import llm_forward_flops
 from lit_avg.llm_configs import LlmShape
@@ -10,7 +11,7 @@ from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 
 
-class TokenSavings(L.Callback):
+class TokenSavings(Watcher):
     """Shares of the finest granularity's cost: tokens per tile, visual tokens in all, FLOPs of the LLM's forward pass.
 
     After validation the stage's own policy goes to TensorBoard as `savings/<name>`. After a test every policy's are
