@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_avg.errors import UserError
+from lit_avg.llm_configs import check_lengths
 from lit_avg.packed_rows import PACKED_ATTENTION, last_hidden
 from lit_avg.sequences import LlmInput
 
@@ -21,6 +22,7 @@ def answer_states(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, grad
     Raises:
         UserError: rows of several questions, and an attention implementation that takes no packed rows.
     """
+    check_lengths(llm.config, (rows.position_ids.amax(dim=1) + 1).tolist())
     if implementation_of(llm) in PACKED_ATTENTION.values():
         # what is recomputed in the backward pass would no longer know which tokens it was computed for
         return last_hidden(llm, embeddings, rows, trims=not (gradient_checkpointing and torch.is_grad_enabled()))

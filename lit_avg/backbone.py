@@ -5,7 +5,7 @@ It encodes tiles, embeds text, scores answers and generates. Which granularity t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,22 @@ from transformers.generation.logits_process import LogitsProcessorList
 from lit_avg.answer_scores import score
 from lit_avg.answer_states import answer_states
 from lit_avg.errors import UserError
+from lit_avg.exact_buffers import ExactBuffers
 from lit_avg.finite import check_weights
 from lit_avg.generation import Generation, NonFiniteWatch, listed
 from lit_avg.length_groups import STEP, groups_of_like_length
-from lit_avg.llava_next import composed, config_of, llm_left_out, settings_hash, whole
-from lit_avg.llm_configs import check_attention
+from lit_avg.llava_next import check_head, composed, config_of, llm_left_out, settings_hash, whole
+from lit_avg.llm_configs import check_attention, check_lengths, check_same_computation
 from lit_avg.packed_rows import PACKED_ATTENTION
 from lit_avg.sequences import LlmInput
 from lit_avg.unread import unread_parameters
 from lit_avg.vision_layers import hidden_state
+from lit_avg.weight_hashes import tensors_hash
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
+
+BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm")
+"""In the order of the data's way through them."""
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
@@ -41,7 +46,7 @@ class AnswerTokens:
     question: Tensor  # (A,) the question it answers
 
 
-class Backbone(nn.Module):
+class Backbone(ExactBuffers):
     """LLaVA-NeXT: vision encoder, connector and LLM.
 
     Args:
@@ -62,6 +67,8 @@ class Backbone(nn.Module):
             none that works here, or there is no such attention.
     """
 
+    exact: ClassVar[tuple[str, ...]] = ("inv_freq",)
+
     def __init__(
         self,
         vision_encoder: dict[str, Any] | None = None,
@@ -81,6 +88,7 @@ class Backbone(nn.Module):
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
         self.attention = attention
+        self.hash_of_origin = dict[BackbonePart, Callable[[], str]]()  # of parts as they lay where they were taken from
         self.llm_not_loaded = llm_left_out()  # its SHA-256; None where there is an LLM
         if self.llm_not_loaded is not None:
             self.hf.lm_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  nothing will be asked of it
@@ -160,21 +168,28 @@ class Backbone(nn.Module):
             source: hub id or folder in transformers' format.
 
         Raises:
-            UserError: nothing can be loaded from there, it has other shapes than this backbone, or is not finite.
+            UserError: nothing can be loaded from there, it has other shapes than this backbone, computes otherwise, or
+                is not finite.
         """
         own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
         try:
             only_embeddings = {"config": own.config} if part == "llm" and self.llm_not_loaded is not None else {}
             loaded = type(own).from_pretrained(source, **only_embeddings)
             check_weights(loaded.state_dict(), f"pretrained_parts: {source}")
+            check_same_computation(own.config, loaded.config, f"pretrained_parts: {source}")
             own.load_state_dict(loaded.state_dict())
+            taken = [loaded]
             if part == "llm" and self.llm_not_loaded is None:
-                head = AutoModelForCausalLM.from_pretrained(source).lm_head.state_dict()
-                check_weights(head, f"pretrained_parts: {source}: lm_head")
-                self.hf.lm_head.load_state_dict(head)
+                head = AutoModelForCausalLM.from_pretrained(source).lm_head
+                check_weights(head.state_dict(), f"pretrained_parts: {source}: lm_head")
+                check_head(self.hf.lm_head, own.get_input_embeddings(), head, f"pretrained_parts: {source}")
+                self.hf.lm_head.load_state_dict(head.state_dict())
+                taken.insert(0, head)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"pretrained_parts: {part} cannot be loaded from {source}: {reason}") from error
+        sha256 = tensors_hash(tensor for module in taken for _, tensor in sorted(module.named_parameters()))
+        self.hash_of_origin[part] = lambda: sha256
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).
@@ -247,6 +262,7 @@ class Backbone(nn.Module):
 
     def continued(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation) -> Tensor:
         """`generate` with all prompts in one batch, padded on the left to the longest."""
+        check_lengths(self.llm_config, [len(prompt) for prompt in prompts])
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])

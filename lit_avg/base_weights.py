@@ -12,14 +12,8 @@ from torch import Tensor
 from lit_avg.backbone import BackbonePart
 from lit_avg.checkpoints import RUN_BEFORE, SCALER, checkpoint_path, read_checkpoint
 from lit_avg.errors import UserError
-from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, tensors_hash
-
-_BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
-    "vision_encoder": ("hf.model.vision_tower.",),
-    "connector": ("hf.model.multi_modal_projector.", "hf.model.image_newline"),
-    "llm": ("hf.model.language_model.", "hf.lm_head."),
-}
-"""How the names of each part's tensors begin in a backbone's state dict."""
+from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, hash_in_checkpoint
+from lit_avg.weight_hashes import tensors_hash
 
 
 def base_weights(source: str) -> dict[str, str]:
@@ -38,14 +32,11 @@ def base_weights(source: str) -> dict[str, str]:
     left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])
     hashes = dict[str, str]()
-    for part, beginnings in _BEGINNINGS.items():
-        if part in left_out:
-            hashes[part] = left_out[part]["sha256"]
-            continue
-        names = sorted(name for name in weights if name.startswith(tuple(f"model.backbone.{b}" for b in beginnings)))
-        if not names:
+    for part in ("vision_encoder", "connector", "llm"):
+        sha256 = left_out[part]["sha256"] if part in left_out else hash_in_checkpoint(weights, part)
+        if sha256 is None:
             raise UserError(f"{path} has no {part.replace('_', ' ')}; name a run of stage 3")
-        hashes[part] = tensors_hash(weights[name] for name in names)
+        hashes[part] = sha256
     if learned := sorted(name for name in weights if name.startswith(SCALER)):
         hashes["scaler"] = tensors_hash(weights[name] for name in learned)
     return hashes

@@ -10,14 +10,23 @@ from lit_avg.errors import UserError
 from lit_avg.stages.base import Stage
 from lit_avg.training_cli import TrainingCLI
 
+OF_WEIGHTS = ("bf16-true", "16-true", "64-true", "64", 64)
+"""Lightning's names of those precisions, beside float32, that weights are held in; the others are of products alone."""
+
 
 class BuildingCLI(TrainingCLI):
     """Parses and builds as fit does, and leaves it at that."""
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
-        """A trainer that needs neither the devices nor the strategy that the run will need."""
-        folder = self.config["fit"]["trainer"]["default_root_dir"]
-        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder)
+        """A trainer that needs neither the devices nor the strategy that the run will need, with weights like its."""
+        options = self.config["fit"]["trainer"]
+        return Trainer(
+            accelerator="cpu",
+            precision=options["precision"] if options["precision"] in OF_WEIGHTS else None,
+            logger=False,
+            enable_checkpointing=False,
+            default_root_dir=options["default_root_dir"],
+        )
 
     def after_instantiate_classes(self) -> None:
         """Look for no checkpoint: what a run trains does not depend on how far it is."""
@@ -61,9 +70,14 @@ def finished_run(source: str) -> tuple[BuildingCLI, Path]:
 
 
 def take_over_trained(stage: Stage, trainer: Trainer, source: str) -> None:
-    """Build a finished run's model, put the trained weights into it and leave it in evaluation mode."""
+    """Build a finished run's model, put the trained weights into it and leave it in evaluation mode.
+
+    Its weights are in the run's own precision.
+    """
     stage.trainer = trainer
-    stage.configure_model()
+    with trainer.precision_plugin.module_init_context():
+        stage.configure_model()
+    trainer.precision_plugin.convert_module(stage)
     checkpoint = read_checkpoint(checkpoint_path(source))
     stage.on_load_checkpoint(checkpoint)
     stage.load_state_dict(checkpoint["state_dict"], strict=False)  # what is left out has been found by now

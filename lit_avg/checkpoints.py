@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -12,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_avg.backbone import Backbone, BackbonePart
+from lit_avg.backbone import BACKBONE_PARTS, Backbone, BackbonePart
 from lit_avg.errors import UserError
-from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, names_of
+from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
 from lit_avg.llava_next import LLM_LAYERS
 from lit_avg.model import AvgLlava
 from lit_avg.weight_files import check_fit
@@ -93,11 +94,18 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
         if name.startswith(_BACKBONE) and not (backbone.llm_not_loaded and name.startswith(_LLM_LAYERS))
     }
+    for part in BACKBONE_PARTS:
+        if part not in left_out:
+            backbone.hash_of_origin[part] = partial(_hash_of, checkpoint["state_dict"], part)
     kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
     backbone.load_state_dict(weights, strict=False)
     unknown = backbone.llm_not_loaded is not None and not llm_wanted
     check_left_out(backbone, {name: part for name, part in left_out.items() if name != "llm" or not unknown}, source)
+
+
+def _hash_of(weights: Mapping[str, Tensor], part: BackbonePart) -> str:
+    return hash_in_checkpoint(weights, part) or ""  # asked of a checkpoint whose weights have fitted
 
 
 def _origin_of(part: LeftOut, source: str) -> str:

@@ -2,23 +2,30 @@
 
 A router of 100 million parameters need not be saved with the 7 billion it was trained beside. A part is left out if it
 is frozen and came from an earlier run or from pretrained weights; the checkpoint keeps its origin and the SHA-256 of
-its tensors, and another base model is refused.
+the values that lie there, and another base model is refused. What precision a run computes in, and so rounds them to,
+makes no difference.
 """
 
-import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-import torch
 from torch import Tensor
 
 from lit_avg.backbone import Backbone, BackbonePart
 from lit_avg.errors import UserError
+from lit_avg.weight_hashes import hashes_with_types, tensors_hash
 
 LEFT_OUT_KEY = "lit_avg_left_out"
 """Entry of a checkpoint with a `LeftOut` for every part that it leaves out."""
+
+_BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
+    "vision_encoder": ("model.backbone.hf.model.vision_tower.",),
+    "connector": ("model.backbone.hf.model.multi_modal_projector.", "model.backbone.hf.model.image_newline"),
+    "llm": ("model.backbone.hf.model.language_model.", "model.backbone.hf.lm_head."),
+}
+"""How the names of each part's tensors begin in a checkpoint."""
 
 
 class LeftOut(TypedDict):
@@ -50,21 +57,27 @@ def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:
     return {name for name, parameter in named if id(parameter) in own}
 
 
+def hash_in_checkpoint(weights: Mapping[str, Tensor], part: BackbonePart) -> str | None:
+    """SHA-256 of a part's tensors in a checkpoint's state dict; None if it is not there."""
+    names = sorted(name for name in weights if name.startswith(_BEGINNINGS[part]))
+    return tensors_hash(weights[name] for name in names) if names else None
+
+
 def part_hash(backbone: Backbone, part: BackbonePart) -> str:
-    """SHA-256 of a part's parameters, in the order of their names; what is known of an LLM that is not loaded."""
+    """SHA-256 of a part's parameters, in the order of their names, as they lay where the part was taken from.
+
+    Of an LLM that is not loaded it is what is known of it.
+    """
     if part == "llm" and backbone.llm_not_loaded is not None:
         return backbone.llm_not_loaded
+    if part in backbone.hash_of_origin:
+        return backbone.hash_of_origin[part]()
+    return tensors_hash(_tensors_of(backbone, part))
+
+
+def _tensors_of(backbone: Backbone, part: BackbonePart) -> list[Tensor]:
     named = dict(backbone.named_parameters(remove_duplicate=False))
-    return tensors_hash(named[name].detach() for name in sorted(names_of(backbone, part)))
-
-
-def tensors_hash(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 over types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return [named[name].detach() for name in sorted(names_of(backbone, part))]
 
 
 def check_left_out(backbone: Backbone, left_out: Mapping[BackbonePart, LeftOut], source: str) -> None:
@@ -75,7 +88,7 @@ def check_left_out(backbone: Backbone, left_out: Mapping[BackbonePart, LeftOut],
     """
     for part, known in left_out.items():
         found = part_hash(backbone, part)
-        if found != known["sha256"]:
+        if found != known["sha256"] and known["sha256"] not in hashes_with_types(_tensors_of(backbone, part)):
             raise UserError(
                 f"{source} was trained with another {part.replace('_', ' ')} than {known['origin']} now holds "
                 f"(SHA-256 {known['sha256'][:12]}, found {found[:12]}); bring that one back or train this stage anew"

@@ -8,7 +8,9 @@ from contextvars import ContextVar
 from pickle import UnpicklingError
 from typing import Any, cast
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
 from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -17,8 +19,11 @@ from lit_avg.finite import check_weights
 from lit_avg.llm_configs import check_llm
 from lit_avg.weight_files import named_differences
 
-ENCODERS_WITHOUT_CLS = ("siglip_vision_model", "siglip2_vision_model")
-"""Model types of encoders whose tokens are all patches."""
+ENCODERS = ("clip_vision_model", "siglip_vision_model")
+"""Model types that a vision encoder may have: those whose layers and norms `unread` and `vision_layers` know."""
+
+ENCODERS_WITHOUT_CLS = ("siglip_vision_model",)
+"""Those of them whose tokens are all patches."""
 
 
 _llm_left_out: ContextVar[str | None] = ContextVar("_llm_left_out", default=None)
@@ -55,6 +60,7 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     try:
         config = LlavaNextConfig.from_pretrained(source)
         llm = cast(PreTrainedConfig, config.text_config)
+        check_encoder(cast(PreTrainedConfig, config.vision_config))
         check_llm(llm)
         if llm_left_out() is not None:
             llm.num_hidden_layers = 0
@@ -63,6 +69,7 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
             LlavaNextForConditionalGeneration.from_pretrained(
                 source,
                 config=config,
+                dtype=torch.get_default_dtype(),  # what the run computes in, not what the file has
                 attn_implementation=_of_parts(attention),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -90,25 +97,43 @@ def composed(
     """Random weights; the connector is initialised as torch does, which is how LLaVA does it.
 
     Raises:
-        UserError: the LLM is none that works here, or a config describes no model.
+        UserError: a part is none that works here, or a config describes no model.
     """
+    check_encoder(vision_config)
     check_llm(text_config)
     if llm_left_out() is not None:
         text_config.num_hidden_layers = 0
-    hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
-        LlavaNextConfig(
-            vision_config=vision_config,
-            text_config=text_config,
-            vision_feature_layer=-2,
-            vision_feature_select_strategy="full" if vision_config.model_type in ENCODERS_WITHOUT_CLS else "default",
-            image_token_index=text_config.vocab_size,
-            tie_word_embeddings=text_config.tie_word_embeddings,
-        ),
-        attn_implementation=_of_parts(attention),
+    config = LlavaNextConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="full" if vision_config.model_type in ENCODERS_WITHOUT_CLS else "default",
+        image_token_index=text_config.vocab_size,
+        tie_word_embeddings=text_config.tie_word_embeddings,
     )
+    try:
+        hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
+            config, attn_implementation=_of_parts(attention)
+        )
+    except (ValueError, AssertionError, KeyError) as error:  # whatever transformers finds only when it builds
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"the backbone's configs describe no model: {reason}") from error
     hf.model.multi_modal_projector.linear_1.reset_parameters()
     hf.model.multi_modal_projector.linear_2.reset_parameters()
     return hf
+
+
+def check_encoder(config: PreTrainedConfig) -> None:
+    """Refuse a vision encoder whose hidden states are not read here.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if config.model_type not in ENCODERS:
+        raise UserError(
+            f"vision_encoder: model_type {config.model_type} is none that can be read here; "
+            f"choose one of {', '.join(ENCODERS)}"
+        )
 
 
 def _of_parts(attention: str) -> dict[str, str]:
@@ -136,3 +161,23 @@ def config_of(settings: dict[str, Any]) -> PreTrainedConfig:
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         reason = " ".join(str(error).split()).partition(". Should contain")[0][:300]
         raise UserError(f"a config of model_type {settings['model_type']} cannot be made: {reason}") from error
+
+
+def check_head(own: nn.Module, embeddings: nn.Module, loaded: nn.Module, source: str) -> None:
+    """Refuse an LM head of its own for an LLM whose head is its embeddings, which it would overwrite.
+
+    Args:
+        own: the LM head.
+        embeddings: of the LLM, as they were loaded.
+        loaded: the LM head that is to be taken.
+        source: where it is from.
+
+    Raises:
+        UserError: they are tied here, but not there.
+    """
+    ours, theirs = cast(Tensor, embeddings.weight), cast(Tensor, loaded.weight)
+    if own.weight is ours and not torch.equal(theirs.to(ours), ours):
+        raise UserError(
+            f"{source} has an LM head of its own, but here it is tied to the embeddings; "
+            "set tie_word_embeddings: false in the llm's settings"
+        )

@@ -5,6 +5,7 @@ A family is taken that is known to compute here what transformers' own LLaVA-NeX
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +19,13 @@ LLM_TYPES = ("gemma2", "gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen
 
 ATTENTION_PACKAGES = {"sdpa": "torch", "eager": "torch", "flash_attention_2": "flash_attn"}
 """transformers' attention implementations that can be chosen, and the package that each needs."""
+
+COMPUTATION = (
+    *("hidden_act", "hidden_activation", "rms_norm_eps", "layer_norm_eps", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "rope_parameters", "layer_types", "sliding_window", "query_pre_attn_scalar"),
+    *("attn_logit_softcapping", "no_rope_layers", "use_parallel_residual"),
+)
+"""Settings of encoders and LLMs that decide what their weights compute, and that no tensor's shape tells."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +76,8 @@ def check_llm(config: PreTrainedConfig) -> None:
     """Refuse an LLM that would not compute here what it computes elsewhere, and leave out what LLaVA-NeXT leaves out.
 
     Raises:
-        UserError: it is of a family that is not known, or attends to what comes later.
+        UserError: it is of a family that is not known, attends to what comes later, or has heads or positions that make
+            no sense here.
     """
     if config.model_type not in LLM_TYPES:
         raise UserError(
@@ -80,6 +89,17 @@ def check_llm(config: PreTrainedConfig) -> None:
         raise UserError(
             "llm: use_bidirectional_attention lets tokens see later ones, and answers would be read; unset it"
         )
+    shape = LlmShape.of(config)
+    if shape.num_attention_heads % shape.num_key_value_heads:
+        raise UserError(
+            f"llm: num_attention_heads is {shape.num_attention_heads}, no multiple of num_key_value_heads, "
+            f"{shape.num_key_value_heads}"
+        )
+    if "dynamic" in rope_types(config):
+        raise UserError(
+            "llm: rope_type dynamic makes a token's place depend on the longest sequence of its batch, and so every "
+            "number on which others it is read with; choose another"
+        )
     if (cap := told.get("final_logit_softcapping")) is not None:
         config.update({"final_logit_softcapping": None})
         _log.warning(
@@ -87,3 +107,44 @@ def check_llm(config: PreTrainedConfig) -> None:
             "export alike, as transformers' LLaVA-NeXT has none; set it to null to be told no more",
             cap,
         )
+
+
+def rope_types(config: PreTrainedConfig) -> dict[str, Mapping[str, Any]]:
+    """The kinds of positions that an LLM's layers have, with their settings."""
+    told: Mapping[str, Any] = config.to_dict().get("rope_parameters") or {}
+    each = [told] if "rope_type" in told else [of_layer for of_layer in told.values() if isinstance(of_layer, Mapping)]
+    return {settings["rope_type"]: settings for settings in each}
+
+
+def check_lengths(config: PreTrainedConfig, lengths: Sequence[int]) -> None:
+    """Refuse sequences of which some are so long that transformers gives all of their batch other positions.
+
+    Raises:
+        UserError: names the longest and the shortest.
+    """
+    settings = rope_types(config).get("longrope")
+    if settings is None:
+        return
+    limit: int = (
+        settings.get("original_max_position_embeddings") or config.to_dict()["original_max_position_embeddings"]
+    )
+    if min(lengths) <= limit < max(lengths):
+        raise UserError(
+            f"a batch has sequences of {min(lengths)} to {max(lengths)} tokens, and beyond {limit} the llm's longrope "
+            "turns the positions of all of them; set batch_size: 1, or keep sequences shorter"
+        )
+
+
+def check_same_computation(own: PreTrainedConfig, other: PreTrainedConfig, source: str) -> None:
+    """Refuse weights that would be computed with in another way than they were trained for; shapes tell of themselves.
+
+    Raises:
+        UserError: names the first setting that differs, with both values.
+    """
+    ours, theirs = own.to_dict(), other.to_dict()
+    for name in COMPUTATION:
+        if name in ours and name in theirs and ours[name] != theirs[name]:
+            raise UserError(
+                f"{source}: {name} is {theirs[name]} there, but {ours[name]} in this config; write its value into the "
+                "settings of the part that is taken from it"
+            )

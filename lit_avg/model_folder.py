@@ -8,12 +8,14 @@ processor_config.json, tokenizer* transformers' processor, where the model came 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors.torch import save_file
 from transformers import LlavaNextProcessor
 
@@ -58,7 +60,7 @@ def save_model(model: AvgLlava, folder: Path) -> None:
 
 
 def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
-    """The model that `save_model` wrote, bit for bit.
+    """The model that `save_model` wrote, bit for bit and in the precision of its weights.
 
     Args:
         folder: where it is.
@@ -70,14 +72,15 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
     settings = cast(dict[str, Any], read_json(folder / ROUTER_SETTINGS))
     try:
         tokens = cast(Sequence[int], settings["granularities"]["tokens"])
-        model = AvgLlava(
-            partial(Backbone, pretrained=str(folder), attention=attention),
-            Granularities(tokens, settings["granularities"]["step"]),
-            partial(GranularityRouter, **settings["router"]),
-            settings["pooling"],
-            settings["k"],
-            Semantics(**settings["semantics"]),
-        )
+        with made_in(weights_type(folder)):
+            model = AvgLlava(
+                partial(Backbone, pretrained=str(folder), attention=attention),
+                Granularities(tokens, settings["granularities"]["step"]),
+                partial(GranularityRouter, **settings["router"]),
+                settings["pooling"],
+                settings["k"],
+                Semantics(**settings["semantics"]),
+            )
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / ROUTER_SETTINGS} is incomplete: {error}; write the folder anew") from error
     if model.scaler.state_dict():
@@ -88,3 +91,20 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
     if (folder / PROCESSOR).is_file():
         model.prompt_encoder = PromptEncoder(LlavaNextProcessor.from_pretrained(folder))
     return model.eval()
+
+
+def weights_type(folder: Path) -> torch.dtype:
+    """The type of numbers of a LLaVA-NeXT's weights, by its config; float32 where that does not say."""
+    config = read_json(folder / "config.json")
+    return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+
+
+@contextmanager
+def made_in(dtype: torch.dtype) -> Generator[None]:
+    """Within this, what is made is of a type of floating-point numbers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

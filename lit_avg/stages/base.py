@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lit_avg.backbone import BackbonePart
+from lit_avg.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.context_length import check_context_length
@@ -29,8 +29,6 @@ from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.step_mean import StepMean, check_step_mean
 
 Part = BackbonePart | Literal["router"]
-
-BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm")
 
 PARTS: tuple[Part, ...] = (*BACKBONE_PARTS, "router")
 """The parts of an `AvgLlava`, in the order of the data's way through them."""

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta
+from lit_avg.exact_buffers import ExactBuffers
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.policies import Policy, all_policies
 from lit_avg.stages.base import Part, Stage
 
 
-class RouterStage(Stage):
+class RouterStage(ExactBuffers, Stage):
     """Trains the router alone and fits the margin of `coarsest within` at each validation.
 
     Args:
@@ -29,6 +30,7 @@ class RouterStage(Stage):
 
     trains: ClassVar[tuple[Part, ...]] = ("router",)
     starts_from: ClassVar[tuple[str, ...]] = ("MultiGranularityTuning",)
+    exact: ClassVar[tuple[str, ...]] = ("delta",)
     delta: Tensor
 
     def __init__(

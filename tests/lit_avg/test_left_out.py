@@ -1,3 +1,5 @@
+import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree, move, rmtree
@@ -8,9 +10,10 @@ import torch
 from lit_avg.checkpoints import initialise_from, read_checkpoint
 from lit_avg.cli import main
 from lit_avg.errors import UserError
-from lit_avg.left_out import part_hash, tensors_hash
+from lit_avg.left_out import LEFT_OUT_KEY, part_hash
 from lit_avg.llava_next import without_llm
 from lit_avg.model import AvgLlava
+from lit_avg.weight_hashes import tensors_hash
 from tests.tiny import tiny_model
 from tests.tiny_run import write_stage
 
@@ -116,9 +119,9 @@ def test_pretrained_halves_are_left_out_of_stage_1(tmp_path: Path, model: AvgLla
     assert part_hash(model.backbone, "vision_encoder") == part_hash(tiny_model().backbone, "vision_encoder")
 
 
-def test_the_hash_tells_shapes_and_types_apart() -> None:
+def test_the_hash_tells_shapes_and_values_apart() -> None:
     flat = torch.zeros(4)
-    others = [torch.zeros(2, 2), torch.zeros(8, dtype=torch.float16), torch.ones(4)]
+    others = [torch.zeros(2, 2), torch.zeros(8), torch.ones(4)]
     assert tensors_hash([flat]) == tensors_hash([torch.zeros(4)])
     assert len({tensors_hash([tensor]) for tensor in (flat, *others)}) == 4
 
@@ -126,3 +129,59 @@ def test_the_hash_tells_shapes_and_types_apart() -> None:
 def test_an_init_from_of_a_stage_that_may_not_come_before_is_still_refused(runs: Path, model: AvgLlava) -> None:
     with pytest.raises(UserError, match="starts from InstructionTuning"):
         initialise_from(model, str(runs / "RGLF"), ("InstructionTuning",))
+
+
+PRECISIONS = ("32-true", "bf16-true", "bf16-mixed", "64-true")
+
+PAIRS = [
+    pytest.param(*pair, marks=[] if set(pair) == {"32-true", "bf16-true"} else pytest.mark.slow)
+    for pair in itertools.permutations(PRECISIONS, 2)
+]
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS)
+def test_what_is_left_out_is_known_again_in_any_precision(before: str, after: str, tmp_path: Path) -> None:
+    tiny_model().backbone.hf.model.vision_tower.save_pretrained(tmp_path / "encoder")
+    encoder: dict[str, object] = {"pretrained_parts": {"vision_encoder": str(tmp_path / "encoder")}}
+    stage2: dict[str, object] = {"init_from": "${run_root}/Pretrain", "frozen": ["vision_encoder"]}
+    stage3: dict[str, object] = {"init_from": "${run_root}/InstructionTuning", "frozen": ["vision_encoder", "llm"]}
+    for stage, precision, start in (
+        ("Pretrain", before, encoder),
+        ("InstructionTuning", after, stage2),
+        ("MultiGranularityTuning", before, stage3),
+    ):
+        assert main(["fit", "--config", write_stage(tmp_path, stage, **start), "--trainer.precision", precision]) == 0
+    config = ["--config", str(tmp_path / "MultiGranularityTuning.yaml")]
+    for precision in (before, after):
+        assert main(["validate", *config, "--trainer.precision", precision]) == 0
+    left_out = read_checkpoint(tmp_path / "runs" / "MultiGranularityTuning" / "checkpoints" / "last.ckpt")[LEFT_OUT_KEY]
+    encoder_itself = sorted(tiny_model().backbone.hf.model.vision_tower.named_parameters())
+    assert left_out["vision_encoder"]["sha256"] == tensors_hash(tensor for _, tensor in encoder_itself)
+
+
+def test_what_was_known_by_another_type_of_number_is_still_accepted(tmp_path: Path) -> None:
+    in_bf16 = ["--trainer.precision", "bf16-true"]
+    for before, stage in ((None, "MultiGranularityTuning"), ("MultiGranularityTuning", "RGLF")):
+        start: dict[str, object] = {"init_from": f"${{run_root}}/{before}"} if before else {}
+        assert main(["fit", "--config", write_stage(tmp_path, stage, **start), *in_bf16]) == 0
+    path = tmp_path / "runs" / "RGLF" / "checkpoints" / "last.ckpt"
+    checkpoint, weights = torch.load(path, weights_only=True), saved(tmp_path / "runs" / "MultiGranularityTuning")
+    for part, beginnings in (("llm", ("hf.model.language_model.", "hf.lm_head.")), ("vision_encoder", ("hf.model.v",))):
+        names = sorted(name for name in weights if name.startswith(tuple(f"model.backbone.{b}" for b in beginnings)))
+        digest = hashlib.sha256()
+        for tensor in (weights[name] for name in names):
+            digest.update(f"torch.bfloat16 {tuple(tensor.shape)}".encode())
+            digest.update(tensor.view(torch.uint8).numpy().data)
+        checkpoint[LEFT_OUT_KEY][part]["sha256"] = digest.hexdigest()
+    torch.save(checkpoint, path)
+    (tmp_path / "runs" / "RGLF" / "result.json").unlink()  # which knows the file's own hash
+    for precision in ("bf16-true", "32-true"):
+        assert main(["test", "--config", str(tmp_path / "RGLF.yaml"), "--trainer.precision", precision]) == 0
+
+
+def test_the_hash_is_of_values_whatever_type_holds_them() -> None:
+    few, fine = torch.tensor([1.5, -2.0]), torch.tensor([0.1], dtype=torch.double)
+    assert (
+        len({tensors_hash([few.to(dtype)]) for dtype in (torch.float32, torch.bfloat16, torch.half, torch.double)}) == 1
+    )
+    assert len({tensors_hash([fine.to(dtype)]) for dtype in (torch.float32, torch.bfloat16, torch.double)}) == 3
