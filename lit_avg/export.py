@@ -3,14 +3,19 @@
     lit-avg export --ckpt runs/jersey/stage4 --out exported
 
 The folder holds a plain LLaVA-NeXT with its processor, the router beside it, and a model card. Before it is written the
-model scores a fixed prompt; afterwards transformers alone does, and the largest difference is printed.
+model scores a fixed prompt; afterwards transformers alone does, and the largest difference is printed. Both compute in
+float32 at least, whatever the weights are.
+
+Where the vocabulary has no room for `<image>` it grows. A new row of the LM head is the mean of the old ones, so its
+logit is the mean of theirs: never the largest, and at most as probable as one over their number. In the folder's
+generation config new tokens are suppressed, so that sampling cannot choose them either.
 """
 
 import json
 import os
 import shutil
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -90,14 +95,14 @@ def export(stage: Stage, run: Path, out: Path) -> float:
         UserError: the difference is larger than rounding explains.
     """
     model = stage.model
-    before = own_log_probs(model)
-    make_readable_by_transformers(model)
+    before = in_full_precision(model, own_log_probs)
+    vocabulary = make_readable_by_transformers(model)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         model.save_pretrained(partial)
         (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)), encoding="utf-8")
-        difference = float((before - log_probs_of_transformers(partial)).abs().max())
+        difference = float((before - log_probs_of_transformers(partial, vocabulary)).abs().max())
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(f"what was written differs by {difference:.1e} nats from the model; please report this")
         partial.rename(out)
@@ -106,15 +111,41 @@ def export(stage: Stage, run: Path, out: Path) -> float:
     return difference
 
 
-def make_readable_by_transformers(model: AvgLlava) -> None:
-    """Tell the backbone's config what the processor does, and give the image's token a row in the embedding table."""
+def make_readable_by_transformers(model: AvgLlava) -> int:
+    """Tell the backbone's config what the processor does, and give the image's token a row in the embedding table.
+
+    Returns:
+        How many tokens the LLM knew before.
+    """
     assert model.prompt_encoder is not None
     hf, image_id = model.backbone.hf, model.prompt_encoder.image_id
-    if image_id >= cast(nn.Embedding, hf.get_input_embeddings()).num_embeddings:
-        hf.resize_token_embeddings(image_id + 1, mean_resizing=False)
+    vocabulary = cast(nn.Embedding, hf.get_input_embeddings()).num_embeddings
+    if image_id >= vocabulary:
+        grow_vocabulary(hf, image_id + 1)
     config = cast(Any, hf.config)
     config.image_token_id = image_id
     config.image_grid_pinpoints = model.prompt_encoder.image_processor.image_grid_pinpoints
+    return vocabulary
+
+
+@torch.no_grad()
+def grow_vocabulary(hf: LlavaNextForConditionalGeneration, size: int) -> None:
+    """Add rows to embeddings and LM head that nothing is read from and that no answer can be made of."""
+    before = cast(nn.Embedding, hf.get_input_embeddings()).num_embeddings
+    hf.resize_token_embeddings(size, mean_resizing=False)
+    for module in (hf.get_input_embeddings(), hf.get_output_embeddings()):  # one table, maybe
+        weight = cast(nn.Embedding, module).weight
+        weight[before:] = weight[:before].mean(dim=0, dtype=torch.promote_types(weight.dtype, torch.float32))
+    generation = hf.generation_config
+    generation.suppress_tokens = [*(cast(list[int] | None, generation.suppress_tokens) or []), *range(before, size)]
+
+
+def in_full_precision(model: AvgLlava, measure: Callable[[AvgLlava], Tensor]) -> Tensor:
+    """Measure a model in float32, or finer where it is; what its weights are makes no difference to them."""
+    dtype = model.backbone.image_newline.dtype
+    measured = measure(model.to(torch.promote_types(dtype, torch.float32)))
+    model.to(dtype)
+    return measured
 
 
 def own_log_probs(model: AvgLlava) -> Tensor:
@@ -134,15 +165,16 @@ def own_log_probs(model: AvgLlava) -> Tensor:
     return log_probs
 
 
-def log_probs_of_transformers(folder: Path) -> Tensor:
-    """The same with nothing but transformers."""
+def log_probs_of_transformers(folder: Path, vocabulary: int | None = None) -> Tensor:
+    """The same with nothing but transformers, among the first tokens of a `vocabulary`, if it is not to be all."""
     hf = LlavaNextForConditionalGeneration.from_pretrained(folder).eval()
+    hf.to(torch.promote_types(hf.dtype, torch.float32))  # pyright: ignore[reportArgumentType]  its stub has a decorator's type
     processor = cast(Any, AutoProcessor.from_pretrained(folder))
     said = [{"role": "user", "content": f"<image>\n{PROMPT}"}]
     text = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
     inputs = processor(images=fixed_picture(), text=text, add_special_tokens=False, return_tensors="pt")
     with torch.no_grad():
-        log_probs = cast(Any, hf)(**inputs).logits[0].float().log_softmax(dim=1)
+        log_probs = cast(Any, hf)(**inputs).logits[0, :, :vocabulary].float().log_softmax(dim=1)
     ids: Tensor = inputs["input_ids"][0]
     behind = int((ids == cast(Any, hf.config).image_token_id).nonzero()[-1]) + 1
     return log_probs[torch.arange(behind - 1, len(ids) - 1), ids[behind:]]

@@ -1,6 +1,7 @@
 """Every LLM that may be one here computes, packed or not, what transformers' LLaVA-NeXT computes with it."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +12,21 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lit_avg.backbone import Backbone
 from lit_avg.batch import PADDING, Batch
 from lit_avg.errors import UserError
+from lit_avg.export import PROMPT, fixed_picture, grow_vocabulary, in_full_precision, own_log_probs
 from lit_avg.flops import llm_forward_flops
 from lit_avg.granularity import Granularities
 from lit_avg.llava_next import without_llm
 from lit_avg.llm_configs import LLM_TYPES, LlmShape
 from lit_avg.model import AvgLlava
+from lit_avg.model_folder import made_in
+from lit_avg.policies import Fixed
 from lit_avg.router import GranularityRouter
 from lit_avg.sequences import llm_input, separate_questions
+from tests.ask_transformers import ask
+from tests.drawn import drawn_shards
 from tests.llms import LLMS, WINDOW, llm
 from tests.tiny import LEVELS, TILE
+from tests.whole_way import Variant, asked_of_transformers, go_the_whole_way, result
 
 VISION = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 VISION |= {"num_attention_heads": 2, "image_size": TILE, "patch_size": 8}
@@ -119,6 +126,16 @@ def test_a_router_needs_of_the_llm_its_embeddings_alone(family: str, batch: Batc
         ({"model_type": "lama"}, "a config of model_type lama cannot be made: Unrecognized model identifier: lama$"),
         ({"model_type": "gpt2"}, "llm: model_type gpt2 is none that is known to work .* choose one of gemma2, "),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "llm: use_bidirectional_attention lets"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "num_attention_heads is 4, no multiple of num_key_value",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope_type dynamic makes a token's place depend on",
+        ),
+        ({"rope_scaling": {"rope_type": "magic"}}, "the backbone's configs describe no model: KeyError: 'magic'"),
+        ({"pad_token_id": 50}, "the backbone's configs describe no model: .*Padding_idx must be within num_embeddings"),
         ({"model_type": "llama", "hidden_size": "wide"}, "a config of model_type llama cannot be made: .*hidden_size"),
     ],
 )
@@ -152,3 +169,140 @@ def test_a_cap_on_the_logits_is_left_out_and_told_of(caplog: pytest.LogCaptureFi
         backbone = Backbone(dict(VISION), llm("gemma2"))
     assert backbone.llm_config.to_dict()["final_logit_softcapping"] is None
     assert "the cap of 3.0 on the logits (final_logit_softcapping) is left out" in caplog.text
+
+
+QUICK = {
+    "gemma2": Variant("qwen2", room=0, pad_is_end=True),
+    "stablelm": Variant("vicuna", room=0, precision="bf16-true"),
+}
+"""The families that go the whole way in a mere `pytest`."""
+
+OTHERS = {
+    "qwen3": Variant("llama3", room=8, attention="eager"),
+    "llama2": Variant("vicuna", room=0, pad_is_end=True, precision="64-true"),
+    "llama3": Variant("llama3", room=0, precision="bf16-mixed"),
+    "llama3.2": Variant("llama3", room=0, precision="bf16-true", attention="eager"),
+    "vicuna": Variant("vicuna", room=0, pack_questions=False),
+    "mistral": Variant("vicuna", room=8, pad_is_end=True, precision="bf16-mixed", attention="eager"),
+    "mistral v0.3": Variant("qwen2", room=0, precision="bf16-true"),
+    "qwen2": Variant("qwen2", room=8, pad_is_end=True, precision="bf16-true", pack_questions=False),
+    "qwen2 window": Variant("qwen2", room=0, precision="64-true", attention="eager"),
+    "qwen2.5": Variant("qwen2", room=8),
+    "phi3": Variant("llama3", room=8, pad_is_end=True, precision="64-true"),
+    "gemma3": Variant("vicuna", room=0, precision="bf16-mixed"),
+    "olmo2": Variant("llama3", room=0, pad_is_end=True),
+    "stablelm parallel": Variant("qwen2", room=8, precision="bf16-mixed", pack_questions=False),
+    "smollm2": Variant("vicuna", room=0, pad_is_end=True, precision="bf16-true"),
+    "smollm3": Variant("llama3", room=0, precision="64-true", pack_questions=False),
+}
+
+WAYS = [*QUICK.items(), *(pytest.param(*way, marks=pytest.mark.slow) for way in OTHERS.items())]
+
+
+def test_every_family_goes_the_whole_way() -> None:
+    assert {*QUICK, *OTHERS} == set(LLMS)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn_shards(tmp_path_factory.mktemp("drawn"), 10, rounds=2)
+
+
+@pytest.mark.parametrize(("family", "variant"), WAYS, ids=[*QUICK, *OTHERS])
+def test_a_family_goes_from_shards_to_plain_transformers(
+    family: str, variant: Variant, shards: Path, tmp_path: Path
+) -> None:
+    folder = go_the_whole_way(tmp_path, family, variant, shards)
+    measured = result(tmp_path / "stage4")["metrics"]
+    assert 0 < measured["router/llm_flops_share"] <= 1
+    ours = AvgLlava.from_pretrained(folder)
+    alone = family in ("qwen3", "llama3")  # a process of its own costs seconds
+    theirs = asked_of_transformers(folder) if alone else ask(str(folder), fixed_picture(), PROMPT)
+    prompt = ours.prompt_encoder([fixed_picture()], [PROMPT])  # pyright: ignore[reportOptionalCall]
+    behind = prompt.input_ids[0][prompt.question[0] >= 0]
+    of_tokens = theirs["log_probs"][: len(behind)].gather(1, behind.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(in_full_precision(ours, own_log_probs), of_tokens, atol=1e-5, rtol=1e-5)
+    ours.to(torch.promote_types(ours.backbone.image_newline.dtype, torch.float32))
+    answer = ours.generate([fixed_picture()], [PROMPT], Fixed(FINEST), max_new_tokens=6).texts[0]
+    assert answer == ours.prompt_encoder.decode(theirs["greedy"])  # pyright: ignore[reportOptionalMemberAccess]
+    if not variant.room:
+        grown = theirs["log_probs"].shape[1] - 1
+        assert grown not in theirs["sampled"]
+        assert theirs["log_probs"][:, grown].exp().max() <= 1 / grown
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen2.5", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_new_rows_never_win(family: str, dtype: torch.dtype) -> None:
+    hf = model_of(family).to(dtype).backbone.hf
+    hf.generation_config.suppress_tokens = [7]
+    grow_vocabulary(hf, 64)  # as with several new tokens, or to a multiple
+    assert hf.config.text_config.vocab_size == 64  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    assert hf.generation_config.suppress_tokens == [7, *range(50, 64)]
+    logits = hf.lm_head(torch.randn(5000, 24, generator=torch.Generator().manual_seed(0)).to(dtype)).float()
+    assert int(logits.argmax(dim=1).max()) < 50
+    # exp is convex: the exponential of a mean is at most the mean of exponentials
+    assert float(logits.softmax(dim=1)[:, 50:].max()) <= 1 / 50
+    answers = hf.generate(inputs_embeds=torch.randn(4, 5, 24).to(dtype), do_sample=True, top_k=0, max_new_tokens=40)
+    assert int(answers.max()) < 50
+
+
+@pytest.mark.parametrize("model_type", ["siglip2_vision_model", "dinov2", "clip"])
+def test_an_encoder_that_cannot_be_read_is_refused(model_type: str) -> None:
+    message = f"vision_encoder: model_type {model_type} is none that can be read here; choose one of clip_vision_model"
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        Backbone(VISION | {"model_type": model_type}, llm("llama2"))
+
+
+def test_positions_that_would_change_with_the_batch_are_refused(batch: Batch) -> None:
+    longrope = {"rope_type": "longrope", "short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
+    longrope |= {"original_max_position_embeddings": 40}
+    torch.manual_seed(0)
+    model = model_of("llama2")
+    model.backbone = Backbone(dict(VISION), llm("llama2", rope_scaling=longrope)).eval()
+    with pytest.raises(UserError, match="a batch has sequences of 7 to 63 tokens, and beyond 40 the llm's longrope"):
+        model.answer_tokens_at(batch, model.see(batch), FINEST)
+    assert len(model.answer_tokens_at(batch, model.see(batch), 0).log_prob) == 10  # here all are short
+    with pytest.raises(UserError, match="a batch has sequences of 9 to 41 tokens"):
+        model.backbone.generate([torch.randn(9, 24), torch.randn(41, 24)], 100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_theta": 500000.0}, "rope_parameters is .*500000.0.* there, but .*10000.0.* in this config"),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001 there, but 1e-06 in this config; write its value into"),
+    ],
+)
+def test_weights_are_not_computed_with_in_another_way_than_they_were_trained(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm("llama2") | changes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Backbone(dict(VISION), llm("llama2")).load_part("llm", str(tmp_path))
+
+
+def test_an_lm_head_of_its_own_is_not_put_into_tied_embeddings(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**llm("llama2"))).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has an LM head of its own, .* set tie_word_embeddings: false"):
+        Backbone(dict(VISION), llm("llama2", tie_word_embeddings=True)).load_part("llm", str(tmp_path))
+
+
+@pytest.mark.parametrize("family", LLMS)
+def test_positions_stay_exact_in_any_precision(family: str) -> None:
+    backbone = model_of(family).backbone
+    exact = {name: buffer.clone() for name, buffer in backbone.named_buffers() if name.endswith("inv_freq")}
+    assert exact
+    for dtype in (torch.bfloat16, torch.double, torch.float32):
+        backbone.to(dtype)
+        assert backbone.image_newline.dtype == dtype
+        assert all(torch.equal(buffer, exact[name]) for name, buffer in backbone.named_buffers() if name in exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_whole_model_is_taken_in_the_precision_of_the_run(dtype: torch.dtype, tmp_path: Path) -> None:
+    model_of("qwen2").backbone.hf.to(torch.bfloat16).save_pretrained(tmp_path)  # pyright: ignore[reportArgumentType]  its stub has a decorator's type
+    with made_in(dtype):  # as Lightning does
+        backbone = Backbone(pretrained=str(tmp_path))
+    assert {parameter.dtype for parameter in backbone.parameters()} == {dtype}
