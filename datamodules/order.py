@@ -7,7 +7,7 @@ step, so all have equally many batches, and what one step sees on 2 x 4 samples 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +100,8 @@ class EpochOrder:
 
     @property
     def samples(self) -> int:
-        """Samples an epoch, those included that do not fill a batch."""
-        return sum(self._quota(number) for number in range(len(self.sources)))
+        """Samples that every epoch has at least, those included that do not fill a batch."""
+        return sum(floor(self._share(number) + 1e-6) for number in range(len(self.sources)))
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is next (Lightning does)."""
@@ -115,7 +115,10 @@ class EpochOrder:
     @property
     def identity(self) -> dict[str, int | str]:
         """What must be equal for two orders to be equal."""
+        shares = [self._share(number) for number in range(len(self.sources))]
+        carried = {"carried over": "yes"} if any(abs(share - round(share)) > 1e-6 for share in shares) else {}
         return {
+            **carried,
             "samples": self.samples,
             "weights": " ".join(f"{source.weight:g}" for source in self.sources),
             "samples a step (batch_size x ranks)": self.step_size,
@@ -156,15 +159,16 @@ class EpochOrder:
         first = int(self.ends[number]) - len(shard_of_sample)
         return first + mixed[np.argsort(position[shard_of_sample[mixed]], kind="stable")]
 
-    def _quota(self, number: int) -> int:
-        """How many samples of a source an epoch shows."""
+    def _share(self, number: int) -> float:
+        """How many samples of a source an epoch shows; what is less than one is carried over to the next epochs."""
         source = self.sources[number]
-        return round(source.weight * len(source.shard_of_sample)) if self.shuffle else len(source.shard_of_sample)
+        return source.weight * len(source.shard_of_sample) if self.shuffle else len(source.shard_of_sample)
 
     def _taken(self, number: int) -> NDArray[np.int64]:
         """Which samples of a source this epoch shows, ascending: it goes on in passes over all where the last ended."""
-        samples, quota = len(self.sources[number].shard_of_sample), self._quota(number)
-        places = np.arange(self.epoch * quota, (self.epoch + 1) * quota)
+        samples, share = len(self.sources[number].shard_of_sample), self._share(number)
+        places = np.arange(round(self.epoch * share), round((self.epoch + 1) * share))
+        quota = len(places)
         taken = np.empty(quota, dtype=np.int64)
         for turn in np.unique(places // max(samples, 1)):
             within = places // samples == turn

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -103,6 +104,8 @@ class TrainingCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Choose the checkpoint to go on from, and refuse another run's."""
+        if self.subcommand == "fit":
+            check_trains(self.trainer)
         options = self.config_init[str(self.subcommand)]
         checkpoint = options["ckpt_path"] or self._own_checkpoint()
         if checkpoint is not None:
@@ -170,6 +173,26 @@ def hush() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=said_every_time)
+
+
+def check_trains(trainer: L.Trainer) -> None:
+    """Refuse a fit that would do nothing, or never be validated though it could be.
+
+    Raises:
+        UserError: names the option.
+    """
+    limits = {"max_steps": trainer.max_steps, "max_epochs": trainer.max_epochs}
+    limits |= {"limit_train_batches": trainer.limit_train_batches}
+    for name, value in limits.items():
+        if value == 0:
+            raise UserError(f"trainer.{name} is 0, so nothing would be trained; give it a number above 0")
+    batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_interval
+    counts_all = trainer.check_val_every_n_epoch is None and isinstance(interval, int) and trainer.limit_val_batches
+    if counts_all and 0 < batches < interval:
+        raise UserError(
+            f"trainer.val_check_interval is {interval} batches, but the run ends after {batches}, so it would never be "
+            "validated; lower it, or set trainer.limit_val_batches to 0 if no validation is wanted"
+        )
 
 
 def _configs(argv: list[str]) -> list[str]:

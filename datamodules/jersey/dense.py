@@ -31,6 +31,7 @@ from datamodules.jersey.drawing import (
     without_overlap,
 )
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE, Cells, cells_of, patches_of
+from datamodules.replay import ReplayedLoader
 from lit_avg.stand_in_batch import PatchBatch
 
 TRAIN_STREAM, VAL_STREAM = 10, 11
@@ -86,9 +87,10 @@ class JerseyPatches(L.LightningDataModule):
         """Draw the pictures."""
         self.train, self.val = (self._draw(stream) for stream in (TRAIN_STREAM, VAL_STREAM))
 
-    def train_dataloader(self) -> DataLoader[PatchBatch]:
-        """Pictures in an order that the run's seed decides."""
-        return self._loader(self.train, shuffle=True)
+    def train_dataloader(self) -> DataLoader[PatchBatch] | ReplayedLoader[PatchBatch]:
+        """Pictures in an order that the run's seed decides; on several processes Lightning deals it out."""
+        loader = self._loader(self.train, shuffle=True)
+        return loader if self.trainer and self.trainer.world_size > 1 else ReplayedLoader(loader)
 
     def val_dataloader(self) -> DataLoader[PatchBatch]:
         """The held-out pictures."""

@@ -19,6 +19,7 @@ from datamodules.jersey.labels import SIDE, tile_grid
 from datamodules.jersey.make_tokenizer import FOLDER
 from datamodules.jersey.questions import QUESTIONS, answers
 from datamodules.jersey.spelling import Speller
+from datamodules.replay import ReplayedLoader
 from datamodules.samples import Turn
 from lit_avg.stand_in_batch import SymbolBatch
 
@@ -62,9 +63,10 @@ class JerseySymbols(L.LightningDataModule):
         speller = Speller(self.tokenizer_object)
         self.train, self.val = (self._spelled(stream, speller) for stream in (TRAIN_STREAM, VAL_STREAM))
 
-    def train_dataloader(self) -> DataLoader[SymbolBatch]:
-        """Scenes in an order that the run's seed decides."""
-        return self._loader(self.train, shuffle=True)
+    def train_dataloader(self) -> DataLoader[SymbolBatch] | ReplayedLoader[SymbolBatch]:
+        """Scenes in an order that the run's seed decides; on several processes Lightning deals it out."""
+        loader = self._loader(self.train, shuffle=True)
+        return loader if self.trainer and self.trainer.world_size > 1 else ReplayedLoader(loader)
 
     def val_dataloader(self) -> DataLoader[SymbolBatch]:
         """The held-out scenes."""

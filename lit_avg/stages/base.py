@@ -86,6 +86,25 @@ class Stage(FiniteTraining):
         check_end_token(data, self.model.backbone.end_tokens)
         check_context_length(data, self.model.layout, self.model.backbone.positions)
 
+    def on_train_start(self) -> None:
+        """Refuse an interval of validation that is longer than the epochs; before, nobody knows their length.
+
+        Raises:
+            UserError: the run would never be validated.
+        """
+        trainer, interval = self.trainer, self.trainer.val_check_batch
+        batches = trainer.num_training_batches * (trainer.max_epochs or 0)
+        if (
+            trainer.enable_validation
+            and trainer.check_val_every_n_epoch is None
+            and interval
+            and 0 < batches < interval
+        ):
+            raise UserError(
+                f"trainer.val_check_interval is {interval} batches, but the run ends after {batches}, so it would "
+                "never be validated; lower it, or set trainer.limit_val_batches to 0 if no validation is wanted"
+            )
+
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""
         if self.init_from is not None:
