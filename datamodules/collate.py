@@ -13,6 +13,7 @@ from datamodules.conversation import ConversationRenderer, NoRoomError
 from datamodules.images import TiledImage, Tiling
 from datamodules.pictures import decode_picture
 from datamodules.samples import BadSampleError, Sample, Turn
+from datamodules.shards import NO_KIND
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
 from lit_avg.chat_encoding import TokenizedConversation
 from lit_avg.errors import UserError
@@ -99,7 +100,7 @@ class SampleEncoder:
 def _question(
     key: str, kinds: tuple[str, ...], rendering: TokenizedConversation, answered: Turn, source: str
 ) -> Question:
-    return Question(key, kinds[0] if kinds else "all", answered.text.strip(), rendering, source)
+    return Question(key, kinds[0] if kinds else NO_KIND, answered.text.strip(), rendering, source)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
 """`LLaVAShards`: any data that `lit-avg shard` has packed."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from datamodules.base import ShardsDataModule, Split
 from datamodules.conversation import VICUNA_SYSTEM_PROMPT
 from datamodules.images import CLIP_MEAN, CLIP_STD
+from datamodules.manifest import MANIFEST
 from datamodules.mixture import WeightedShards, check_mixture
-from datamodules.shards import held_out
+from datamodules.shards import held_out, kinds_in
 from datamodules.splits import NAMES
 from lit_avg.errors import UserError
+
+MAX_LOOKED_THROUGH = 50_000
+"""Samples of a test whose kinds are found out before anything is run: that takes a second or a few."""
 
 
 class LLaVAShards(ShardsDataModule):
@@ -124,3 +129,13 @@ class LLaVAShards(ShardsDataModule):
             f"the {NAMES[split]} split has no samples: val_share {self.val_share:g} of the {total} samples of `train` "
             f"leaves it none; {mend} val_share, or give `val` a location of its own"
         )
+
+    @property
+    def question_kinds(self) -> tuple[str, ...] | None:
+        """The kinds of a test's questions; None if the shards do not lie here, or are too many to look through."""
+        if not all((Path(source.shards) / MANIFEST).is_file() for source in self.sources("test")):
+            return None
+        parts = self.samples("test").parts
+        if not parts or sum(len(part) for part in parts) > MAX_LOOKED_THROUGH:
+            return None
+        return tuple(sorted({kind for part in parts for kind in kinds_in(part)}))

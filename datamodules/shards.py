@@ -4,7 +4,9 @@ Any order of reading is as cheap as any other: a shard's index is read from its 
 """
 
 import hashlib
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ from numpy.typing import NDArray
 
 from datamodules.samples import BadSampleError, Sample, parse_sample
 from datamodules.shard_cache import ShardCache, default_shard_cache
-from datamodules.shard_index import Unreadable, read_place
+from datamodules.shard_index import Unreadable, read_index, read_place
 from datamodules.sources import ShardSource, open_source
+
+NO_KIND = "all"
+"""The kind of a question whose record tells none."""
 
 
 class ShardedSamples:
@@ -77,6 +82,20 @@ class ShardedSamples:
     def _unique(self, key: str, shard: int) -> str:
         """Tar files that others made may use the same key in each, and may be called alike in several folders."""
         return key if self.source.packed else f"{self.manifest.shards[shard].name}/{key}"
+
+
+def kinds_in(samples: ShardedSamples) -> set[str]:
+    """The kinds of all questions, `all` for those of none; of each sample its record alone is read."""
+    kinds, source = set[str](), samples.source
+    for shard in range(len(source.places)):
+        with source.open(shard) as file:
+            for _, members in read_index(file, str(shard)):
+                place = members.get("json")
+                if place is None or isinstance(place, Unreadable):
+                    continue
+                with suppress(ValueError):  # a record that is none is told when it is asked
+                    kinds.update(json.loads(read_place(file, place)).get("kinds") or [NO_KIND])
+    return kinds
 
 
 def sample_key(number: int) -> str:

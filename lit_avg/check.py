@@ -42,9 +42,12 @@ class TellsIdentities(Protocol):
 
 @runtime_checkable
 class TellsKinds(Protocol):
-    """A datamodule that knows its kinds of questions without reading any."""
+    """A datamodule that can tell its kinds of questions before anything is run."""
 
-    question_kinds: tuple[str, ...]
+    @property
+    def question_kinds(self) -> tuple[str, ...] | None:
+        """Those of a test; None if they cannot be told yet."""
+        ...
 
 
 def main(argv: list[str]) -> int:

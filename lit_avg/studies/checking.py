@@ -111,6 +111,10 @@ def _column_mistake(column: str, known: Checked) -> str | None:
     first, _, kind = column.partition("/")
     if first not in known.metrics:
         return f"there are {', '.join(known.metrics)}"
-    if first == "accuracy" and kind and known.kinds is not None and kind not in known.kinds:
+    if first == "selected":
+        kind, _, level = kind.rpartition("/")
+        if known.levels and level not in map(str, known.levels):
+            return f"its levels are {', '.join(map(str, known.levels))}"
+    if kind and known.kinds is not None and kind not in known.kinds:
         return f"its questions are of the kinds {', '.join(known.kinds)}"
     return None
