@@ -21,8 +21,8 @@ from callbacks.settled_steps import (
     set_place,
     validation_follows,
 )
-from lit_avg.checkpoints import LAST_CHECKPOINT, OLDER
 from lit_avg.random_state import RANDOM_STATE_KEY, random_states
+from lit_avg.run_folder import LAST_CHECKPOINT, OLDER
 
 METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
 """Entries of a checkpoint: see `callbacks.resumption`."""

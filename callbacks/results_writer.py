@@ -21,13 +21,14 @@ from torch import Tensor
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from callbacks.watching import datamodule, judged, run_folder
-from lit_avg.checkpoints import checkpoint_path
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import file_sha256
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
+from lit_avg.recorded_hashes import BEFORE, OWN, read_result
+from lit_avg.run_folder import LAST_CHECKPOINT
+from lit_avg.saved_config import read_saved
 from lit_avg.stages.base import Stage
-from lit_avg.strict_yaml import read_yaml
 from lit_avg.studies.files import write_whole
 
 FILE = "result.json"
@@ -77,6 +78,13 @@ class ResultsWriter(L.Callback):
         """Note what step the run goes on from."""
         self._loaded_at = checkpoint["global_step"]
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Forget the hash of the checkpoint of a finished run that is fitted on: it will be another one."""
+        path = Path(trainer.default_root_dir) / FILE
+        if trainer.is_global_zero and path.is_file() and (result := read_result(path)).get("checkpoint", {}).get(OWN):
+            result["checkpoint"] |= {OWN: None, BEFORE: None}
+            write_whole(path, _text(result))
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note what came out."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
@@ -103,16 +111,19 @@ class ResultsWriter(L.Callback):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
             return
         path = run_folder(trainer) / FILE
-        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        earlier = read_result(path) if path.is_file() else {}
         if verb == "fit" and 0 < trainer.global_step == self._loaded_at == earlier.get("steps"):
-            return  # it had come to its end before, and there is nothing to add
+            if earlier["checkpoint"][OWN] is None:  # it had come to its end before, and there is nothing else to add
+                earlier["checkpoint"][OWN] = _sha256(path.parent)
+                write_whole(path, _text(earlier))
+            return
         earlier = earlier if verb == "test" else {"metrics": self._validated}
         result = _describe(trainer, pl_module, verb)
         result |= {name: earlier[name] for name in ("seed", "steps", "config") if name in earlier}
         result["metrics"] = earlier.get("metrics", {}) | _metrics(trainer)
         result["questions"] = self._questions
         result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
-        write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_whole(path, _text(result))
 
 
 def asked(data: object, keys: Sequence[str]) -> str:
@@ -150,9 +161,9 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
     """What the run is, as far as that can be looked up now."""
     folder = run_folder(trainer)
     path = folder / config_name(verb)
-    config = read_yaml(path) if path.is_file() else {}
+    config = read_saved(path) if path.is_file() else {}
     source = Path(__file__).parent
-    parent = module.init_from if isinstance(module, Stage) else None
+    parent = module.begun_from if isinstance(module, Stage) else None
     data = datamodule(trainer)
     return {
         "run": folder.name,
@@ -164,7 +175,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
         "commit": _git(source, "rev-parse", "HEAD"),
         "dirty": bool(_git(source, "status", "--porcelain")),
         "data": data.manifest_hash if isinstance(data, HasManifest) else None,
-        "checkpoint": {"own": _sha256(str(folder)), "parent": _sha256(parent)},
+        "checkpoint": {OWN: _sha256(folder), "parent": parent and parent["sha256"]},
         "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
         "machine": {"host": platform.node(), "threads": torch.get_num_threads()},
         "seconds": {},
@@ -199,12 +210,14 @@ def _json(value: object) -> object:
     return value
 
 
-def _sha256(source: str | None) -> str | None:
-    """Of a checkpoint file, or of the newest one in a run's directory; None where there is no such file."""
-    if source is None:
-        return None
-    path = checkpoint_path(source)
+def _sha256(run: Path) -> str | None:
+    """Of the newest checkpoint in a run's directory; None where there is none."""
+    path = run / LAST_CHECKPOINT
     return file_sha256(path) if path.is_file() else None
+
+
+def _text(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=2, allow_nan=False) + "\n"
 
 
 def _git(folder: Path, *command: str) -> str | None:

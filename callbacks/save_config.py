@@ -3,16 +3,20 @@
 from pathlib import Path
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.watching import run_folder
+from lit_avg.saved_config import as_saved
+from lit_avg.strict_yaml import StrictLoader, dump_yaml
 from lit_avg.studies.files import write_whole
+from lit_avg.training_parser import TrainingParser
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` when a fit begins, `config.<verb>.yaml` for the other verbs.
+    """Writes `config.yaml` when a fit begins, `config.<verb>.yaml` for the other verbs (see `lit_avg.saved_config`).
 
     A second run into the same directory is no error: where its config differs, the earlier one is kept as
     `config.1.yaml`, `config.2.yaml` and so on.
@@ -30,7 +34,10 @@ class SaveConfig(SaveConfigCallback):
         path = run_folder(trainer) / config_name(TrainerFn(stage).value)
         config = self.config.clone()
         config.resume = config.ckpt_path = None  # how this run was continued is not what it is
-        text: str = self.parser.dump(config, skip_none=False)
+        config.pop("overwrite", None)
+        content = yaml.load(self.parser.dump(config, skip_none=False), StrictLoader)
+        unresolved = self.parser.unresolved if isinstance(self.parser, TrainingParser) else {}
+        text = dump_yaml(as_saved(content, unresolved))
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             path.rename(_free_name(path))
         write_whole(path, text)

@@ -5,8 +5,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_avg.checkpoints import checkpoint_path, read_checkpoint
+from lit_avg.checkpoints import read_checkpoint
 from lit_avg.errors import UserError
+from lit_avg.run_folder import checkpoint_path, run_of
 from lit_avg.stages.base import Stage
 from lit_avg.training_cli import TrainingCLI
 
@@ -38,6 +39,7 @@ class BuildingCLI(TrainingCLI):
         """All that the config comes to, class defaults included, as YAML."""
         config = self.config["fit"].clone()
         config.resume = config.ckpt_path = None  # how a run is continued is not what it is
+        config.pop("overwrite", None)
         return self._parser("fit").dump(config, skip_none=False)
 
     @property
@@ -62,7 +64,7 @@ def finished_run(source: str) -> tuple[BuildingCLI, Path]:
         UserError: there is no checkpoint, or no config beside it.
     """
     path = checkpoint_path(source)
-    run = path.absolute().parents[1]
+    run = run_of(path)
     for needed in (path, run / "config.yaml"):
         if not needed.is_file():
             raise UserError(f"--ckpt: there is no {needed}; name the directory of a run that has been fitted")
@@ -75,10 +77,11 @@ def take_over_trained(stage: Stage, trainer: Trainer, source: str) -> None:
     Its weights are in the run's own precision.
     """
     stage.trainer = trainer
+    checkpoint = read_checkpoint(checkpoint_path(source))
+    stage.find_again(checkpoint, run_of(checkpoint_path(source)))
     with trainer.precision_plugin.module_init_context():
         stage.configure_model()
     trainer.precision_plugin.convert_module(stage)
-    checkpoint = read_checkpoint(checkpoint_path(source))
     stage.on_load_checkpoint(checkpoint)
     stage.load_state_dict(checkpoint["state_dict"], strict=False)  # what is left out has been found by now
     stage.eval()

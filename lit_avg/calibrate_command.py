@@ -24,9 +24,11 @@ from lit_avg.build import finished_run, take_over_trained
 from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.checkpoints import checkpoint_path, read_checkpoint
 from lit_avg.errors import UserError
+from lit_avg.file_hashes import file_sha256
 from lit_avg.metrics import policy_metrics
 from lit_avg.outcomes import Outcomes
 from lit_avg.policies import CoarsestWithin, Fixed, Policy, Routed
+from lit_avg.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training_cli import hush
 
@@ -93,12 +95,13 @@ def validation_outcomes(stage: RouterStage, data: LightningDataModule) -> Outcom
 
 
 def store_delta(path: Path, delta: float) -> None:
-    """Put a margin into a checkpoint, all at once; the rest of it stays as it was."""
+    """Put a margin into a checkpoint, all at once; the rest of it stays as it was. Its run records the new hash."""
     checkpoint = read_checkpoint(path)
     checkpoint["state_dict"][DELTA] = torch.tensor(delta, dtype=torch.double)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         torch.save(checkpoint, partial)
+        note_calibrated(path, file_sha256(partial))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -4,7 +4,7 @@
 (`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,13 +18,13 @@ from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
 from lit_avg.llava_next import LLM_LAYERS
 from lit_avg.model import AvgLlava
+from lit_avg.origins import Origin, beside, folder_now, found_again
+from lit_avg.recorded_hashes import check_undamaged
+from lit_avg.run_folder import checkpoint_path, run_of, shared_files
 from lit_avg.weight_files import check_fit
 
-LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
-"""Where a run directory keeps the newest checkpoint."""
-
-OLDER = f"{LAST_CHECKPOINT.name}.older"
-"""Name beside it of the one before, for the moment in which a sharded strategy's new folder takes its place."""
+_PLACES = ("init_from", "feedback", "pretrained_parts.vision_encoder", "pretrained_parts.llm")
+"""Hyperparameters that say where something lies; what lies there is compared by its hash, wherever that is."""
 
 RUN_BEFORE = "run the stage before this one (in a study: remove its folder and sweep again), or name its folder"
 """What to do where a checkpoint is missing."""
@@ -88,7 +88,7 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
         _take_over(backbone, read_checkpoint(_existing(before)), before, llm_wanted and has_the_llm)
     for name, part in left_out.items():
         if not part["is_run"] and name in ("vision_encoder", "llm"):
-            backbone.load_part(name, part["origin"])
+            backbone.load_part(name, folder_now(part["origin"], part["beside"], run_of(checkpoint_path(source))))
     weights = {
         name.removeprefix(_BACKBONE): tensor
         for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
@@ -109,37 +109,23 @@ def _hash_of(weights: Mapping[str, Tensor], part: BackbonePart) -> str:
 
 
 def _origin_of(part: LeftOut, source: str) -> str:
-    """The run that a left-out part came from: where it lay beside this run, or where it lay at all."""
-    run = checkpoint_path(source).parents[1]
-    beside = run / part["beside"]
-    return str(beside) if beside.exists() else part["origin"]
-
-
-def checkpoint_path(source: str) -> Path:
-    """The checkpoint that a run directory or a file name means, be it there or not."""
-    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() and not is_sharded(Path(source)) else Path(source)
-    older = path.with_name(OLDER)
-    return older if path.name == LAST_CHECKPOINT.name and older.exists() and not path.exists() else path
-
-
-def is_sharded(path: Path) -> bool:
-    """Whether something is a checkpoint that a sharded strategy wrote, which is a folder."""
-    return next(_shared_files(path), None) is not None
-
-
-def _shared_files(path: Path) -> Iterator[Path]:
-    """The files of a sharded checkpoint with what all ranks have in common: of FSDP, of DeepSpeed."""
-    yield from (path / name for name in ("meta.pt",) if (path / name).is_file())
-    yield from sorted(path.glob("checkpoint/*mp_rank_00_model_states.pt"))
+    """The run that a left-out part came from: where it lies beside this run, where it lay at all, or found by hash."""
+    run = run_of(checkpoint_path(source))
+    origin = Origin(place=part["origin"], beside=part["beside"], sha256=part.get("checkpoint", ""))
+    if origin["sha256"] and (found := found_again(origin, run)) is not None:
+        return found
+    place = beside(run, part["beside"])
+    return place if Path(place).exists() else part["origin"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content on the CPU, without running any code in it; of a sharded one, all but the weights.
 
     Raises:
-        UserError: the file is not a checkpoint.
+        UserError: the file is not a checkpoint, or not the one that its run has recorded.
     """
-    file = next(_shared_files(path), path)
+    check_undamaged(path)
+    file = next(shared_files(path), path)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
@@ -163,6 +149,7 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
             "hand weights to another stage with init_from"
         )
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key != "_instantiator"]
+    differing = [key for key in differing if key not in _PLACES or None in (before.get(key), now.get(key))]
     if differing:
         changes = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)
         raise UserError(

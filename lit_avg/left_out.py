@@ -9,12 +9,13 @@ makes no difference.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
 from lit_avg.backbone import Backbone, BackbonePart
 from lit_avg.errors import UserError
+from lit_avg.origins import Origin
 from lit_avg.weight_hashes import hashes_with_types, tensors_hash
 
 LEFT_OUT_KEY = "lit_avg_left_out"
@@ -31,23 +32,31 @@ _BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
 class LeftOut(TypedDict):
     """Where a part's weights are."""
 
-    origin: str  # a run directory or checkpoint, absolute, or a hub id or folder of pretrained weights
+    origin: str  # a run directory, a checkpoint or a folder of pretrained weights, absolute, or a hub id
     is_run: bool
-    beside: str  # of a run: its path as seen from the run that leaves the part out, so that both may move together
-    sha256: str
+    beside: str  # but for a hub id: its path as seen from the run that leaves the part out, so that both may move
+    sha256: str  # of the part's tensors
+    checkpoint: NotRequired[str]  # of a run: SHA-256 of its checkpoint's file
 
 
-def left_out_of_run(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> LeftOut:
-    """A part that was taken over from an earlier run, for the checkpoints of `run`."""
-    path = Path(origin).absolute()
+def left_out_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) -> LeftOut:
+    """A part that was taken over from an earlier run."""
     return LeftOut(
-        origin=str(path), is_run=True, beside=os.path.relpath(path, run.absolute()), sha256=part_hash(backbone, part)
+        origin=origin["place"],
+        is_run=True,
+        beside=origin["beside"],
+        sha256=part_hash(backbone, part),
+        checkpoint=origin["sha256"],
     )
 
 
-def left_out_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str) -> LeftOut:
-    """A part that was loaded from pretrained weights."""
-    return LeftOut(origin=origin, is_run=False, beside="", sha256=part_hash(backbone, part))
+def left_out_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> LeftOut:
+    """A part that was loaded from pretrained weights, for the checkpoints of `run`."""
+    place, beside = origin, ""
+    if Path(origin).is_dir():
+        place = os.path.abspath(origin)  # noqa: PTH100  not where links lead
+        beside = os.path.relpath(place, run.absolute())
+    return LeftOut(origin=place, is_run=False, beside=beside, sha256=part_hash(backbone, part))
 
 
 def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:

@@ -7,25 +7,32 @@ checkpoint never changes the config, it has to agree with it; mistakes are told 
 import logging
 import signal
 import warnings
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_avg.checkpoints import LAST_CHECKPOINT, check_same_run, checkpoint_path, is_sharded, plain, read_checkpoint
+from lit_avg.checkpoints import check_same_run, plain, read_checkpoint
 from lit_avg.errors import UserError
+from lit_avg.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
+from lit_avg.saved_config import where_it_lies
+from lit_avg.stages.base import Stage
 from lit_avg.studies.sources import named_files
 from lit_avg.training_parser import TrainingParser, chain_of
 
 BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
 """Read before every --config."""
+
+CONFIG_OPTIONS = ("-c", "--config")
 
 WORDING_KEY = "wording"
 """Entry of a data module's state that tells how conversations became tokens."""
@@ -60,7 +67,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our own two options."""
+        """Add our own three options."""
         parser.add_argument("--run_root", type=str, default="runs", help="Folder of the runs, for ${run_root} in YAML.")
         parser.add_argument(
             "--resume",
@@ -68,6 +75,11 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="auto: go on from the run's own newest checkpoint. A fit does so only if told to, and if there is "
             "one; the other verbs always do, unless told `none`: then they judge the weights the run begins with.",
+        )
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="Let a fit begin anew in a folder that holds a run already; that one is moved aside.",
         )
         # one seed decides everything, the order of the data included
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -83,13 +95,24 @@ class TrainingCLI(LightningCLI):
             if Path(config).is_file():
                 named_files(Path(config))
         try:
-            self.config = parser.parse_args(argv)
+            self.config = parser.parse_args(_where_they_lie(argv))
         except (UserError, OmegaConfBaseException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{reason} ({', '.join(_configs(argv)) or 'no --config given'})") from error
+        verb = str(self.config["subcommand"])
+        cast(TrainingParser, self._parser(verb)).unresolved = cast(TrainingParser, parser).unresolved.get(verb, {})
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: Lightning would overwrite it with the checkpoint's hyperparameters (#21455)."""
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """The trainer; one for debugging writes into a folder that is gone afterwards, whatever its callbacks do."""
+        configured = self._get(self.config_init, "trainer")
+        self.folder, self._scratch = Path(configured["default_root_dir"] or "."), None
+        if configured["fast_dev_run"]:
+            self._scratch = TemporaryDirectory(prefix="lit-avg-")
+            options["default_root_dir"] = str(Path(self._scratch.name) / self.folder.name)
+        return super().instantiate_trainer(**options)
 
     def instantiate_classes(self) -> None:
         """Build everything; a mistake of the user's is told as such, however deep in the parser it was found.
@@ -106,12 +129,15 @@ class TrainingCLI(LightningCLI):
         """Choose the checkpoint to go on from, and refuse another run's."""
         if self.subcommand == "fit":
             check_trains(self.trainer)
+        self._check_options()
         options = self.config_init[str(self.subcommand)]
         checkpoint = options["ckpt_path"] or self._own_checkpoint()
         if checkpoint is not None:
             content = _checkpoint(Path(checkpoint))
             check_same_run(content["hyper_parameters"], plain(dict(self.model.hparams)))
             self._check_same_words(content)
+            if isinstance(self.model, Stage):
+                self.model.find_again(content, run_of(Path(checkpoint)))
         options["ckpt_path"] = checkpoint
         options["weights_only"] = True
         options["verbose"] = False  # of hundreds of metrics a person wants the few that `PolicyTable` prints
@@ -126,7 +152,7 @@ class TrainingCLI(LightningCLI):
         """The run's newest checkpoint where `--resume` asks for it."""
         evaluates = self.subcommand != "fit"
         resume = self._get(self.config, "resume") or ("auto" if evaluates else "none")
-        path = checkpoint_path(str(Path(self.trainer.default_root_dir) / LAST_CHECKPOINT))
+        path = checkpoint_path(str(self.folder / LAST_CHECKPOINT))
         if resume == "none":
             return None
         if evaluates and not path.exists():
@@ -136,8 +162,33 @@ class TrainingCLI(LightningCLI):
             )
         return str(path) if path.exists() else None
 
+    def _check_options(self) -> None:
+        if self._get(self.config, "overwrite") and self._get(self.config, "resume") == "auto":
+            raise UserError("--overwrite begins a run anew, --resume auto goes on with it; give one of the two")
+
+    def _begin_anew(self) -> Path | None:
+        """See that a fit that goes on from no checkpoint of its folder finds nobody else's there; where that is now."""
+        checkpoint = self.config_init[str(self.subcommand)]["ckpt_path"]
+        if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(self.folder.resolve()):
+            return None
+        return begin_anew(self.folder, bool(self._get(self.config, "overwrite")), leads=self.trainer.is_global_zero)
+
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; Lightning turns Ctrl-C into `exit(1)` and goes deaf to the next, both are undone here."""
+        """Run the verb; of several fits in one folder the second is refused."""
+        if subcommand != "fit" or self._scratch is not None:
+            self._run_interruptibly(subcommand)
+            return
+        with fitting(self.folder) if self.trainer.is_global_zero else nullcontext():
+            moved = self._begin_anew()
+            try:
+                self._run_interruptibly(subcommand)
+            except BaseException:
+                if moved is not None:
+                    put_back(self.folder, moved)
+                raise
+
+    def _run_interruptibly(self, subcommand: str) -> None:
+        """Lightning turns Ctrl-C into `exit(1)` and goes deaf to the next, both are undone here."""
         handler = signal.getsignal(signal.SIGINT)
         try:
             super()._run_subcommand(subcommand)
@@ -197,8 +248,18 @@ def check_trains(trainer: L.Trainer) -> None:
 
 def _configs(argv: list[str]) -> list[str]:
     """The config files that a command names."""
-    behind = [value for option, value in pairwise(argv) if option in ("-c", "--config")]
+    behind = [value for option, value in pairwise(argv) if option in CONFIG_OPTIONS]
     return behind + [option.partition("=")[2] for option in argv if option.startswith("--config=")]
+
+
+def _where_they_lie(argv: list[str]) -> list[str]:
+    """The command, where the configs of runs that were moved mean the runs' folders of today."""
+    command = list[str]()
+    for before, argument in pairwise(["", *argv]):
+        option, _, value = argument.partition("=")
+        named = argument if before in CONFIG_OPTIONS else value if option in CONFIG_OPTIONS else None
+        command += [argument, *(where_it_lies(Path(named)) if named else [])]
+    return command
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """LightningCLI's parser, with messages of a line or two instead of a page of usage and every type a value may have."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, get_args
 
+import yaml
 from jsonargparse import (
+    Namespace,
     _loaders_dumpers,  # pyright: ignore[reportPrivateUsage]  its loader has no public name
     set_dumper,
 )
@@ -25,7 +27,12 @@ NOISE = re.compile(
 
 
 class TrainingParser(LightningArgumentParser):
-    """Raises what argparse would print before it exits, and takes a text for what it is where a text is asked for."""
+    """Raises what argparse would print before it exits, and takes a text for what it is where a text is asked for.
+
+    It keeps the config as it was before `${…}` was replaced.
+    """
+
+    unresolved: Mapping[str, Any] = {}
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Add an argument; where its type allows a text, none is ever opened as a path or URL of a nested config.
@@ -37,6 +44,13 @@ class TrainingParser(LightningArgumentParser):
         if isinstance(action, ActionTypeHint) and str in get_args(action._typehint):  # pyright: ignore[reportPrivateUsage]
             action._enable_path = False  # pyright: ignore[reportPrivateUsage]  nothing public says so
         return action
+
+    def dump(self, cfg: Namespace, *arguments: Any, **options: Any) -> str:
+        """As in jsonargparse, which calls this for the text in which it replaces references."""
+        text: str = super().dump(cfg, *arguments, **options)
+        if "${" in text:
+            self.unresolved = yaml.load(text, StrictLoader)
+        return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message, cut to what it says of the mistake.

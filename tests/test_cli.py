@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from lit_avg.cli import VERBS, main
+from lit_avg.saved_config import read_saved
 from lit_avg.training_parser import in_short
 from tests.tiny_run import MODEL, write_stage, write_yaml
 
@@ -84,7 +84,7 @@ def test_interpolation_sees_overlays_and_the_command_line(stage3: str, tmp_path:
     overlay = write_yaml(tmp_path / "overlay.yaml", {"trainer": {"max_steps": 2}})
     elsewhere = tmp_path / "elsewhere"
     assert main(["fit", "--config", stage3, "--config", overlay, "--run_root", str(elsewhere)]) == 0
-    config = yaml.safe_load((elsewhere / "MultiGranularityTuning" / "config.yaml").read_text())
+    config = read_saved(elsewhere / "MultiGranularityTuning" / "config.yaml")
     assert config["trainer"]["val_check_interval"] == 2  # ${trainer.max_steps} in experiments/base.yaml
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == str(elsewhere / "MultiGranularityTuning")
     assert not (tmp_path / "runs").exists()
@@ -94,7 +94,7 @@ def test_a_saved_config_runs_again_and_gives_the_same_metrics(stage3: str, tmp_p
     run = tmp_path / "runs" / "MultiGranularityTuning"
     assert main(["fit", "--config", stage3]) == 0
     first, config = metrics(run), (run / "config.yaml").read_text()
-    assert main(["fit", "--config", str(run / "config.yaml")]) == 0
+    assert main(["fit", "--config", str(run / "config.yaml"), "--overwrite"]) == 0
     assert metrics(run) == first
     assert (run / "config.yaml").read_text() == config
 

@@ -1,6 +1,6 @@
 """What all stages share: freezing, parameter groups, logging, evaluation. A stage adds what it trains and its loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -23,8 +23,10 @@ from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_
 from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
+from lit_avg.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.policies import Policy, fixed_policies
+from lit_avg.run_folder import checkpoint_path
 from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.step_mean import StepMean, check_step_mean
 
@@ -64,6 +66,7 @@ class Stage(FiniteTraining):
         self.make_model = model
         self.optimization = optimization
         self.init_from = init_from
+        self.begun_from: Origin | None = None
         self.trained_parts: tuple[Part, ...] = tuple(part for part in self.trains if part not in frozen)
         self.outcomes: Outcomes | None = None
         self._evaluated: list[Outcomes] = []
@@ -109,15 +112,33 @@ class Stage(FiniteTraining):
         """Take over the backbone of the stage before."""
         if self.init_from is not None:
             initialise_from(self.model, self.init_from, self.starts_from)
+            self.begun_from = self.begun_from or origin_of(self.init_from, Path(self.trainer.default_root_dir))
+
+    def find_again(self, checkpoint: Mapping[str, Any], run: Path) -> None:
+        """Look where that lies by now which a run began from; before the model is built.
+
+        Args:
+            checkpoint: of the run.
+            run: its directory.
+
+        Raises:
+            UserError: the config means something else, or it is gone.
+        """
+        self.begun_from = cast(Origin | None, checkpoint.get(ORIGIN_KEY))
+        if self.begun_from is not None and self.init_from is not None:
+            self.init_from = origin_now(self.begun_from, self.init_from, run, bool(checkpoint.get(LEFT_OUT_KEY)))
+        elif self.init_from is not None and not checkpoint_path(self.init_from).is_file():
+            parts = cast(Mapping[str, LeftOut], checkpoint.get(LEFT_OUT_KEY, {})).values()  # all that older ones keep
+            places = [beside(run, part["beside"]) for part in parts if part["is_run"]]
+            self.init_from = next((place for place in places if checkpoint_path(place).is_file()), self.init_from)
 
     @cached_property
     def left_out(self) -> dict[BackbonePart, LeftOut]:
         """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
-        backbone, run = self.model.backbone, Path(self.trainer.default_root_dir)
         frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
-        if self.init_from is None:
+        if self.init_from is None or self.begun_from is None:
             return {}
-        return {part: left_out_of_run(backbone, part, self.init_from, run) for part in frozen}
+        return {part: left_out_of_run(self.model.backbone, part, self.begun_from) for part in frozen}
 
     def freeze_the_rest(self) -> None:
         """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
@@ -245,6 +266,8 @@ class Stage(FiniteTraining):
         super().on_save_checkpoint(checkpoint)
         checkpoint[STAGE_KEY] = type(self).__name__
         checkpoint[LEFT_OUT_KEY] = dict(self.left_out)
+        if self.begun_from is not None:
+            checkpoint[ORIGIN_KEY] = dict(self.begun_from)
         for name in self._names_left_out():
             del checkpoint["state_dict"][name]
         checkpoint["hyper_parameters"] = plain(checkpoint.get("hyper_parameters", {}))

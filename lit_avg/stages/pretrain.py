@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 from lit_avg.backbone import BackbonePart
-from lit_avg.left_out import LeftOut, left_out_of_pretrained
+from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
+from lit_avg.origins import folder_now
 from lit_avg.stages.base import Part, Stage
 
 
@@ -40,9 +42,17 @@ class Pretrain(Stage):
         for part, source in self.pretrained_parts.items():
             self.model.backbone.load_part(part, source)
 
+    def find_again(self, checkpoint: Mapping[str, Any], run: Path) -> None:
+        """As in `Stage`, and folders of pretrained parts that are no longer where the config says."""
+        super().find_again(checkpoint, run)
+        left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
+        for name, source in self.pretrained_parts.items():
+            if name in left_out and not Path(source).is_dir():
+                self.pretrained_parts[name] = folder_now(left_out[name]["origin"], left_out[name]["beside"], run)
+
     @cached_property
     def left_out(self) -> dict[BackbonePart, LeftOut]:
         """Encoder and LLM, where they came from pretrained weights."""
         pretrained: list[tuple[BackbonePart, str]] = [*self.pretrained_parts.items()]
-        backbone = self.model.backbone
-        return {part: left_out_of_pretrained(backbone, part, source) for part, source in pretrained}
+        backbone, run = self.model.backbone, Path(self.trainer.default_root_dir)
+        return {part: left_out_of_pretrained(backbone, part, source, run) for part, source in pretrained}

@@ -17,6 +17,9 @@ from typing import TextIO
 
 from lit_avg.errors import UserError
 
+_held = set[Path]()
+"""Lock files that this process holds: a run that it was told to do may hold its own folder again."""
+
 _TRIES, _BETWEEN = 5, 0.05
 """How often, and after how many seconds, a lock is tried: whoever looks whether it is held, holds it for an instant."""
 
@@ -59,7 +62,10 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
         BusyError: another process holds it, and `wait` is off.
         UserError: the file system has no locks.
     """
-    path = lock_of(directory)
+    path = lock_of(directory).absolute()
+    if path in _held:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         if wait:
@@ -70,7 +76,11 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
         file.truncate(0)
         file.write(json.dumps(asdict(Owner(socket.gethostname(), os.getpid(), job, time.time()))))
         file.flush()
-        yield
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
 
 
 def owner_of(directory: Path) -> Owner | None:

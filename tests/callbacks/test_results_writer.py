@@ -58,7 +58,7 @@ def test_a_fit_begins_a_new_result(tmp_path: Path) -> None:
     assert main(["fit", "--config", stage4]) == 0
     assert main(["test", "--config", stage4]) == 0
     assert "router/accuracy" in json.loads(result.read_text())["metrics"]
-    assert main(["fit", "--config", stage4]) == 0
+    assert main(["fit", "--config", stage4, "--overwrite"]) == 0
     assert "router/accuracy" not in json.loads(result.read_text())["metrics"]
 
 

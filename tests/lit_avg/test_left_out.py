@@ -33,9 +33,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(chain: Path) -> Iterator[Path]:
+def runs(chain: Path, tmp_path: Path) -> Iterator[Path]:
     """The folder of those runs, beside their configs. A test may take it apart: it is mended afterwards."""
-    kept = copytree(chain / "runs", chain / "kept")
+    kept = copytree(chain / "runs", tmp_path / "kept" / "out" / "of" / "sight")
     yield chain / "runs"
     rmtree(chain / "runs", ignore_errors=True)
     move(kept, chain / "runs")
@@ -84,6 +84,7 @@ def test_another_base_model_is_refused_by_its_hash(runs: Path, capsys: pytest.Ca
     checkpoint = torch.load(stage3, weights_only=True)
     checkpoint["state_dict"]["model.backbone.hf.lm_head.weight"][0, 0] += 1
     torch.save(checkpoint, stage3)
+    (runs / "MultiGranularityTuning" / "result.json").unlink()  # which knows the file's own hash
     capsys.readouterr()
     assert main(["test", "--config", str(runs.parent / "RGLF.yaml")]) == 2
     assert "was trained with another llm than" in capsys.readouterr().err
@@ -92,7 +93,7 @@ def test_another_base_model_is_refused_by_its_hash(runs: Path, capsys: pytest.Ca
 def test_a_base_model_that_is_gone_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rmtree(runs / "InstructionTuning")
     capsys.readouterr()
-    assert main(["fit", "--config", str(runs.parent / "RGLF.yaml")]) == 2
+    assert main(["fit", "--config", str(runs.parent / "RGLF.yaml"), "--overwrite"]) == 2
     message = capsys.readouterr().err
     assert f"there is no checkpoint at {runs / 'InstructionTuning'}" in message
     assert len(message.splitlines()) <= 2
@@ -103,6 +104,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(runs: Path, capsys: pytest.
     checkpoint = torch.load(stage4, weights_only=True)
     del checkpoint["state_dict"]["model.router.voter"]
     torch.save(checkpoint, stage4)
+    (runs / "RGLF" / "result.json").unlink()
     capsys.readouterr()
     assert main(["test", "--config", str(runs.parent / "RGLF.yaml")]) == 2
     assert "differ in model.router.voter" in capsys.readouterr().err

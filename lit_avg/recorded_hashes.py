@@ -1,0 +1,90 @@
+"""The hash that a run has recorded of its checkpoint, compared wherever the checkpoint is read.
+
+`result.json` has the SHA-256 of `checkpoints/last.ckpt`. A checkpoint of which nobody knows it (of a run that is not
+finished, or copied alone) still has a checksum for each of its tensors.
+"""
+
+import json
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from lit_avg.errors import UserError
+from lit_avg.file_hashes import file_sha256, file_state
+from lit_avg.run_folder import LAST_CHECKPOINT, RESULT, run_of
+from lit_avg.studies.files import write_whole
+
+OWN, BEFORE = "own", "own before calibration"
+"""Entries of a result's `checkpoint`: the hash of the run's own, and what it was before `lit-avg calibrate`."""
+
+
+def recorded(path: Path) -> set[str]:
+    """The hashes that a run's result knows its checkpoint by; none where nothing is recorded.
+
+    Args:
+        path: of the checkpoint.
+
+    Raises:
+        UserError: there is a result that cannot be read.
+    """
+    run = run_of(path)
+    result = run / RESULT
+    if path.absolute() != run / LAST_CHECKPOINT or not result.is_file():
+        return set()
+    checkpoint = read_result(result).get("checkpoint")
+    known = cast(dict[str, Any], checkpoint) if isinstance(checkpoint, dict) else {}
+    return {str(known[name]) for name in (OWN, BEFORE) if known.get(name)}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A run's result.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content: object = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}); bring it back, or remove it and test again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not what a run writes; bring it back, or remove it and test again")
+    return cast(dict[str, Any], content)
+
+
+def note_calibrated(path: Path, sha256: str) -> None:
+    """Record another hash of a checkpoint that is about to be put in place of the one before, which stays known."""
+    before = recorded(path)
+    if before:
+        place = run_of(path) / RESULT
+        result = read_result(place)
+        result["checkpoint"] |= {OWN: sha256, BEFORE: file_sha256(path)}
+        write_whole(place, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def check_undamaged(path: Path) -> None:
+    """Refuse a checkpoint that is not what was written.
+
+    Raises:
+        UserError: names the file and both hashes.
+    """
+    known = recorded(path)
+    if known and (found := file_sha256(path)) not in known:
+        raise UserError(
+            f"{path} is not what its run wrote (SHA-256 {found[:12]}, but {min(known)[:12]} in {RESULT}): "
+            "bring that one back from a copy, or train it anew"
+        )
+    if not known and (tensor := _damaged(path, file_state(path))) is not None:
+        raise UserError(f"{path} is damaged at {tensor}: bring it back from a copy, or train it anew")
+
+
+@cache
+def _damaged(path: Path, state: str) -> str | None:
+    """The first entry of a checkpoint whose checksum is not its own; `state` tells an older file from this one."""
+    if not zipfile.is_zipfile(path):
+        return None  # another kind of file, as whoever reads it will say
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zipfile.BadZipFile as error:
+        return f"its end ({error})"
