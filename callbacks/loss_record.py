@@ -5,9 +5,10 @@ from itertools import islice
 from typing import Any
 
 import lightning as L
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
 
-from callbacks.watching import run_folder
+from callbacks.watching import run_folder, tensorboard
 from lit_avg.studies.files import write_whole
 
 LOSSES = "losses.csv"
@@ -17,6 +18,8 @@ _HEADER = "batch,step,loss\n"
 
 class LossRecord(L.Callback):
     """Writes `losses.csv` into the run's directory: batch, optimiser steps by then, and the first rank's loss.
+
+    A run that goes on also takes back what TensorBoard was told of steps behind the checkpoint.
 
     Losses are written whenever a checkpoint is, and a run that goes on from one drops the lines behind it. So the file
     of a run that was killed and continued is the one of a run that was left alone.
@@ -39,6 +42,8 @@ class LossRecord(L.Callback):
         path = run_folder(trainer) / LOSSES
         if not trainer.is_global_zero:
             return
+        if trainer.global_step:
+            _take_back(trainer)
         kept = [_HEADER]
         if path.is_file():
             with path.open(encoding="utf-8") as file:
@@ -75,3 +80,11 @@ class LossRecord(L.Callback):
         if trainer.is_global_zero:
             with (run_folder(trainer) / LOSSES).open("a", encoding="utf-8") as file:
                 file.writelines(lines)
+
+
+def _take_back(trainer: L.Trainer) -> None:
+    """Have TensorBoard drop what it has of this step and later ones: they are done again."""
+    writer = tensorboard(trainer)
+    if writer is not None and writer.file_writer is not None:
+        start = SessionLog(status=SessionLog.START)
+        writer.file_writer.add_event(Event(step=trainer.global_step, session_log=start))

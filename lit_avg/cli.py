@@ -1,16 +1,29 @@
 """`lit-avg`, the one command. Each verb is loaded when it is called, so that `lit-avg --help` answers at once."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from tempfile import gettempdir
 from typing import cast
 
 from lit_avg.errors import UserError
 from lit_avg.terminals import write_plain_signs
 
-USER_MISTAKE, INTERRUPTED = 2, 130
+USER_MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_PATHS = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EFBIG, errno.ETXTBSY),
+)
+"""What can be wrong with a file that somebody has named, or with where it is to go."""
+
+_OF_PATHS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
 @dataclass(frozen=True)
@@ -56,19 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments behind `lit-avg`; those of the process if not given.
 
     Returns:
-        The exit status: 0 done, 2 a mistake of the user's, 130 interrupted. Bugs keep their traceback.
+        The exit status: 0 done, 2 a mistake of the user's, 130 interrupted, 141 nobody reads on. Bugs and faults of the
+        machine keep their traceback.
     """
     write_plain_signs()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return 0
     try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(help_text(), flush=True)
+            return 0
         return _run(arguments[0], arguments[1:])
     except UserError as mistake:
         return _say(_without_worker(str(mistake)), USER_MISTAKE)
-    except OSError as mistake:
-        return _say(_without_number(mistake), USER_MISTAKE)
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:
+        if (told := _to_mend(error)) is None:
+            raise
+        return _say(told, USER_MISTAKE)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except SystemExit as leaving:  # argparse, after --help or a message of its own
@@ -98,10 +116,24 @@ def _without_worker(message: str) -> str:
     return message.rpartition(f"{UserError.__name__}: ")[2].strip()
 
 
-def _without_number(error: OSError) -> str:
-    """The file and what is wrong with it, without `[Errno 2]`."""
-    parts = [part for part in (error.filename, error.strerror) if part is not None]
-    return ": ".join(map(str, parts)) or str(error)
+def _to_mend(error: OSError) -> str | None:
+    """What is wrong with which file, if a person can mend it; None for a fault of the machine, the net or this program.
+
+    Those keep their traceback: too many open files, a connection that was dropped, a disk that cannot be read.
+    """
+    if error.errno is None:  # made by a library: a message for people, or the class of a fault
+        return " ".join(str(error).split()) if type(error) in (OSError, *_OF_PATHS) else None
+    # who copies a file names both: what is full is where it goes
+    place = error.filename2 if error.errno in _FULL and error.filename2 is not None else error.filename
+    if error.errno in _FULL and place is None:
+        return f"{error.strerror} (a disk that is written to, perhaps that of {gettempdir()})"
+    return f"{place}: {error.strerror}" if place is not None and error.errno in (*_FULL, *_PATHS) else None
+
+
+def _reader_gone() -> int:
+    """Whoever read what is printed has seen enough, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would complain when it ends
+    return PIPE_CLOSED
 
 
 def _say(message: str, status: int) -> int:

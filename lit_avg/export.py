@@ -14,6 +14,7 @@ generation config new tokens are suppressed, so that sampling cannot choose them
 import json
 import os
 import shutil
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.model_card import model_card
 from lit_avg.prompts import PromptEncoder
 from lit_avg.stages.base import Stage
+from lit_avg.studies.files import tidy
 from lit_avg.training_cli import hush
 
 PROMPT = "What is in this picture?"
@@ -67,6 +69,12 @@ def main(argv: list[str]) -> int:
     stage, run = trained_stage(arguments.ckpt)
     difference = export(stage, run, out)
     print(f"wrote {out}; transformers alone differs by at most {difference:.1e} nats per token on a fixed prompt")
+    if not stage.model.router_is_trained:
+        print(
+            f"{type(stage).__name__} trains no router: its own is random, so that `AvgLlava.generate` looks at "
+            "the finest granularity unless it is given a policy",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -85,6 +93,7 @@ def trained_stage(source: str) -> tuple[Stage, Path]:
     processor = cli.datamodule.processor(vision.vision_config.patch_size, vision.vision_feature_select_strategy)
     stage.model.prompt_encoder = PromptEncoder(processor)
     stage.model.eval()
+    stage.model.router_is_trained = "router" in stage.trains
     return stage, run
 
 
@@ -99,9 +108,10 @@ def export(stage: Stage, run: Path, out: Path) -> float:
     vocabulary = make_readable_by_transformers(model)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)), encoding="utf-8")
+        with tidy(partial, out):
+            partial.mkdir(parents=True)
+            model.save_pretrained(partial)
+            (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)), encoding="utf-8")
         difference = float((before - log_probs_of_transformers(partial, vocabulary)).abs().max())
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(f"what was written differs by {difference:.1e} nats from the model; please report this")

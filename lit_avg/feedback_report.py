@@ -22,6 +22,7 @@ from lit_avg.feedback_figure import draw_report
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackStore
 from lit_avg.policies import Oracle
+from lit_avg.studies.files import writable
 
 EPSILON = 0.01
 """Nats per answer token within which two granularities are called a tie, unless told otherwise."""
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     _print_ties(console, stored, arguments.epsilon)
     curve = ideal_curve(stored, MARGINS)
     console.print(curve_table(curve))
-    picture = arguments.store / f"report-{arguments.split}.png"
+    picture = writable(arguments.store) / f"report-{arguments.split}.png"
     draw_report(best_shares(stored, store.granularities), fixed_points(stored, store.granularities), curve, picture)
     console.print(f"wrote {picture}", highlight=False, soft_wrap=True)
     return 0

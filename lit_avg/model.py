@@ -18,7 +18,7 @@ from lit_avg.generation import Generation
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
-from lit_avg.policies import Policy, Routed, Unanswered
+from lit_avg.policies import Fixed, Policy, Routed, Unanswered
 from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.scaler import GranularityScaler, Pooling
@@ -83,6 +83,8 @@ class AvgLlava(nn.Module):
         self.router.check_slots(k)
         self.prompt_encoder: PromptEncoder | None = None
         self.context_length = ContextLength(self.backbone.positions)
+        self.router_is_trained = True
+        """Whether `generate` goes by the router where no policy is given."""
 
     def see(self, batch: Batch) -> list[Tensor]:
         """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine. Raises as `encode`."""
@@ -150,7 +152,7 @@ class AvgLlava(nn.Module):
         Args:
             images: one for each prompt, None for a prompt without image.
             prompts: what the user says.
-            policy: how granularities are chosen: by the router, if not given.
+            policy: how granularities are chosen: by the router if not given, or the finest if that is untrained.
             max_new_tokens: length of an answer, at most.
             generation: sampling, end tokens, streaming; by default greedy.
 
@@ -164,7 +166,8 @@ class AvgLlava(nn.Module):
         levels = self.see(batch)
         scores = self.route(batch, levels).float().log_softmax(dim=1).cpu()
         check_scores(batch.keys, scores)
-        chosen = (policy or Routed()).choose(Unanswered(batch.keys, scores)).tolist()
+        policy = policy or (Routed() if self.router_is_trained else Fixed(len(self.granularities) - 1))
+        chosen = policy.choose(Unanswered(batch.keys, scores)).tolist()
         ids = self.generate_ids(batch, chosen, max_new_tokens, generation, levels)
         counts = visual_token_counts(batch, self.layout)
         return Answers(

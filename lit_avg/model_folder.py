@@ -26,6 +26,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
+from lit_avg.studies.files import obey_umask
 from lit_avg.weight_files import load_exactly, read_file, read_json
 
 ROUTER_WEIGHTS, ROUTER_SETTINGS = "router.safetensors", "router.json"
@@ -52,11 +53,13 @@ def save_model(model: AvgLlava, folder: Path) -> None:
             "heads": model.router.fusion.self_attn.num_heads,
             "dropout": model.router.fusion.dropout.p,
         },
+        "router_is_trained": model.router_is_trained,
         "semantics": asdict(model.semantics),
     }
     (folder / ROUTER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if model.prompt_encoder is not None:
         model.prompt_encoder.processor.save_pretrained(folder)
+    obey_umask(folder)
 
 
 def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
@@ -83,6 +86,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> AvgLlava:
             )
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / ROUTER_SETTINGS} is incomplete: {error}; write the folder anew") from error
+    model.router_is_trained = bool(settings.get("router_is_trained", True))
     if model.scaler.state_dict():
         path = folder / SCALER_WEIGHTS
         load_exactly(model.scaler, read_file(path), str(path), f"{ROUTER_SETTINGS} describes")

@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -186,6 +189,62 @@ def test_an_unknown_key_in_a_nested_file_is_named(
 def test_a_bug_keeps_its_traceback(stage3: str) -> None:
     with pytest.raises(TypeError, match="unsupported operand"):  # TinyData adds its seed to a number
         main(["fit", "--config", stage3, "--data", "tests.tiny_run.BuggyData"])
+
+
+def raising(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `lit-avg table` raise an error."""
+
+    def table(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("lit_avg.studies.table_command.main", table)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a.tar"),
+        OSError(errno.ENFILE, os.strerror(errno.ENFILE)),
+        OSError(errno.EIO, os.strerror(errno.EIO), "a.tar"),
+        OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)),
+        ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)),
+        TimeoutError("timed out"),
+        URLError("nobody there"),
+        PermissionError(errno.EPERM, os.strerror(errno.EPERM)),  # of what, nobody knows
+        ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD)),
+    ],
+)
+def test_a_fault_of_the_machine_keeps_its_traceback(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(error, monkeypatch)
+    with pytest.raises(type(error)):
+        main(["table"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a"), "a: No such file or directory"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "a"), "a: Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x", None, "a"), "a: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device (a disk that is written to, "),
+        (OSError("no tokenizer of\nthat name"), "no tokenizer of that name"),  # as transformers says it
+        (FileNotFoundError("there is no a"), "there is no a"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_words(
+    error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(error, monkeypatch)
+    assert refused(capsys, "table").startswith(f"lit-avg: {message}")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(tmp_path: Path) -> None:
+    code = "import sys; from lit_avg import cli; cli.help_text = lambda: 'line\\n' * 100_000; sys.exit(cli.main([]))"
+    command = f'"{sys.executable}" -c "{code}" | head -n 1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["line", "141"]
+    assert done.stderr == ""
 
 
 def test_a_message_out_of_a_data_loaders_worker_loses_the_workers_traceback(

@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import tarfile
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -60,7 +60,8 @@ def cached(settings: JerseySettings, cache: Path) -> Path:
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=cache))
+    partial = cache / f"{folder.name}.partial-{uuid4().hex}"
+    partial.mkdir()  # as the umask says: `mkdtemp` would make a folder that no other user of the machine may read
     try:
         write(settings, partial)
         os.rename(partial, folder)  # noqa: PTH104  Path.rename hides that this is the atomic step

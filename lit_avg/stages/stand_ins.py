@@ -20,6 +20,7 @@ from lit_avg.scaler import GranularityScaler
 from lit_avg.sequences import llm_input
 from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
+from lit_avg.studies.files import obey_umask
 
 COLOURS = 6
 """Colours a patch may have."""
@@ -152,7 +153,9 @@ class EncoderStandIn(FiniteTraining):
     def on_fit_end(self) -> None:
         """Save the encoder, without the heads, as a transformers folder."""
         if self.trainer.is_global_zero:
-            self.encoder.save_pretrained(Path(self.trainer.default_root_dir) / "encoder")
+            folder = Path(self.trainer.default_root_dir) / "encoder"
+            self.encoder.save_pretrained(folder)
+            obey_umask(folder)
 
 
 class LanguageModelStandIn(FiniteTraining):
@@ -247,4 +250,6 @@ class LanguageModelStandIn(FiniteTraining):
     def on_fit_end(self) -> None:
         """Save the LLM as a transformers folder."""
         if self.trainer.is_global_zero:
-            self.llm.save_pretrained(Path(self.trainer.default_root_dir) / "llm")
+            folder = Path(self.trainer.default_root_dir) / "llm"
+            self.llm.save_pretrained(folder)
+            obey_umask(folder)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lit_avg.studies.files import link
 from lit_avg.studies.plan import PlannedRun
-from lit_avg.studies.records import Record, own_record, unfinished_commands, write_record
+from lit_avg.studies.records import Record, has_proof, own_record, unfinished_commands, write_record
 
 REPLACED = "replaced"
 """Folder, inside a study's, of runs whose config has changed since."""
@@ -16,7 +16,7 @@ Standing = Literal["new", "goes on", "replaces"]
 
 def standing(run: PlannedRun) -> Standing:
     """What a run that is not finished meets in its folder: nothing, its own interrupted attempt, or something else."""
-    if own_record(run) is not None and (unfinished_commands(run) or run.proof.is_file()):
+    if own_record(run) is not None and (unfinished_commands(run) or has_proof(run)):
         return "goes on"
     return "replaces" if run.directory.exists() and not run.directory.is_symlink() else "new"
 

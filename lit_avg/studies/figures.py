@@ -28,17 +28,18 @@ DOTS_PER_INCH = 300
 OVER = "accuracy_over_"
 
 
-def draw_figures(study: Study, tell: Tell = lambda _: None) -> list[Path]:
-    """Write the figures for which there is data into the study's `figures`, and remove those for which there is none.
+def draw_figures(study: Study, tell: Tell = lambda _: None, folder: Path | None = None) -> list[Path]:
+    """Write the figures for which there is data into a folder, and remove those for which there is none.
 
     Args:
         study: finished or not.
         tell: is told what is missing in the figures, and which are missing.
+        folder: the study's own `figures` if None.
 
     Returns:
         The files written, a PNG and a PDF of each.
     """
-    folder = study.out / FIGURES
+    folder = study.out / FIGURES if folder is None else folder
     drawn_from = what_is_there(study)
     results = finished_results(study)
     missing = unfinished(study, results, study.rows)
@@ -54,7 +55,7 @@ def draw_figures(study: Study, tell: Tell = lambda _: None) -> list[Path]:
     for old in _ours(folder):
         if old not in written:
             old.unlink()
-    note_drawn(study, drawn_from)
+    note_drawn(folder, drawn_from)
     return written
 
 

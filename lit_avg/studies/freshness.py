@@ -1,5 +1,7 @@
 """Whether a study's figures show the study and the results as they are now, without loading what draws them."""
 
+from pathlib import Path
+
 from lit_avg.studies.files import write_whole, written
 from lit_avg.studies.identity import digest
 from lit_avg.studies.plan import plan
@@ -18,9 +20,9 @@ def are_fresh(study: Study) -> bool:
     return there and note.read_text(encoding="utf-8") == what_is_there(study)
 
 
-def note_drawn(study: Study, drawn_from: str) -> None:
-    """Note what the figures were drawn from: what was there before the first of them was."""
-    write_whole(study.out / FIGURES / _DRAWN_FROM, drawn_from)
+def note_drawn(folder: Path, drawn_from: str) -> None:
+    """Note what a folder's figures were drawn from: what was there before the first of them was."""
+    write_whole(folder / _DRAWN_FROM, drawn_from)
 
 
 def what_is_there(study: Study) -> str:

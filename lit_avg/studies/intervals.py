@@ -77,7 +77,7 @@ def intervals(table: Table) -> dict[str, Interval]:
         found[row.name] = used[comparison.key]
     if used.keys() - known.keys():
         kept = {key: asdict(interval) for key, interval in used.items()}
-        with suppress(PermissionError):  # of somebody else's study; they are computed again next time
+        with suppress(OSError):  # of a study that one may only read; they are computed again next time
             write_whole(table.study.out / FILE, json.dumps(kept, indent=1) + "\n")
     return found
 

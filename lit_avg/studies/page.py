@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lit_avg.studies.cells import Cell, Sheet
+from lit_avg.studies.files import writable
 from lit_avg.studies.freshness import FIGURES, are_fresh
 from lit_avg.studies.plan import PlannedRun, plan
 from lit_avg.studies.records import read_result
@@ -104,7 +105,8 @@ def _figures(study: Study) -> Iterator[Figure]:
     if not are_fresh(study):
         from lit_avg.studies.figures import draw_figures  # matplotlib takes a second to load
 
-        draw_figures(study)
+        folder = writable(folder)
+        draw_figures(study, folder=folder)
     for path in sorted(folder.glob("*.png")):
         png = path.read_bytes()
         pixels = int.from_bytes(png[16:20], "big")  # the width is where every PNG has it

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
-from lit_avg.studies.files import write_whole
+from lit_avg.studies.files import write_whole, written
 from lit_avg.studies.plan import PlannedRun
 
 RECORD = "identity.json"
@@ -61,8 +62,19 @@ def unfinished_commands(run: PlannedRun) -> list[Sequence[str]]:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Whether a run has been made as the study now describes it."""
-    return not unfinished_commands(run) and run.proof.is_file()
+    """Whether a run has been made as the study now describes it, and what it measured can be read."""
+    return not unfinished_commands(run) and has_proof(run)
+
+
+def has_proof(run: PlannedRun) -> bool:
+    """Whether what a run has measured is there and not damaged."""
+    time = written(run.proof)
+    return time is not None and _can_be_read(run.proof, run.run.feedback, time)
+
+
+def is_damaged(run: PlannedRun) -> bool:
+    """Whether a run has been made, and what it measured can no longer be read."""
+    return own_record(run) is not None and not unfinished_commands(run) and run.proof.is_file() and not has_proof(run)
 
 
 def has_failed(run: PlannedRun) -> bool:
@@ -78,9 +90,23 @@ def read_result(run: PlannedRun) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        return read_entries(run.proof, () if run.run.feedback else ("metrics",))
+        return read_entries(run.proof, _needed(run.run.feedback))
     except UserError as error:
         raise UserError(f"{error}; remove {run.directory} and sweep again") from error
+
+
+def _needed(feedback: bool) -> tuple[str, ...]:
+    return () if feedback else ("metrics",)
+
+
+@lru_cache(maxsize=4096)
+def _can_be_read(proof: Path, feedback: bool, time: tuple[int, int]) -> bool:
+    """Whether a proof is what a run writes; `time` tells an older file from this one."""
+    try:
+        read_entries(proof, _needed(feedback))
+    except UserError:
+        return False
+    return True
 
 
 def read_entries(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from lit_avg.studies.locks import owner_of
 from lit_avg.studies.plan import PlannedRun
-from lit_avg.studies.records import has_failed, is_finished, own_record
+from lit_avg.studies.records import has_failed, is_damaged, is_finished, own_record
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "to do"]
 
@@ -29,6 +29,6 @@ def _state(run: PlannedRun, queued: bool) -> State:
         return "running"
     if queued:
         return "queued"
-    if has_failed(run):
+    if has_failed(run) or is_damaged(run):
         return "failed"
     return "to do" if own_record(run) is None else "interrupted"

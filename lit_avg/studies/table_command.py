@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from lit_avg.studies.cells import Sheet
-from lit_avg.studies.files import write_whole
+from lit_avg.studies.files import READ_ONLY, writable, write_whole
 from lit_avg.studies.latex import as_latex
 from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.study import load_study
@@ -33,14 +33,24 @@ def main(argv: list[str]) -> int:
         _write_page(sheet)
     else:
         sys.stdout.write(FORMS[options.format](sheet))
-    write_tables(sheet)  # last: who may not write there has at least read it
+    _write_beside(sheet)
     return 0
+
+
+def _write_beside(sheet: Sheet) -> None:
+    """Write the files; who may only read has read the table by now."""
+    try:
+        write_tables(sheet)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        print(f"lit-avg: not written: {error.filename} ({error.strerror})", file=sys.stderr)
 
 
 def _write_page(sheet: Sheet) -> None:
     """Write `table.html`, and print it where somebody else reads; a person in a terminal is told where it is."""
     from lit_avg.studies.page import as_page  # jinja2 and matplotlib take long to load
 
-    path, page = sheet.table.study.out / "table.html", as_page(sheet)
+    path, page = writable(sheet.table.study.out) / "table.html", as_page(sheet)
     write_whole(path, page)
     sys.stdout.write(f"{path}\n" if sys.stdout.isatty() else page)
