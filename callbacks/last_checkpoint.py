@@ -22,7 +22,8 @@ from callbacks.settled_steps import (
     validation_follows,
 )
 from lit_avg.random_state import RANDOM_STATE_KEY, random_states
-from lit_avg.run_folder import LAST_CHECKPOINT, OLDER
+from lit_avg.run_folder import LAST_CHECKPOINT, OLDER, PARTIAL
+from lit_avg.studies.files import tidy
 
 METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
 """Entries of a checkpoint: see `callbacks.resumption`."""
@@ -151,7 +152,8 @@ class LastCheckpoint(SettledSteps):
 def save_last(trainer: L.Trainer) -> None:
     """Save a run as its last checkpoint; until that is done, the one before stays where it can be found."""
     path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
-    trainer.save_checkpoint(_partial(path))
+    with tidy(_partial(path), path):
+        trainer.save_checkpoint(_partial(path))
     if trainer.is_global_zero:
         _take_place(_partial(path), path)
     trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
@@ -162,7 +164,7 @@ def _has_stopped(callback: L.Callback) -> bool:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+    return path.with_name(f"{path.name}{PARTIAL}")
 
 
 def _take_place(new: Path, path: Path) -> None:
@@ -170,7 +172,7 @@ def _take_place(new: Path, path: Path) -> None:
 
     Lightning writes to the system's temporary folder and moves the file, which copies it bit by bit if that is
     another disk. Beside its place, a file moves in one step. A sharded strategy's folder takes two, between which the
-    older one is found by its other name: see `lit_avg.checkpoints.checkpoint_path`.
+    older one is found by its other name: see `lit_avg.run_folder.checkpoint_path`.
     """
     older = path.with_name(OLDER)
     if path.is_dir() or (path.exists() and new.is_dir()):

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 import lightning as L
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto import event_pb2
 from torch import Tensor
 
 from callbacks.watching import run_folder, tensorboard
@@ -86,5 +86,5 @@ def _take_back(trainer: L.Trainer) -> None:
     """Have TensorBoard drop what it has of this step and later ones: they are done again."""
     writer = tensorboard(trainer)
     if writer is not None and writer.file_writer is not None:
-        start = SessionLog(status=SessionLog.START)
-        writer.file_writer.add_event(Event(step=trainer.global_step, session_log=start))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        writer.file_writer.add_event(event_pb2.Event(step=trainer.global_step, session_log=start))

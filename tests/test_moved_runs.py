@@ -10,6 +10,7 @@ from shutil import copytree, rmtree
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_avg.build import finished_run, take_over_trained
 from lit_avg.cli import main
@@ -264,6 +265,52 @@ def test_an_attempt_that_came_to_no_checkpoint_leaves_its_curves_in_a_folder_of_
     assert main(["fit", *config]) == 0
     assert (stage4 / "attempt-1" / curves).is_file()
     assert len(list(stage4.glob("events.*"))) == 1
+
+
+def test_a_run_that_was_killed_at_its_first_saving_begins_again_without_being_asked(runs: Path) -> None:
+    stage4 = runs / STAGE4
+    (stage4 / "result.json").unlink()
+    (stage4 / "checkpoints" / "last.ckpt").rename(stage4 / "checkpoints" / "last.ckpt.partial")
+    assert main(["fit", "--config", str(runs.parent / "RGLF.yaml"), "--resume", "auto"]) == 0
+    assert [path.name for path in (stage4 / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_curves_of_steps_that_are_done_again_are_taken_back(runs: Path) -> None:
+    config = [
+        "--config",
+        str(runs.parent / "RGLF.yaml"),
+        "--trainer.log_every_n_steps",
+        "1",
+        "--trainer.max_steps",
+        "4",
+    ]
+    place = ["--trainer.default_root_dir", str(runs / "cut-off")]
+    often = {"class_path": "callbacks.LastCheckpoint", "init_args": {"every_steps": 2}}
+    ctrl_c = {"class_path": "tests.tiny_run.Interrupted", "init_args": {"step": 3}}
+    added = [f"--trainer.callbacks+={json.dumps(callback)}" for callback in (often, ctrl_c)]
+    assert main(["fit", *config, *place, *added]) == 130  # after three steps, with a checkpoint of two
+    assert main(["fit", *config, *place, "--resume", "auto"]) == 0
+    curves = EventAccumulator(str(runs / "cut-off")).Reload()
+    assert [event.step for event in curves.Scalars("train/loss")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("room", ["120k", "40k"])
+def test_a_full_disk_is_told_by_the_file_that_was_wanted_and_nothing_half_written_stays(
+    runs: Path, room: str, refused: Refused
+) -> None:
+    disk = runs / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        message = refused("fit", "--config", str(runs.parent / "Pretrain.yaml"), "--run_root", str(disk))
+        assert message.endswith(": No space left on device\n") or "No space left on device (a disk" in message
+        assert "temporary" not in message
+        assert room == "40k" or f"{disk}/Pretrain/checkpoints/last.ckpt:" in message
+        assert not list(disk.rglob("*partial*"))
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_folder_that_holds_runs_of_others_is_never_moved(runs: Path, refused: Refused) -> None:
