@@ -176,7 +176,7 @@ def test_feedback_of_another_origin_is_refused_with_both_sides_named(
     option: str, value: str, told: str, chain: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = chain
-    fit = ["fit", "--config", str(folder / "live.yaml"), "--model.init_args.feedback", str(folder / "store")]
+    fit = ["fit", "--config", str(folder / "live.yaml"), "--overwrite", "--model.init_args.feedback", f"{folder}/store"]
     assert told in refused(capsys, *fit, f"--{option}", value)
 
 
@@ -197,7 +197,7 @@ def test_an_incomplete_store_is_refused(
 ) -> None:
     store = copied(chain[0] / "store", tmp_path / "store")
     next(store.glob("val/part-00000-*")).unlink()
-    fit = ["fit", "--config", str(chain[0] / "live.yaml"), "--model.init_args.feedback", str(store)]
+    fit = ["fit", "--config", str(chain[0] / "live.yaml"), "--overwrite", "--model.init_args.feedback", str(store)]
     assert "is not complete: 1 of" in refused(capsys, *fit)
 
 

@@ -43,7 +43,7 @@ def test_every_state_is_counted_and_what_needs_a_look_is_listed(
     ):
         run.directory.mkdir(parents=True)
         write_record(run.directory, record)
-    (first.directory / "result.json").write_text("{}")
+    (first.directory / "result.json").write_text('{"metrics": {}}')
     (third.directory / "log.txt").write_text("stage3\nout of memory\n")
     with locked(other_first.directory):
         lines = status(study, capsys)
