@@ -67,13 +67,16 @@ class SampleEncoder:
 
         Raises:
             NoRoomError: an answer does not fit into the maximum length.
-            BadSampleError: the picture cannot be decoded, or there is no question of the wanted kinds.
+            BadSampleError: its words cannot be written as text or not by the template, the picture cannot be decoded,
+                or there is no question of the wanted kinds.
         """
         try:
             asked = self._questions(sample)
             questions = tuple(one for one in asked if self.kinds is None or one.kind in self.kinds)
         except NoRoomError as error:
             raise NoRoomError(f"sample {sample.key}: {error}; raise max_length or leave the sample out") from error
+        except BadSampleError as error:
+            raise BadSampleError(f"sample {sample.key}: {error}") from error
         if not questions:
             raise BadSampleError(f"sample {sample.key} has no question of the kinds {', '.join(self.kinds or ())}")
         if sample.image is None:

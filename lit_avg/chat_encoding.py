@@ -111,8 +111,7 @@ class ChatEncoder:
 
         Raises:
             UnwritableError: words spell a token that the tokenizer cannot write as text, or the template does more
-                with them than to show them, or shows another number of images.
-            UserError: the template does not take these roles.
+                with them than to show them, takes no such roles, or shows another number of images.
         """
         rendered = self._rendered(messages, prompt)
         ids, offsets = self._tokens(rendered)
@@ -167,7 +166,7 @@ class ChatEncoder:
                 ),
             )
         except (TemplateError, TypeError) as error:
-            raise UserError(f"template: it cannot be rendered: {error}") from error
+            raise UnwritableError(f"template: it cannot be rendered: {error}") from error
         return texts[0], blocks[0] if answers else []
 
     def _tokens(self, rendered: Rendered) -> tuple[list[int], Tensor]:

@@ -7,6 +7,7 @@ import torch
 
 from datamodules.base import ShardsDataModule
 from datamodules.llava_shards import LLaVAShards
+from datamodules.samples import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
 from lit_avg.model import AvgLlava
 from lit_avg.sequences import separate_questions
@@ -118,3 +119,14 @@ def test_a_base_data_module_leaves_the_folders_to_its_subclasses() -> None:
     module = ShardsDataModule("jersey", 2, 32, None)
     with pytest.raises(NotImplementedError):
         module.train_dataloader()
+
+
+def test_a_sample_whose_words_cannot_be_written_is_named() -> None:
+    data = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=32, grid_pinpoints=None)
+    assert (
+        len(data.encoder(Sample("000000007", (Turn("human", "Why </s>?"), Turn("gpt", "So.")), (), None)).questions)
+        == 1
+    )
+    hidden = (Turn("human", "Why </s>?"), Turn("gpt", "".join(map(chr, range(0x10FF00, 0x10FFFE)))))
+    with pytest.raises(BadSampleError, match="sample 000000007: it has the private character"):
+        data.encoder(Sample("000000007", hidden, (), None))
