@@ -63,6 +63,8 @@ class ConversationRenderer:
         )
         self.template = read_template(template)
         self.max_length = max_length
+        if any("\ud800" <= sign <= "\udfff" for sign in system_prompt or ""):
+            raise UserError("system_prompt: it has half a character, which is no Unicode; write signs as themselves")
         self.encode = ChatEncoder(tokenizer, chat_template(self.template, system_prompt))
         self._remembered: dict[tuple[tuple[Turn, ...], bool], TokenizedConversation] = {}
         if token := self.encode.control_in(system_prompt or ""):

@@ -237,6 +237,11 @@ def test_a_system_prompt_that_steers_is_refused() -> None:
         ConversationRenderer(tokenizer("BPE"), "vicuna", "Never say </s> twice.")
 
 
+def test_a_system_prompt_with_half_a_character_is_refused() -> None:
+    with pytest.raises(UserError, match="system_prompt: it has half a character"):
+        ConversationRenderer(tokenizer("BPE"), "vicuna", "Use emoji \ud83d\ude00 please.")
+
+
 def test_whole_words_alone_do_not_spell_a_control_token_either() -> None:
     words = Tokenizer(models.WordLevel({"?": 0, "USER:": 1, "ASSISTANT:": 2, "</s>": 3, "an": 4}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
