@@ -176,3 +176,20 @@ def test_an_export_neither_overwrites_nor_invents(
     assert main(["export", "--ckpt", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 2
     assert "there is no" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_router_scores_nothing_is_neither_exported_nor_asked(run: Path, exported: Path) -> None:
+    model = AvgLlava.from_pretrained(exported)
+    with torch.no_grad():
+        for parameter in model.router.parameters():
+            parameter.fill_(1e30)  # finite, and too large to compute with
+    with pytest.raises(UserError, match="the router's scores are not finite"):
+        own_log_probs(model)
+    for policy in (None, Fixed(0)):
+        with pytest.raises(UserError, match="the router's scores are not finite"):
+            model.generate([fixed_picture()], [PROMPT], policy, max_new_tokens=2)
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    next(tensor for name, tensor in checkpoint["state_dict"].items() if "router" in name).fill_(torch.nan)
+    torch.save(checkpoint, run / "checkpoints" / "nan.ckpt")
+    assert main(["export", "--ckpt", str(run / "checkpoints" / "nan.ckpt"), "--out", str(run.parent / "nan")]) == 2
+    assert not (run.parent / "nan").exists()

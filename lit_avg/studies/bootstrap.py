@@ -47,7 +47,9 @@ def paired_interval(differences: NDArray[np.float64], images: NDArray[np.str_]) 
     seeds = len(differences)
     _, image_of_question, questions = np.unique(images, return_inverse=True, return_counts=True)  # (Q,), (I,)
     totals = [np.bincount(image_of_question, row) for row in differences]  # S times (I,)
-    sorts, counts = np.unique(np.array([*totals, questions]), axis=1, return_counts=True)  # (S + 1, U), (U,)
+    sorts, counts = np.unique(
+        np.array([*totals, questions], np.float64), axis=1, return_counts=True
+    )  # (S + 1, U), (U,)
     random = np.random.default_rng(0)
     sums = _drawn_sums(sorts, counts, random)  # (R, S + 1): the differences of each seed, and how many questions
     drawn_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), REPLICATES)  # (R, S)
