@@ -83,8 +83,12 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         raise UserError(f"{name} cannot be read: {error}; pack the data again with `lit-avg shard`") from error
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, hashed: bool = True) -> Manifest:
     """Read a folder's manifest and see that every shard is there in full length.
+
+    Args:
+        folder: of the shards.
+        hashed: see also that those which are younger than the manifest are what it describes.
 
     Raises:
         UserError: the folder or something in it is missing, cut short or of another format.
@@ -96,11 +100,11 @@ def read_manifest(folder: Path) -> Manifest:
         missing = f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder"
         raise UserError(f"no shards in {folder}: {missing}; make them with `lit-avg shard --out {folder}`") from error
     manifest = parse_manifest(data, str(path))
-    check_shards(path, manifest.shards)
+    check_shards(path, manifest.shards, hashed)
     return manifest
 
 
-def check_shards(manifest: Path, shards: Sequence[Shard]) -> None:
+def check_shards(manifest: Path, shards: Sequence[Shard], hashed: bool = True) -> None:
     """See that the shards beside a manifest are those that it describes.
 
     The manifest is written last, so whatever came to its place later is looked at more closely: its content is hashed,
@@ -111,6 +115,8 @@ def check_shards(manifest: Path, shards: Sequence[Shard]) -> None:
     """
     written = manifest.stat().st_ctime_ns
     later = [shard for shard in shards if _changed_at(manifest.parent / shard.name, shard.bytes) > written]
+    if not hashed:
+        return
     unread = sum(shard.bytes for shard in later if known_sha256(manifest.parent / shard.name) is None)
     if unread > _WORTH_TELLING:
         _log.warning(

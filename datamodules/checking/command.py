@@ -99,7 +99,7 @@ def shards_to_scan(folder: Path) -> list[ShardToScan]:
     tasks: list[ShardToScan] = []
     for split in below if below and not (folder / MANIFEST).is_file() else [folder]:
         first = 0
-        for shard in read_manifest(split).shards:
+        for shard in read_manifest(split, hashed=False).shards:  # each shard is hashed when it is scanned
             tasks.append(ShardToScan(split.name, split, shard, first))
             first += shard.samples
     return tasks
