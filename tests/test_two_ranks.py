@@ -64,3 +64,24 @@ def test_two_ranks_that_are_killed_go_on_as_if_nothing_had_been(tmp_path: Path) 
     alone = keys_by_step(tmp_path / "alone" / "keys", 0)
     for step in range(8, STEPS + 1):
         assert sorted(alone[step]) == sorted(whole[0][step] + whole[1][step])
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_in_epochs_of_accumulated_steps(tmp_path: Path) -> None:
+    config = write_config(tmp_path, drawn_shards(tmp_path, 23), STEPS)
+    common = ["--config", config, "--resume", "auto", "--trainer.strategy", "ddp", "--data.init_args.workers", "0"]
+    common += ["--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--trainer.accumulate_grad_batches", "2"]
+    common += ["--trainer.devices", "2", "--data.init_args.batch_size", "2", "--trainer.val_check_interval", "3"]
+    killed = {"class_path": "tests.killing.Killed", "init_args": {"moment": "backward", "count": 4}}
+
+    def run(name: str, marks: str, *options: str) -> list[int]:
+        return on_ranks(2, tmp_path / marks, fit, [*common, "--run_root", str(tmp_path / name), *options])
+
+    assert run("whole", "whole-marks") == [0, 0]
+    kill = f"--trainer.callbacks+={json.dumps(killed)}"
+    for life in range(2):  # batch 3 of the first epoch, and with what was saved after batch 1 … of both epochs
+        assert run("killed", f"killed-{life}", kill) == [-signal.SIGKILL] * 2
+    assert run("killed", "resumed-marks") == [0, 0]
+    losses = [(tmp_path / name / "losses.csv").read_text() for name in ("whole", "killed")]
+    assert len(losses[0].splitlines()) == 2 * STEPS_AN_EPOCH + 1
+    assert losses[0] == losses[1]

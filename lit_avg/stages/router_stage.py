@@ -1,11 +1,11 @@
 """What the stages that train a router share: everything else frozen, and every policy compared."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lit_avg.batch import Batch
@@ -60,10 +60,12 @@ class RouterStage(ExactBuffers, Stage):
     def on_train_end(self) -> None:
         """As in `Stage`; say so if nothing was learned."""
         super().on_train_end()
-        if not self.trainer.strategy.reduce_boolean_decision(self._pictured > 0, all=False):
-            rank_zero_warn(
+        learned = self.trainer.strategy.reduce_boolean_decision(self._pictured > 0, all=False)
+        if not learned and self.trainer.is_global_zero:
+            warnings.warn(
                 "no question had an image, in all batches since this run was started or went on: the router chooses "
-                "for images alone and has learned nothing from them"
+                "for images alone and has learned nothing from them",
+                stacklevel=2,
             )
 
     def on_validation_epoch_end(self) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks.last_checkpoint import LastCheckpoint
 from lit_avg.cli import main
@@ -73,3 +74,51 @@ def test_a_run_that_is_killed_in_its_validation_is_validated_when_it_goes_on(
     first, second = (json.loads((folder / "runs" / "RGLF" / "result.json").read_text()) for folder in (whole, cut))
     assert first["metrics"] == second["metrics"]
     assert first["steps"] == second["steps"] == 4
+
+
+def interrupted(folder: Path, *options: str) -> list[str]:
+    """A stage of four steps that is stopped before its third, having saved and logged the second."""
+    stop = {"class_path": "tests.tiny_run.Interrupted", "init_args": {"step": 2}}
+    stage = ["--config", write_stage(folder, "RGLF"), "--trainer.max_steps", "4", "--trainer.log_every_n_steps", "1"]
+    saving = write_yaml(
+        folder / "saving.yaml",
+        {"trainer": {"callbacks+": {"class_path": "callbacks.LastCheckpoint", "init_args": {"every_steps": 1}}}},
+    )
+    stage += ["--config", saving, *options]
+    assert main(["fit", *stage, "--trainer.callbacks+", json.dumps(stop)]) == 130
+    return stage
+
+
+def test_a_run_whose_data_did_not_get_its_place_back_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = interrupted(tmp_path)
+    path = tmp_path / "runs" / "RGLF" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    torch.save(checkpoint, path)
+    capsys.readouterr()
+    assert main(["fit", *stage, "--resume", "auto"]) == 2
+    assert "made after batch 1 of epoch 0, but the data (ResumableBatches) cannot say" in capsys.readouterr().err
+    assert saved(tmp_path / "runs" / "RGLF")["global_step"] == 2
+
+
+def test_a_checkpoint_from_the_midst_of_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = interrupted(tmp_path)
+    path = tmp_path / "runs" / "RGLF" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["place"] == {"epoch": 0, "batches": 2, "all_batches": 2, "settled": True}
+    checkpoint["place"]["settled"] = False
+    torch.save(checkpoint, path)
+    assert main(["fit", *stage, "--resume", "auto"]) == 2
+    assert "in the midst of an accumulated step" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_logs_each_step_once(tmp_path: Path) -> None:
+    stage = interrupted(tmp_path)
+    assert main(["fit", *stage, "--resume", "auto"]) == 0
+    events = EventAccumulator(str(tmp_path / "runs" / "RGLF"))
+    events.Reload()
+    for name in ("train/loss", "train/gradient_norm", "throughput/questions_per_second"):
+        assert [scalar.step for scalar in events.Scalars(name)] == [0, 1, 2, 3]
+    assert [scalar.step for scalar in events.Scalars("val/loss")] == [3]
