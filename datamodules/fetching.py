@@ -161,13 +161,21 @@ class _Partial:
                 self._begin_anew()
                 raise _DroppedError("it was changed while it was read")
             self.version = source.version or self.version
-            while chunk := source.stream.read(CHUNK):
-                self.out.write(chunk)
-                self.hash.update(chunk)
-                self.have += len(chunk)
+            try:
+                while chunk := source.stream.read(CHUNK):
+                    self._take(chunk)
+            except http.client.IncompleteRead as error:
+                self._take(error.partial)
+                raise
         self._check(self.expected.bytes or source.total)
         self.out.truncate()
         return Fetched(self.hash.hexdigest(), self.have, self.version if _is_sure(self.version) else "")
+
+    def _take(self, chunk: bytes) -> None:
+        self.out.seek(self.have)
+        self.out.write(chunk)
+        self.hash.update(chunk)
+        self.have += len(chunk)
 
     def _check(self, total: int | None) -> None:
         """See that it is whole; too long or of another hash, the next try begins anew."""

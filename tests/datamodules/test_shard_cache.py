@@ -1,5 +1,6 @@
 """The cache holds no more than it may, and several processes share it."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -8,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from datamodules.fetching import Expected
+from datamodules.jersey.writing import JerseySettings, cached
 from datamodules.manifest import read_manifest
 from datamodules.samples import Sample
 from datamodules.shard_cache import ShardCache
 from datamodules.shards import ShardedSamples
+from datamodules.sizes import sample_sizes
 from tests.datamodules.serving import HASTY, Server, cached_bytes, samples_at, serving
+from tests.datamodules.tars import foreign_tar
 from tests.drawn import drawn_shards
 
 
@@ -78,3 +82,39 @@ def test_processes_share_a_cache_that_is_too_small_for_all_of_them(
         for first, seen in enumerate(pool.map(read_all, [(server.url, cramped, first) for first in range(3)])):
             assert seen == here[first:] + here[:first]
     assert cached_bytes(cramped) <= cramped.max_bytes
+
+
+def test_a_cached_shard_that_was_changed_on_the_disk_is_fetched_again(
+    shards: Path, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, shard = ShardCache(tmp_path / "cache", 10**9, HASTY), read_manifest(shards).shards[0]
+    url, expected = f"{server.url}/{shard.name}", Expected(shard.sha256, shard.bytes)
+    cache.open(url, expected).close()
+    with (cache.folder / shard.sha256).open("r+b") as file:
+        file.seek(700)
+        file.write(b"?")
+    for _ in range(2):
+        with cache.open(url, expected) as file:
+            assert file.read() == (shards / shard.name).read_bytes()
+    assert server.fetched(shard.name) == 2
+    assert "was changed since it was fetched" in caplog.text
+
+
+def test_a_second_user_of_the_machine_may_read_what_the_first_has_cached(
+    shards: Path, server: Server, tmp_path: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        cache = ShardCache(tmp_path / "cache" / "shards", 10**9, HASTY)
+        foreign_tar(tmp_path / "foreign.tar", "red")
+        for location in (server.url, f"{tmp_path}/foreign.tar"):
+            sample_sizes(ShardedSamples(location, cache=cache))
+            samples_at(location, cache)
+        cached(JerseySettings(2, 1, 1, 0), tmp_path / "cache")
+        sample_sizes(ShardedSamples(drawn_shards(tmp_path / "drawn", 5), cache=cache))
+    finally:
+        os.umask(before)
+    made = [*(tmp_path / "cache").rglob("*"), *(tmp_path / "drawn").rglob("sizes-*.npy")]
+    assert {path.name.partition("-")[0] for path in made} >= {"sizes", "jersey", "train", "manifest.json"}
+    modes = {(path.is_dir(), oct(path.stat().st_mode & 0o777)) for path in made}
+    assert modes == {(True, "0o755"), (False, "0o644")}

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,12 @@ import pytest
 from datamodules.fetching import MissingError, fetch
 from datamodules.llava_shards import LLaVAShards
 from datamodules.manifest import MANIFEST, read_manifest
+from datamodules.mixture import WeightedShards
 from datamodules.shard_cache import ShardCache
+from datamodules.shards import ShardedSamples
 from lit_avg.errors import UserError
 from tests.datamodules.serving import HASTY, Server, cached_bytes, samples_at, serving
+from tests.datamodules.tars import write_tar
 from tests.drawn import conversation, drawn_shards, picture
 
 
@@ -158,14 +160,6 @@ def test_a_system_that_is_not_installed_is_named(cache: ShardCache) -> None:
         samples_at("s3://bucket", cache)
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
 def foreign_sample(number: int) -> dict[str, bytes]:
     record: dict[str, Any] = conversation(number, "red")
     return {
@@ -201,3 +195,81 @@ def test_mistakes_in_a_location_are_named(shards: Path, cache: ShardCache, serve
     }.items():
         with pytest.raises(UserError, match=message):
             samples_at(location, cache)
+
+
+def test_a_connection_that_drops_behind_the_last_byte_is_at_its_end(shards: Path, server: Server) -> None:
+    name = read_manifest(shards).shards[0].name
+    data = (shards / name).read_bytes()
+    server.tells_length, server.breaks = False, [len(data)]  # all of it, but nothing says so
+    fetch(f"{server.url}/{name}", out := io.BytesIO(), patience=HASTY)
+    assert out.getvalue() == data
+    assert [asked for _, asked in server.asked] == [None, f"bytes={len(data)}-"]  # answered with status 416
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_read_anew(shards: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes(b"a" * 5000)
+    with serving(Server(tmp_path, breaks=[3000])) as server:
+
+        class Changing(io.BytesIO):
+            def write(self, data: Any, /) -> int:
+                path.write_bytes(b"b" * 5000)
+                return super().write(data)
+
+        fetch(f"{server.url}/shard.tar", out := Changing(), patience=HASTY)
+    assert out.getvalue() == b"b" * 5000
+
+
+@pytest.mark.parametrize(("versions", "sent"), [("strong", 1), ("weak", 2), ("dated", 2), ("none", 2)])
+def test_a_tar_file_is_sent_again_only_where_its_server_cannot_say_that_it_is_the_same(
+    versions: Any, sent: int, tmp_path: Path, cache: ShardCache
+) -> None:
+    write_tar(tmp_path / "mix-0.tar", foreign_sample(0))
+    with serving(Server(tmp_path, versions=versions)) as server:
+        for _ in range(2):
+            data = LLaVAShards(
+                f"{server.url}/mix-0.tar",
+                "jersey",
+                1,
+                16,
+                None,
+                test=f"{server.url}/mix-0.tar",
+                shard_cache=str(cache.folder),
+            )
+            assert len(list(data.train_dataloader())) == len(list(data.test_dataloader())) == 1
+            assert data.data_digest("test")
+            assert data.manifest_hash
+        assert server.fetched("mix-0.tar") == sent
+
+
+def test_all_sources_of_a_mixture_are_counted_in_the_room_they_need(
+    server: Server, shards: Path, tmp_path: Path
+) -> None:
+    of_one = sum(shard.bytes for shard in read_manifest(shards).shards) / 1e9
+
+    def mixture(gigabytes: float) -> LLaVAShards:
+        train = [WeightedShards(server.url, name=name) for name in "ab"]
+        return LLaVAShards(train, "jersey", 3, 16, None, shard_cache=str(tmp_path), cache_gb=gigabytes)
+
+    with pytest.raises(UserError, match=r"the cache holds .* but 32 shards of .*raise cache_gb"):
+        mixture(1.5 * of_one).train_dataloader()
+    mixture(2 * of_one + 1e-9).train_dataloader()
+
+
+def test_each_source_remembers_the_indexes_of_the_shards_it_mixes(tmp_path: Path, cache: ShardCache) -> None:
+    for number in range(20):
+        write_tar(tmp_path / f"{number:02d}.tar", foreign_sample(number))
+    sources = [ShardedSamples(f"{tmp_path}/{{00..19}}.tar", cache=cache).source for _ in range(6)]
+    first = [[source.index(number) for number in range(16)] for source in sources]
+    again = [[source.index(number) for number in range(16)] for source in sources]
+    assert all(
+        one is other for ones, others in zip(first, again, strict=True) for one, other in zip(ones, others, strict=True)
+    )
+
+
+def test_shards_are_opened_once_for_all_parts_of_a_split(shards: Path, server: Server, cache: ShardCache) -> None:
+    data = LLaVAShards(server.url, "jersey", 3, 16, None, shard_cache=str(cache.folder))
+    for begin in range(0, 23, 4):
+        assert list(data.stretch("train", begin, min(23, begin + 4)))
+    assert data.sample_count("train") == 23
+    assert server.fetched(MANIFEST) == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from datamodules.bad_samples import EncodedSamples
 from datamodules.llava_shards import LLaVAShards
 from datamodules.order import EpochOrder, Source
 from datamodules.shards import held_out
@@ -170,3 +171,16 @@ def test_the_manifest_hash_names_the_data(shards: Path, tmp_path: Path) -> None:
     other = drawn_shards(tmp_path, SAMPLES + 1)
     assert data(shards).manifest_hash == data(shards).manifest_hash != data(other).manifest_hash
     assert len(data(shards).manifest_hash) == 16
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_is_shown_again_to_fill_the_ranks_says_so(shards: Path, ranks: int) -> None:
+    samples = data(shards).samples("test")
+    encoded = EncodedSamples(samples, data(shards).encoder)
+    orders = [EpochOrder(samples.sources([1.0]), 3, False, rank=rank, ranks=ranks) for rank in range(ranks)]
+    streams = [BatchStream(encoded, order, data(shards).collate) for order in orders]
+    batches = [batch for stream in streams for batch in stream]
+    counted = [batch.keys[question] for batch in batches for question in batch.counted]
+    assert sorted(counted) == [f"{number:09d}" for number in range(SAMPLES)]
+    assert sum(len(batch.keys) for batch in batches) == -(-SAMPLES // ranks) * ranks
+    assert sum(stream.seen["shards"] for stream in streams) == ranks * (-(-SAMPLES // ranks) * ranks)

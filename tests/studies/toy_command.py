@@ -12,7 +12,9 @@ from pathlib import Path
 
 import yaml
 
-KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill", "levels")
+from lit_avg.file_hashes import file_sha256
+
+KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill", "levels", "data")
 POLICIES = ("router", "fixed 4", "fixed 64")
 METRICS = ("accuracy", "tokens_per_tile", "token_share")
 
@@ -33,7 +35,9 @@ def toy_check(asked: Path, out: Path) -> int:
     for options in json.loads(asked.read_text()):
         config = merged(options)
         unknown = [key for key in config if key not in KEYS]
-        answer = {"config": json.dumps(config, sort_keys=True), "manifests": {}, "policies": POLICIES}
+        places = [Path(str(config["data"]))] if "data" in config else []
+        manifests = {str(place): file_sha256(place)[:16] for place in places}
+        answer = {"config": json.dumps(config, sort_keys=True), "manifests": manifests, "policies": POLICIES}
         answer |= {"metrics": METRICS, "kinds": None, "processes": [1, 1], "levels": config.get("levels", [4, 64])}
         answer["feedback"] = str(config.get("nested")) if config.get("model") == "router" else None
         answers.append({"error": f"Option '{unknown[0]}' is not accepted"} if unknown else answer)
