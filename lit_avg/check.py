@@ -19,7 +19,7 @@ from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
-from lit_avg.studies.identity import code_hash
+from lit_avg.studies.identity import code_hash, states_of
 from lit_avg.training_cli import hush
 
 PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
@@ -91,7 +91,8 @@ def check(arguments: list[str]) -> dict[str, Any]:
     processes = [trainer.devices, trainer.num_nodes]
     return {
         "config": hashlib.sha256(cli.config_text().encode()).hexdigest()[:16],
-        "manifests": _identities(cli.datamodule),
+        "manifests": (data := _identities(cli.datamodule)),
+        "states": states_of(data),
         "policies": _policies(cli.model) if isinstance(cli.model, Stage) else [],
         "metrics": METRICS,
         "kinds": cli.datamodule.question_kinds if isinstance(cli.datamodule, TellsKinds) else None,

@@ -35,11 +35,15 @@ def checked_study(path: str | Path, command: Command) -> Study:
     study = load_study(path)
     known = read_checked(study.out)
     sources = {run.name: source_of(run) for run in study.runs.values()}
+    settled = {source: entry.settled() for source in sources.values() if (entry := known.get(source)) is not None}
     asked = {
         sources[run.name]: run
         for run in study.runs.values()
         if (entry := known.get(sources[run.name])) is None or entry.may_have_changed or not entry.holds(read=True)
     }
+    if copied := {key: entry for key, entry in settled.items() if key not in asked and entry != known[key]}:
+        write_checked(study.out, copied)
+        study = load_study(path)
     errors = list[str]()
     if asked:
         answers = dict(zip(asked, _ask(study, list(asked.values()), command), strict=True))
@@ -58,7 +62,9 @@ def checked_study(path: str | Path, command: Command) -> Study:
 
 def _with_data_of(answer: Checked, earlier: Checked | None) -> Checked:
     """What is known of a config: asked again only for the sake of the data, it is what it was but for that."""
-    return answer if earlier is None else replace(earlier, manifests=answer.manifests, program=answer.program)
+    if earlier is None:
+        return answer
+    return replace(earlier, manifests=answer.manifests, program=answer.program, states=answer.states)
 
 
 def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, Any]]:

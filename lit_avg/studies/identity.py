@@ -7,13 +7,13 @@ answers in `checked.json` beside the runs: everyone else reads them there. Until
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lit_avg.file_hashes import changed_beneath, file_sha256, known_sha256
+from lit_avg.file_hashes import changed_beneath, file_sha256, file_state, known_sha256
 from lit_avg.studies.files import write_whole
 from lit_avg.studies.locks import locked
 from lit_avg.studies.sources import config_content
@@ -43,6 +43,7 @@ class Checked:
             from none.
         levels: tokens per tile of the granularities.
         program: hash of the code that said so.
+        states: in which state each tar file was when it had that hash; nobody has to hash it again in that.
     """
 
     config: str
@@ -54,6 +55,7 @@ class Checked:
     feedback: str | None
     levels: Sequence[int]
     program: str = ""
+    states: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def digest(self) -> str:
@@ -71,7 +73,13 @@ class Checked:
         Args:
             read: also large files that are new or were changed; else such a one is taken for another.
         """
-        return all(_is_still(Path(place), known, read) for place, known in self._files.items())
+        return all(
+            self._as_it_was(place) or _is_still(Path(place), known, read) for place, known in self._files.items()
+        )
+
+    def settled(self) -> "Checked":
+        """The same with the states that tar files are in now; all are to hold."""
+        return replace(self, states=states_of(self._files))
 
     @property
     def may_have_changed(self) -> bool:
@@ -81,6 +89,9 @@ class Checked:
             bool(others) and self.program != code_hash()
         )
 
+    def _as_it_was(self, place: str) -> bool:
+        return place in self.states and states_of([place]) == {place: self.states[place]}
+
     @property
     def _files(self) -> dict[str, str]:
         return {place: known for place, known in self.manifests.items() if place.startswith("/")}
@@ -89,6 +100,12 @@ class Checked:
 def digest(content: object) -> str:
     """16 hex digits for whatever JSON can say."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def states_of(places: Iterable[str]) -> dict[str, str]:
+    """The states of the tar files among some places."""
+    paths = {place: Path(place) for place in places if place.startswith("/") and not place.endswith(".json")}
+    return {place: file_state(path) for place, path in paths.items() if path.is_file()}
 
 
 def _is_still(path: Path, known: str, read: bool) -> bool:
@@ -103,12 +120,7 @@ def _is_still(path: Path, known: str, read: bool) -> bool:
     try:
         hashes = {shard["name"]: shard["sha256"] for shard in json.loads(path.read_bytes())["shards"]}
         return not changed_beneath(path, hashes, read)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # shards are missing, or it is no manifest: the program will tell
+    except (OSError, ValueError, KeyError, TypeError):  # a shard is missing, or it is none: the program will tell
         return True
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from lit_avg.file_hashes import file_sha256
+from lit_avg.studies.identity import states_of
 
 KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill", "levels", "data")
 POLICIES = ("router", "fixed 4", "fixed 64")
@@ -38,6 +39,7 @@ def toy_check(asked: Path, out: Path) -> int:
         places = [Path(str(config["data"]))] if "data" in config else []
         manifests = {str(place): file_sha256(place)[:16] for place in places}
         answer = {"config": json.dumps(config, sort_keys=True), "manifests": manifests, "policies": POLICIES}
+        answer["states"] = states_of(manifests)
         answer |= {"metrics": METRICS, "kinds": None, "processes": [1, 1], "levels": config.get("levels", [4, 64])}
         answer["feedback"] = str(config.get("nested")) if config.get("model") == "router" else None
         answers.append({"error": f"Option '{unknown[0]}' is not accepted"} if unknown else answer)
