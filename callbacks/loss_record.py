@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from tensorboard.compat.proto import event_pb2
@@ -86,5 +86,6 @@ def _take_back(trainer: L.Trainer) -> None:
     """Have TensorBoard drop what it has of this step and later ones: they are done again."""
     writer = tensorboard(trainer)
     if writer is not None and writer.file_writer is not None:
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        writer.file_writer.add_event(event_pb2.Event(step=trainer.global_step, session_log=start))
+        protocol = cast(Any, event_pb2)  # its classes are made when it is loaded
+        start = protocol.SessionLog(status=protocol.SessionLog.START)
+        writer.file_writer.add_event(protocol.Event(step=trainer.global_step, session_log=start))
