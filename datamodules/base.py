@@ -214,11 +214,11 @@ class ShardsDataModule(Splits, L.LightningDataModule):
     @property
     def text_and_pixels(self) -> dict[str, str]:
         """What makes tokens and pixels of a sample, by name; long things by their hash."""
-        backend = self.tokenizer_object.backend_tokenizer.to_str()
-        template = self.encoder.renderer.template
+        renderer = self.encoder.renderer  # it adds `<image>` to the tokenizer, so it comes before the hash
+        backend = renderer.tokenizer.backend_tokenizer.to_str()
         return {
             "tokenizer": hashlib.sha256(backend.encode()).hexdigest()[:16],
-            "template": hashlib.sha256(template.encode()).hexdigest()[:16],
+            "template": hashlib.sha256(renderer.template.encode()).hexdigest()[:16],
             "system prompt": self.system_prompt or "",
             "max_length": str(self.max_length),
             "independent_turns": str(self.independent_turns),

@@ -1,13 +1,16 @@
 """A checkpoint is not evaluated with other words than it was trained with."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from datamodules import CC595K, ALLaVA, InstructionMix, LLaVAShards
+from datamodules.tokenizer import load_tokenizer
 from lit_avg.errors import UserError
 from lit_avg.generation import check_end_token
+from lit_avg.image_mark import IMAGE_MARK
 
 
 def data(template: str = "vicuna", system_prompt: str | None = None) -> LLaVAShards:
@@ -48,3 +51,14 @@ def test_captions_are_taught_without_their_questions_and_instructions_with_them(
     modules = CC595K("nowhere"), ALLaVA("nowhere"), InstructionMix("nowhere")
     assert [module.template for module in modules] == ["plain", "vicuna", "vicuna"]
     assert [module.batch_size for module in modules] == [32, 4, 4]
+
+
+def test_tokens_have_one_name_whatever_was_asked_of_the_data_first(tmp_path: Path) -> None:
+    load_tokenizer("jersey").save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != IMAGE_MARK]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>"}))
+    early, late = (LLaVAShards("nowhere", str(tmp_path), 1, 16, None) for _ in range(2))
+    assert late.end_token > 0, "asking for it has `<image>` added to the tokenizer"
+    assert early.text_and_pixels == late.text_and_pixels
