@@ -21,6 +21,7 @@ from callbacks.settled_steps import (
     set_place,
     validation_follows,
 )
+from lit_avg.arguments import check_counts
 from lit_avg.random_state import RANDOM_STATE_KEY, random_states
 from lit_avg.run_folder import LAST_CHECKPOINT, OLDER, PARTIAL
 from lit_avg.studies.files import tidy
@@ -45,6 +46,7 @@ class LastCheckpoint(SettledSteps):
 
     def __init__(self, every_steps: int = 50) -> None:
         super().__init__()
+        check_counts({"every_steps": every_steps})
         self.every_steps = every_steps
         self._resumption: Resumption | None = None
         self._wanted = False  # a save is due

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.watcher import Watcher
 from callbacks.watching import Decodes, datamodule, judged, logged_step, tensorboard
+from lit_avg.arguments import check_counts
 from lit_avg.batch import PADDING, Batch
 from lit_avg.sequences import separate_questions
 from lit_avg.stages.base import Stage
@@ -47,6 +48,7 @@ class PictureGallery(Watcher):
     """
 
     def __init__(self, pictures: int = 4, questions: int = 5, max_new_tokens: int = 8) -> None:
+        check_counts({"pictures": pictures, "questions": questions, "max_new_tokens": max_new_tokens})
         self.pictures = pictures
         self.questions = questions
         self.max_new_tokens = max_new_tokens

@@ -33,6 +33,9 @@ from lit_avg.studies.files import write_whole
 
 FILE = "result.json"
 OUTCOMES_FILE = "outcomes.csv"
+CODE = ("lit_avg", "datamodules", "callbacks")
+"""Where a new file changes what a run does; notes and results beside them do not."""
+
 LIBRARIES = ("torch", "lightning", "transformers")
 
 
@@ -132,6 +135,17 @@ def asked(data: object, keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join([samples or "", *sorted(keys)]).encode()).hexdigest()[:16]
 
 
+def is_changed(folder: Path) -> bool:
+    """Whether the code is another than the commit's: a tracked file, or a new one of a package.
+
+    Args:
+        folder: one of the packages.
+    """
+    root = folder.parent
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE)
+    return bool(_git(root, "status", "--porcelain", "--untracked-files=no") or new)
+
+
 def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mapping[str, Tensor]) -> str:
     """One row a question: key, kind, image, tiles, text tokens, what happened at each level, and what policies chose.
 
@@ -173,7 +187,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
         "config": _json(config),
         "metrics": {},
         "commit": _git(source, "rev-parse", "HEAD"),
-        "dirty": bool(_git(source, "status", "--porcelain")),
+        "dirty": is_changed(source),
         "data": data.manifest_hash if isinstance(data, HasManifest) else None,
         "checkpoint": {OWN: _sha256(folder), "parent": parent and parent["sha256"]},
         "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.watcher import Watcher
+from lit_avg.arguments import check_counts, check_number
 from lit_avg.stages.base import Stage
 
 
@@ -26,6 +27,8 @@ class RunProgress(Watcher, ProgressBar):
 
     def __init__(self, lines: int = 10, every_seconds: float = 0.2) -> None:
         super().__init__()
+        check_counts({"lines": lines})
+        check_number("every_seconds", every_seconds, least=0)
         self.lines = lines
         self.every_seconds = every_seconds
         self._shown = True

@@ -28,6 +28,7 @@ from datamodules.stretch import stretch
 from datamodules.tokenizer import load_tokenizer
 from datamodules.wording import Wording, wording
 from lit_avg.anyres import VisualLayout
+from lit_avg.arguments import check_counts, check_number, check_seed
 from lit_avg.batch import Batch
 from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
@@ -84,10 +85,11 @@ class ShardsDataModule(Splits, L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        if min(batch_size, 1 if eval_batch_size is None else eval_batch_size) < 1:
-            raise UserError(
-                f"batch_size and eval_batch_size must be at least 1, but are {batch_size}, {eval_batch_size}"
-            )
+        check_counts({"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_length": max_length})
+        check_counts({"workers": workers}, least=0)
+        check_seed("data: seed", seed)
+        check_number("max_bad_share", max_bad_share, least=0, most=1)
+        check_number("cache_gb", cache_gb, above=0)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.template, self.system_prompt, self.max_length = template, system_prompt, max_length

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lit_avg.arguments import check_counts, check_numbers
 from lit_avg.errors import UserError
+
+CHANNELS = 3
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,10 +43,16 @@ class Tiling:
         grid_pinpoints: (height, width) of the planes a picture may be fitted into; None for the global view alone.
 
     Raises:
-        UserError: a pinpoint is not made of whole tiles.
+        UserError: a pinpoint is not made of whole tiles, or there is none.
     """
 
     def __init__(self, tile_size: int, grid_pinpoints: Sequence[Sequence[int]] | None) -> None:
+        check_counts({"tile_size": tile_size})
+        if grid_pinpoints is not None and not grid_pinpoints:
+            raise UserError("grid_pinpoints: [] is no plane to fit a picture into; write null for a single view")
+        for pinpoint in grid_pinpoints or ():
+            if len(pinpoint) != 2:
+                raise UserError(f"grid_pinpoints: {list(pinpoint)} is no pair of a height and a width in pixels")
         self.tile_size = tile_size
         self.planes = [(height, width) for height, width in grid_pinpoints or ()]
         for plane in self.planes:
@@ -68,9 +77,17 @@ class Normalisation:
     Args:
         mean: what is subtracted from each channel, shades being 0 to 1.
         std: what each channel is divided by then.
+
+    Raises:
+        UserError: there are not three of each, or one cannot be divided by.
     """
 
     def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:
+        for name, values in {"image_mean": mean, "image_std": std}.items():
+            if len(values) != CHANNELS:
+                raise UserError(f"{name} needs a number for each of red, green and blue, but is {list(values)}")
+        check_numbers("image_mean", mean)
+        check_numbers("image_std", std, above=0)
         shade = (np.arange(256) * (1 / 255)).astype(np.float32)
         table = (shade[:, None] - np.array(mean, np.float32)) / np.array(std, np.float32)
         self.table = torch.from_numpy(np.ascontiguousarray(table.T))  # (3, 256)

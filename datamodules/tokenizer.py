@@ -6,6 +6,7 @@ from typing import cast
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lit_avg.errors import UserError
+from lit_avg.hub import check_source
 
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 """Tokenizers that ship with the project, one folder each."""
@@ -21,8 +22,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         UserError: there is none of that name.
     """
     shipped = TOKENIZERS / name
+    source = str(shipped) if name and shipped.is_dir() else name
+    check_source("tokenizer", source, "tokenizer_config.json")
     try:
-        loaded = AutoTokenizer.from_pretrained(str(shipped) if shipped.is_dir() else name, use_fast=True)
+        loaded = AutoTokenizer.from_pretrained(source, use_fast=True)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"tokenizer: {name} cannot be loaded: {reason}") from error

@@ -19,6 +19,7 @@ from lit_avg.errors import UserError
 from lit_avg.exact_buffers import ExactBuffers
 from lit_avg.finite import check_weights
 from lit_avg.generation import Generation, NonFiniteWatch, listed
+from lit_avg.hub import check_source
 from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import check_head, composed, config_of, llm_left_out, settings_hash, whole
 from lit_avg.llm_configs import check_attention, check_lengths, check_same_computation
@@ -172,6 +173,7 @@ class Backbone(ExactBuffers):
                 is not finite.
         """
         own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
+        check_source(f"pretrained_parts: {part}", source, "config.json")
         try:
             only_embeddings = {"config": own.config} if part == "llm" and self.llm_not_loaded is not None else {}
             loaded = type(own).from_pretrained(source, **only_embeddings)

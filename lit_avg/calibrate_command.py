@@ -111,7 +111,7 @@ def trade_table(stage: RouterStage, outcomes: Outcomes, delta: float) -> Table:
     """What the margin gives, beside the router's own choice and the finest level."""
     finest = stage.granularities.tokens[-1]
     policies: dict[str, Policy] = {
-        f"fixed {finest}": Fixed(len(stage.granularities) - 1),
+        f"fixed {finest}": Fixed(finest, stage.granularities),
         "router": Routed(),
         f"coarsest within {delta:.4f}": CoarsestWithin(delta),
     }

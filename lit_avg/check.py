@@ -87,6 +87,7 @@ def check(arguments: list[str]) -> dict[str, Any]:
     """
     seed = [] if SEED in arguments else [SEED, "0"]  # a row may well have a seed of its own
     cli = BuildingCLI(["fit", *arguments, *PLACE, *seed])
+    cli.check_beginning()
     trainer = cli.config["fit"].trainer
     processes = [trainer.devices, trainer.num_nodes]
     return {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from lit_avg.arguments import check_numbers
 from lit_avg.errors import UserError
 
 
@@ -35,6 +36,7 @@ class Granularities:
         if not self.tokens:
             raise UserError("granularities need at least one level, for example tokens: [36, 72, 144, 288, 576]")
         fine_to_coarse = list(self.tokens)[::-1]
+        check_numbers("granularities.tokens", self.tokens, least=1)
         for finer, coarser in pairwise(fine_to_coarse):
             if coarser * self.step != finer:
                 verb = "halve" if self.step == 2 else f"divide by {self.step}"

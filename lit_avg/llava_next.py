@@ -16,6 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.errors import UserError
 from lit_avg.finite import check_weights
+from lit_avg.hub import check_source
 from lit_avg.llm_configs import check_llm
 from lit_avg.weight_files import named_differences
 
@@ -57,6 +58,7 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
     Raises:
         UserError: it cannot be loaded, is not what its config says, or not finite.
     """
+    check_source("pretrained", source, "config.json")
     try:
         config = LlavaNextConfig.from_pretrained(source)
         llm = cast(PreTrainedConfig, config.text_config)

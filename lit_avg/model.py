@@ -166,7 +166,9 @@ class AvgLlava(nn.Module):
         levels = self.see(batch)
         scores = self.route(batch, levels).float().log_softmax(dim=1).cpu()
         check_scores(batch.keys, scores)
-        policy = policy or (Routed() if self.router_is_trained else Fixed(len(self.granularities) - 1))
+        policy = policy or (
+            Routed() if self.router_is_trained else Fixed(self.granularities.finest, self.granularities)
+        )
         chosen = policy.choose(Unanswered(batch.keys, scores)).tolist()
         ids = self.generate_ids(batch, chosen, max_new_tokens, generation, levels)
         counts = visual_token_counts(batch, self.layout)

@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
+from lit_avg.arguments import check_number, check_numbers
+
 
 @dataclass
 class ParameterGroup:
@@ -35,6 +37,9 @@ class Optimization:
             of each micro-batch, and then over micro-batches and ranks, as LLaVA's code and the paper's do, where a
             short answer that is alone weighs as much as many long ones. `step` if not given, but DeepSpeed can do
             `micro_batch` alone. Without accumulation, on one rank, both are the same.
+
+    Raises:
+        UserError: a number is none that AdamW or the schedule can use.
     """
 
     lr: float
@@ -44,6 +49,15 @@ class Optimization:
     warmup_ratio: float = 0.03
     final_lr_ratio: float = 0.0
     loss_normalisation: Literal["step", "micro_batch"] | None = None
+
+    def __post_init__(self) -> None:
+        check_number("optimization.lr", self.lr, above=0)
+        if self.vision_lr is not None:
+            check_number("optimization.vision_lr", self.vision_lr, above=0)
+        check_numbers("optimization.betas", self.betas, least=0, below=1)
+        check_number("optimization.weight_decay", self.weight_decay, least=0)
+        check_number("optimization.warmup_ratio", self.warmup_ratio, least=0, most=1)
+        check_number("optimization.final_lr_ratio", self.final_lr_ratio, least=0, most=1)
 
 
 def adamw_with_cosine(

@@ -69,13 +69,25 @@ class Routed:
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same granularity for every question (Table 4, a)."""
+    """The same granularity for every question (Table 4, a).
 
-    level: int
+    Args:
+        tokens: its tokens per tile.
+        granularities: those of the model.
+
+    Raises:
+        UserError: there is none of so many tokens.
+    """
+
+    tokens: int
+    granularities: Granularities
+
+    def __post_init__(self) -> None:
+        self.granularities.index(self.tokens)
 
     def choose(self, evidence: Evidence) -> Tensor:
         """See `Policy`."""
-        return torch.full((len(evidence.keys),), self.level)
+        return torch.full((len(evidence.keys),), self.granularities.index(self.tokens))
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class CoarsestWithin:
 
 def fixed_policies(granularities: Granularities) -> dict[str, Policy]:
     """One fixed policy per level, named by its tokens per tile."""
-    return {f"fixed {tokens}": Fixed(level) for level, tokens in enumerate(granularities.tokens)}
+    return {f"fixed {tokens}": Fixed(tokens, granularities) for tokens in granularities.tokens}
 
 
 def all_policies(
@@ -153,9 +165,9 @@ def _coarsest_within(values: Tensor, margin: float) -> Tensor:
 
 
 def _check_margin(policy: str, margin: float) -> None:
-    """Refuse what is no number: nothing is less than a NaN, so that the coarsest level would always do."""
-    if not math.isfinite(margin):
-        raise UserError(f"the margin of `{policy}` is {margin}; it must be a number of nats, such as 0.5")
+    """Refuse what is no margin: nothing is less than a NaN, and no level is better than the best."""
+    if not (math.isfinite(margin) and margin >= 0):
+        raise UserError(f"the margin of `{policy}` is {margin}; it must be a number of nats from 0 on, such as 0.5")
 
 
 def _scores(evidence: Evidence) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from lit_avg.arguments import check_counts, check_number
 from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionTokens
@@ -39,6 +40,9 @@ class GranularityRouter(nn.Module):
         voter_init: `normal` starts the voter at N(0, 1) as the release does, `mean` at one over the number of tokens.
         recompute: compute the Transformer layer and the MLP again in the backward pass instead of storing what they
             made of every token.
+
+    Raises:
+        UserError: the heads do not divide the width, or a number is none that can be meant.
     """
 
     def __init__(
@@ -54,6 +58,10 @@ class GranularityRouter(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
+        check_counts({"router: instruction_tokens": instruction_tokens}, least=0)
+        check_number("router: dropout", dropout, least=0, below=1)
+        if heads < 1 or width % heads:
+            raise UserError(f"router: heads must divide the LLM's width of {width}, but is {heads}")
         levels, slots = len(granularities), granularities.router_slots + instruction_tokens
         self.instruction_tokens = instruction_tokens
         self.attention: Attention = attention

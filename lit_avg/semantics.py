@@ -11,6 +11,7 @@ gives released checkpoints the numbers their authors got. Each point can be chos
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from lit_avg.arguments import check_number
 from lit_avg.errors import UserError
 
 Preset = Literal["paper", "release"]
@@ -90,6 +91,8 @@ class Semantics:
 
     def __post_init__(self) -> None:
         _refuse_unknown("semantics", self.preset, list(PRESETS))
+        if self.margin is not None:
+            check_number("semantics: margin", self.margin, least=0)
         for name, value in self.own().items():
             if isinstance(value, str):
                 known = [text for choices in PRESETS.values() if isinstance(text := vars(choices)[name], str)]

@@ -8,6 +8,7 @@ for eight, `1_000` for a thousand) is refused with its line, for nobody can tell
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -147,6 +148,7 @@ def _parsed(node: yaml.ScalarNode, parse: Callable[[str], Any], text: str) -> An
 
 StrictLoader.yaml_implicit_resolvers = {None: _RESOLVERS}  # None: whatever a value begins with
 StrictDumper.yaml_implicit_resolvers = {**yaml.SafeDumper.yaml_implicit_resolvers, None: _RESOLVERS}
+StrictDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 StrictLoader.yaml_constructors = {
     **{tag: SafeLoader.yaml_constructors[tag] for tag in (None, f"{_TAG}null", f"{_TAG}str")},
     # at once, so that an entry within itself is found out

@@ -6,6 +6,7 @@ checkpoint never changes the config, it has to agree with it; mistakes are told 
 
 import logging
 import signal
+import sys
 import warnings
 from contextlib import nullcontext
 from itertools import pairwise
@@ -21,13 +22,16 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf.errors import OmegaConfBaseException
 
+from lit_avg.arguments import check_seed
 from lit_avg.checkpoints import check_same_run, plain, read_checkpoint
 from lit_avg.errors import UserError
+from lit_avg.parser_messages import mistake_in
 from lit_avg.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
 from lit_avg.saved_config import where_it_lies
-from lit_avg.stages.base import Stage
+from lit_avg.stages.base import RANDOM, Stage
 from lit_avg.studies.sources import named_files
-from lit_avg.training_parser import TrainingParser, chain_of
+from lit_avg.trainer_options import check_callbacks, check_trainer
+from lit_avg.training_parser import TrainingParser
 
 BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
 """Read before every --config."""
@@ -36,6 +40,9 @@ CONFIG_OPTIONS = ("-c", "--config")
 
 WORDING_KEY = "wording"
 """Entry of a data module's state that tells how conversations became tokens."""
+
+PRETRAINED = "model.init_args.model.init_args.backbone.init_args.pretrained"
+"""Where a config names a whole model with trained weights."""
 
 Resume = Literal["none", "auto"]
 
@@ -96,6 +103,11 @@ class TrainingCLI(LightningCLI):
                 named_files(Path(config))
         try:
             self.config = parser.parse_args(_where_they_lie(argv))
+            options = self.config[str(self.config["subcommand"])]
+            check_seed("seed_everything", options["seed_everything"])
+            check_trainer(options["trainer"])
+            if not (options["run_root"] or "").strip():
+                raise UserError("run_root is empty, but must name the folder of the runs")
         except (UserError, OmegaConfBaseException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{reason} ({', '.join(_configs(argv)) or 'no --config given'})") from error
@@ -122,8 +134,10 @@ class TrainingCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            raise next((cause for cause in chain_of(error) if isinstance(cause, UserError)), error) from error
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            if (mistake := mistake_in(error)) is None:
+                raise
+            raise mistake from error
 
     def after_instantiate_classes(self) -> None:
         """Choose the checkpoint to go on from, and refuse another run's."""
@@ -132,6 +146,8 @@ class TrainingCLI(LightningCLI):
         self._check_options()
         options = self.config_init[str(self.subcommand)]
         checkpoint = options["ckpt_path"] or self._own_checkpoint()
+        if self.subcommand == "fit":
+            self.check_beginning(checkpoint is not None)
         if checkpoint is not None:
             content = _checkpoint(Path(checkpoint))
             check_same_run(content["hyper_parameters"], plain(dict(self.model.hparams)))
@@ -141,6 +157,28 @@ class TrainingCLI(LightningCLI):
         options["ckpt_path"] = checkpoint
         options["weights_only"] = True
         options["verbose"] = False  # of hundreds of metrics a person wants the few that `PolicyTable` prints
+
+    def check_beginning(self, continued: bool = False) -> None:
+        """See to it that a fit begins from trained weights, unless it goes on, and leaves a checkpoint and a result.
+
+        Raises:
+            UserError: it does not.
+        """
+        config = self.config["fit"]
+        if dropped := check_callbacks(config["trainer"], BASE_CONFIG):
+            print(
+                f"lit-avg: trainer.callbacks leaves out {', '.join(dropped)} of {BASE_CONFIG.name}; "
+                "to add to those, write `callbacks+:`",
+                file=sys.stderr,
+            )
+        if continued or not isinstance(self.model, Stage) or not self.model.starts_from:
+            return
+        if config["model"]["init_args"]["init_from"] is None and config.get(PRETRAINED) is None:
+            stage, before = type(self.model).__name__, " or ".join(self.model.starts_from)
+            raise UserError(
+                f"init_from is null, but {stage} begins from a run of {before}; name one, or write init_from: {RANDOM} "
+                "if random weights are meant"
+            )
 
     def _check_same_words(self, checkpoint: dict[str, Any]) -> None:
         """Have the data refuse another template's checkpoint, also where another data module's class made it."""

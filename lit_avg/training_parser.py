@@ -1,7 +1,6 @@
 """LightningCLI's parser, with messages of a line or two instead of a page of usage and every type a value may have."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn, get_args
 
 import yaml
@@ -14,16 +13,12 @@ from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_avg.errors import UserError
+from lit_avg.parser_messages import chain_of, in_short
 from lit_avg.strict_yaml import StrictLoader, dump_yaml
 
 # one rule for files, for values within them, and for values on the command line; and what is written is read back so
 _loaders_dumpers.yaml_default_loader = StrictLoader
 set_dumper("yaml", dump_yaml)
-
-NOISE = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"
-)
-"""Beginnings of jsonargparse's lines that say nothing of the mistake."""
 
 
 class TrainingParser(LightningArgumentParser):
@@ -63,26 +58,3 @@ class TrainingParser(LightningArgumentParser):
                 # jsonargparse reads a nested file that it refused a second time, and complains about that instead
                 message = message.replace(str(error), str(error.__context__))
         raise UserError(in_short(message)) from ex
-
-
-def in_short(message: str) -> str:
-    """The keys on the way to a mistake and the mistake itself: `model.alpha: Expected a <class 'float'>. Got …`."""
-    keys, reasons = list[str](), list[str]()
-    for line in message.splitlines():
-        reason = line.strip().removeprefix("- ")
-        while key := re.match(r'Parser key "([^"]*)":\s*', reason):
-            keys.append(key[1])
-            reason = reason[key.end() :]
-        if reason and not NOISE.match(reason):
-            reasons.append(reason)
-    where, what = ".".join(keys), " ".join(dict.fromkeys(reasons))
-    if missing := re.search(r"No module named .*Got value: (\S+\.ya?ml)$", what):  # it took the file for a class
-        what = f"there is no file {missing[1]} beside the config that names it"
-    return f"{where}: {what}" if where else what
-
-
-def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it came from, what that came from …"""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -26,7 +26,8 @@ def _handler(root: Path) -> type[BaseHTTPRequestHandler]:
             """Say nothing."""
 
         def _answer(self, with_body: bool) -> None:
-            owner, name, what, *rest = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
+            path = self.path.partition("?")[0].removeprefix("/api/models").strip("/")
+            owner, name, what, *rest = [*path.split("/"), "revision"]  # of a name alone, the newest
             body = _body(root / owner / name, what, rest)
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))
@@ -50,7 +51,7 @@ def _body(repository: Path, what: str, rest: list[str]) -> bytes | None:
         return json.dumps(
             [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"} for file in files]
         ).encode()
-    found = repository / rest[-1]
+    found = repository / rest[-2]
     return found.read_bytes() if found in files else None
 
 

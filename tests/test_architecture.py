@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("lit_avg", "datamodules", "callbacks")
 
 SHARED_WORDS = {
+    "lit_avg.arguments",  # how wrong numbers are refused
     "lit_avg.anyres",  # where visual tokens are counted, for everyone
     "lit_avg.batch",
     "lit_avg.cache_folder",
     "lit_avg.file_hashes",  # what names files, for everyone
     "lit_avg.chat_encoding",  # what training and `generate` make of words must be one thing
     "lit_avg.granularity",
+    "lit_avg.hub",  # which names the Hugging Face hub knows
     "lit_avg.errors",
     "lit_avg.image_decoding",  # and so of pictures
     "lit_avg.image_mark",
@@ -63,6 +65,7 @@ WITHOUT_TORCH = (
     "lit_avg.file_hashes",
     "lit_avg.cache_folder",
     "lit_avg.terminals",
+    "lit_avg.arguments",
 )
 WITHOUT_LIGHTNING = (
     "model",

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lit_avg.cli import VERBS, main
+from lit_avg.parser_messages import in_short
 from lit_avg.saved_config import read_saved
-from lit_avg.training_parser import in_short
 from tests.tiny_run import MODEL, write_stage, write_yaml
 
 
@@ -142,13 +142,13 @@ def test_a_checkpoint_of_another_stage_or_with_other_hyperparameters_is_refused(
         (["--model.init_args.alhpa", "1"], "Option 'alhpa' is not accepted"),
         (["--model.init_args.frozen", "x"], "frozen"),
         (["--trainer.maxsteps", "1"], "trainer.maxsteps"),
-        (["--resume", "maybe"], "resume: Expected a typing.Literal['none', 'auto']"),
+        (["--resume", "maybe"], "resume: expected none | auto, but got maybe"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--model.init_args.model.init_args.granularities.tokens", "[4,16]"], "16 is followed by 4"),
         (["--model.init_args.model.init_args.k", "9"], "k = 9 tokens, but the router was built for 4"),
         (["--model.init_args.init_from", "nowhere"], "there is no checkpoint at nowhere"),
         (["--run_root", "/proc/nowhere"], "/proc/nowhere"),
-        (["--trainer.max_steps", "-1"], "invalid value -1 for val_check_interval"),
+        (["--trainer.max_steps", "-1"], "trainer.max_steps is -1, so that trainer.val_check_interval must say"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told_in_a_line_or_two(
@@ -162,11 +162,11 @@ def test_a_mistake_on_the_command_line_is_told_in_a_line_or_two(
     [
         ("optimization", "optimisation", "Option 'optimisation.lr' is not accepted"),
         ("max_steps", "maxsteps", "trainer.maxsteps"),
-        ("lr: 0.01", "lr: fast", "optimization.lr: Expected a <class 'float'>. Got value: fast"),
+        ("lr: 0.01", "lr: fast", "model.optimization.lr: expected a number, but got fast"),
         ("model.yaml", "modell.yaml", "there is no file modell.yaml"),
         ("${run_root}", "${runroot}", "'..runroot' not found"),
         ("tests.tiny_run.TinyData", "tests.tiny_run.TinyDate", "has no attribute 'TinyDate'"),
-        ("trainer:", "trainer: [", "Problems parsing config"),
+        ("trainer:", "trainer: [", "no valid YAML"),
     ],
 )
 def test_a_mistake_in_a_config_is_told_with_the_files_name(
@@ -263,4 +263,4 @@ def test_jsonargparses_pages_are_cut_to_keys_and_reason() -> None:
             Expected a <class 'float'>. Got value: x
         - Expected a <class 'NoneType'>
       Given value type: <class 'dict'>"""
-    assert in_short(page) == "model.alpha: Expected a <class 'float'>. Got value: x"
+    assert in_short(page) == "model.alpha: expected a number, but got x"

@@ -129,8 +129,8 @@ def test_generate_tells_the_granularity_the_probabilities_and_the_tokens(exporte
         model.granularities.tokens[level] for level in answers.probabilities.argmax(dim=1)[:2]
     ]
     assert answers.visual_tokens[2] == 0
-    coarse = model.generate(pictures, prompts, Fixed(0), max_new_tokens=4)
-    fine = model.generate(pictures, prompts, Fixed(4), max_new_tokens=4)
+    coarse = model.generate(pictures, prompts, Fixed(1, model.granularities), max_new_tokens=4)
+    fine = model.generate(pictures, prompts, Fixed(16, model.granularities), max_new_tokens=4)
     assert (coarse.granularities, fine.granularities) == ([1] * 3, [16] * 3)
     assert coarse.visual_tokens[0] < fine.visual_tokens[0]
     with pytest.raises(UserError, match="oracle looks at the answers"):
@@ -185,7 +185,7 @@ def test_a_model_whose_router_scores_nothing_is_neither_exported_nor_asked(run: 
             parameter.fill_(1e30)  # finite, and too large to compute with
     with pytest.raises(UserError, match="the router's scores are not finite"):
         own_log_probs(model)
-    for policy in (None, Fixed(0)):
+    for policy in (None, Fixed(1, model.granularities)):
         with pytest.raises(UserError, match="the router's scores are not finite"):
             model.generate([fixed_picture()], [PROMPT], policy, max_new_tokens=2)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

@@ -175,6 +175,6 @@ def test_every_way_in_gives_the_tokens_of_training(
     assert told["text only"] == [taught(has_image=False)] * 2
     assert SYSTEM_PROMPT in renderer.tokenizer.decode(told["text only"][0])
     assert placeholders(told["two images"], told["image"]).count(IMAGE_PLACEHOLDER) == 2
-    ours = model.generate([PICTURE], [QUESTION], Fixed(len(LEVELS) - 1), max_new_tokens=6).texts
+    ours = model.generate([PICTURE], [QUESTION], Fixed(LEVELS[-1], model.granularities), max_new_tokens=6).texts
     assert model.prompt_encoder is not None
     assert [model.prompt_encoder.decode(torch.tensor(answer)) for answer in told["answers"]] == ours * 2

@@ -135,15 +135,15 @@ def test_a_margin_is_a_number(margin: float) -> None:
 def test_a_prediction_needs_scores_and_logits_that_are_numbers_whatever_the_policy(
     model: AvgLlava, batch: Batch
 ) -> None:
-    answer_questions(model, batch, Fixed(0), routed=True, max_new_tokens=2)
+    answer_questions(model, batch, Fixed(1, model.granularities), routed=True, max_new_tokens=2)
     with torch.no_grad():
         model.backbone.hf.lm_head.weight[7] = math.nan
     with pytest.raises(UserError, match="the LLM's logits are not finite"):
-        answer_questions(model, batch, Fixed(0), routed=False, max_new_tokens=2)
+        answer_questions(model, batch, Fixed(1, model.granularities), routed=False, max_new_tokens=2)
     with torch.no_grad():
         next(model.router.parameters()).fill_(math.nan)
     with pytest.raises(UserError, match="the router's scores are not finite"):
-        answer_questions(model, batch, Fixed(0), routed=True, max_new_tokens=2)
+        answer_questions(model, batch, Fixed(1, model.granularities), routed=True, max_new_tokens=2)
 
 
 def test_a_token_that_cannot_win_is_no_mistake(model: AvgLlava, batch: Batch) -> None:

@@ -159,7 +159,8 @@ def write_yaml(path: Path, content: dict[str, object]) -> str:
 def write_stage(folder: Path, stage: str, **arguments: object) -> str:
     """A config of three steps of a stage, with the model in a file of its own; gives the file's name."""
     write_yaml(folder / "model.yaml", MODEL)
-    model = {"model": "model.yaml", "optimization": {"lr": 0.01}, **arguments}
+    start = {} if stage == "Pretrain" else {"init_from": "random"}
+    model = {"model": "model.yaml", "optimization": {"lr": 0.01}, **start, **arguments}
     content = {
         "run_root": str(folder / "runs"),
         "trainer": {"default_root_dir": f"${{run_root}}/{stage}", "max_steps": 3, "accelerator": "cpu"},

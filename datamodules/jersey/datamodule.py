@@ -10,6 +10,7 @@ from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached, is_wide
 from datamodules.splits import Split
+from lit_avg.arguments import check_counts, check_seed
 from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
 
@@ -71,10 +72,15 @@ class Jersey(ShardsDataModule):
             seed=seed,
             eval_batch_size=eval_batch_size,
         )
+        counts = {"pictures_train": pictures_train, "pictures_val": pictures_val, "pictures_test": pictures_test}
+        check_counts(counts)
+        check_seed("picture_seed", picture_seed)
         self.settings = JerseySettings(pictures_train, pictures_val, pictures_test, picture_seed)
         self.cache = Path(cache_dir) if cache_dir else default_cache()
         if unknown := set(learnt_kinds or ()) - set(QUESTIONS):
             raise UserError(f"learnt_kinds: there are {', '.join(QUESTIONS)}, but no {', '.join(sorted(unknown))}")
+        if learnt_kinds is not None and not learnt_kinds:
+            raise UserError(f"learnt_kinds: [] leaves no question to learn from; there are {', '.join(QUESTIONS)}")
         self.learnt_kinds = None if learnt_kinds is None else tuple(learnt_kinds)
         self.learnt_pictures: Pictures = learnt_pictures
         self.tested_pictures: Pictures = tested_pictures

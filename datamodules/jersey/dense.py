@@ -32,6 +32,7 @@ from datamodules.jersey.drawing import (
 )
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE, Cells, cells_of, patches_of
 from datamodules.replay import ReplayedLoader
+from lit_avg.arguments import check_counts, check_seed
 from lit_avg.stand_in_batch import PatchBatch
 
 TRAIN_STREAM, VAL_STREAM = 10, 11
@@ -77,6 +78,8 @@ class JerseyPatches(L.LightningDataModule):
         image_std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__()
+        check_counts({"batch_size": batch_size, "pictures_train": pictures_train, "pictures_val": pictures_val})
+        check_seed("picture_seed", picture_seed)
         self.batch_size = batch_size
         self.pictures = {TRAIN_STREAM: pictures_train, VAL_STREAM: pictures_val}
         self.picture_seed = picture_seed

@@ -21,6 +21,7 @@ from datamodules.jersey.questions import QUESTIONS, answers
 from datamodules.jersey.spelling import Speller
 from datamodules.replay import ReplayedLoader
 from datamodules.samples import Turn
+from lit_avg.arguments import check_counts, check_seed
 from lit_avg.stand_in_batch import SymbolBatch
 
 TRAIN_STREAM, VAL_STREAM = 20, 21
@@ -47,6 +48,8 @@ class JerseySymbols(L.LightningDataModule):
         picture_seed: int = 0,
     ) -> None:
         super().__init__()
+        check_counts({"batch_size": batch_size, "scenes_train": scenes_train, "scenes_val": scenes_val})
+        check_seed("picture_seed", picture_seed)
         self.batch_size = batch_size
         self.side_by_side = Collate(SIDE * CELL)
         self.scenes = {TRAIN_STREAM: scenes_train, VAL_STREAM: scenes_val}

@@ -32,6 +32,9 @@ from lit_avg.step_mean import StepMean, check_step_mean
 
 Part = BackbonePart | Literal["router"]
 
+RANDOM = "random"
+"""What `init_from` says where a stage is to start from weights that nothing has trained."""
+
 PARTS: tuple[Part, ...] = (*BACKBONE_PARTS, "router")
 """The parts of an `AvgLlava`, in the order of the data's way through them."""
 
@@ -42,8 +45,12 @@ class Stage(FiniteTraining):
     Args:
         model: makes the `AvgLlava`; called when the strategy is ready for it.
         optimization: learning rates, AdamW and schedule.
-        init_from: run directory or checkpoint of the stage before, whose weights this one starts from.
+        init_from: run directory or checkpoint of the stage before, whose weights this one starts from; `random` for
+            what the backbone is built with, which is what a `pretrained` one has anyway.
         frozen: parts of `trains` that this run leaves frozen all the same.
+
+    Raises:
+        UserError: nothing is left to train, or `frozen` names what is not trained anyway.
     """
 
     trains: ClassVar[tuple[Part, ...]]
@@ -61,11 +68,15 @@ class Stage(FiniteTraining):
         super().__init__()
         if unknown := set(frozen) - set(self.trains):
             raise UserError(f"frozen: {type(self).__name__} does not train {', '.join(unknown)} anyway")
+        if set(frozen) >= set(self.trains):
+            raise UserError(f"frozen: {type(self).__name__} trains {', '.join(self.trains)} alone; leave some of it")
+        self.init_from = None if init_from == RANDOM else init_from
+        if self.init_from is not None and not self.init_from.strip():
+            raise UserError("init_from is empty; name the run of the stage before")
         self.save_hyperparameters()
         self.strict_loading = False  # checkpoints leave out what lies elsewhere; see `on_load_checkpoint`
         self.make_model = model
         self.optimization = optimization
-        self.init_from = init_from
         self.begun_from: Origin | None = None
         self.trained_parts: tuple[Part, ...] = tuple(part for part in self.trains if part not in frozen)
         self.outcomes: Outcomes | None = None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_avg.arguments import check_number
 from lit_avg.batch import Batch
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
@@ -36,6 +37,7 @@ class GumbelRouterTuning(RouterStage):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
+        check_number("temperature", temperature, above=0)
         self.temperature = temperature
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

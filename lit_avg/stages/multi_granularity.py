@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lit_avg.arguments import check_counts
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
 from lit_avg.one_by_one import summed_one_by_one
 from lit_avg.optim import Optimization
@@ -36,7 +36,7 @@ class MultiGranularityTuning(Stage):
             the loss at a part of the cost. None for all.
 
     Raises:
-        UserError: `levels_per_step` is less than one.
+        UserError: `tokens_at_once` or `levels_per_step` is less than one.
     """
 
     trains: ClassVar[tuple[Part, ...]] = ("vision_encoder", "connector", "llm")
@@ -54,10 +54,7 @@ class MultiGranularityTuning(Stage):
         levels_per_step: int | None = None,
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
-        if levels_per_step is not None and levels_per_step < 1:
-            raise UserError(
-                f"levels_per_step is {levels_per_step}, but a step needs at least one; leave it out for all"
-            )
+        check_counts({"tokens_at_once": tokens_at_once, "levels_per_step": levels_per_step})
         self.one_by_one = one_by_one
         self.tokens_at_once = tokens_at_once
         self.levels_per_step = levels_per_step

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from lit_avg.backbone import BackbonePart
+from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
@@ -22,6 +23,9 @@ class Pretrain(Stage):
         init_from: as in `Stage`; stage 1 has none before it.
         frozen: as in `Stage`.
         pretrained_parts: hub ids or folders the vision encoder and the LLM are taken from.
+
+    Raises:
+        UserError: there is an `init_from`.
     """
 
     trains: ClassVar[tuple[Part, ...]] = ("connector",)
@@ -35,6 +39,8 @@ class Pretrain(Stage):
         pretrained_parts: Mapping[Literal["vision_encoder", "llm"], str] | None = None,
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
+        if self.init_from is not None:
+            raise UserError(f"init_from: no stage comes before Pretrain, but it is {init_from}; see pretrained_parts")
         self.pretrained_parts = dict(pretrained_parts or {})
 
     def load_weights(self) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_avg.alone import fed_back, seen
+from lit_avg.arguments import check_number
 from lit_avg.base_weights import base_weights
 from lit_avg.batch import Batch
 from lit_avg.errors import UserError
@@ -43,7 +44,7 @@ class RGLF(RouterStage):
         margins: as in `RouterStage`.
 
     Raises:
-        UserError: there is a store, but no `init_from` to say whose feedback is wanted.
+        UserError: there is a store, but no `init_from` to say whose feedback is wanted, or the loss has no weight.
     """
 
     objective = "ranking loss against the LMM's feedback + alpha x cross-entropy with the best granularity"
@@ -61,7 +62,11 @@ class RGLF(RouterStage):
         margins: Sequence[float] = (),
     ) -> None:
         super().__init__(model, optimization, init_from, frozen, margins)
-        if feedback is not None and init_from is None:
+        check_number("alpha", alpha, least=0)
+        check_number("ranking_weight", ranking_weight, least=0)
+        if alpha == ranking_weight == 0:
+            raise UserError("alpha and ranking_weight are both 0, so that there is no loss; leave one of them above 0")
+        if feedback is not None and self.init_from is None:
             raise UserError("feedback: a store is of the model of `init_from`; name the run of stage 3 there")
         self.feedback = feedback
         self.alone = alone

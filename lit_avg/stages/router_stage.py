@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lit_avg.arguments import check_numbers
 from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta
+from lit_avg.errors import UserError
 from lit_avg.exact_buffers import ExactBuffers
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
@@ -26,6 +28,9 @@ class RouterStage(ExactBuffers, Stage):
         init_from: as in `Stage`.
         frozen: as in `Stage`.
         margins: further margins, in nats, that a test tries, each as a policy of its own.
+
+    Raises:
+        UserError: a margin is negative, no number, or there twice.
     """
 
     trains: ClassVar[tuple[Part, ...]] = ("router",)
@@ -42,6 +47,9 @@ class RouterStage(ExactBuffers, Stage):
         margins: Sequence[float] = (),
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
+        check_numbers("margins", margins, least=0)
+        if len({f"{margin:g}" for margin in margins}) < len(margins):
+            raise UserError(f"margins: {list(margins)} has one twice, or two that tables would show as one")
         self.margins = tuple(margins)
         self._pictured = 0
         self.register_buffer("delta", torch.tensor(0.0, dtype=torch.double))

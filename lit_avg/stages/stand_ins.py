@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from lit_avg.anyres import VisualLayout
+from lit_avg.arguments import check_counts, check_number
+from lit_avg.errors import UserError
 from lit_avg.granularity import Granularities
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.scaler import GranularityScaler
@@ -27,6 +29,17 @@ COLOURS = 6
 
 DIGIT_HEADS = ("tens", "units")
 """Heads that only few patches have something to say to."""
+
+
+def check_sizes(hidden_size: int, num_attention_heads: int, **others: int) -> None:
+    """Refuse sizes that no transformer has.
+
+    Raises:
+        UserError: one is below 1, or the heads do not divide the width.
+    """
+    check_counts({"hidden_size": hidden_size, "num_attention_heads": num_attention_heads, **others})
+    if hidden_size % num_attention_heads:
+        raise UserError(f"num_attention_heads must divide hidden_size {hidden_size}, but is {num_attention_heads}")
 
 
 def initialise(model: nn.Module) -> None:
@@ -64,6 +77,12 @@ class EncoderStandIn(FiniteTraining):
         patch_size: int = 8,
     ) -> None:
         super().__init__()
+        check_sizes(
+            hidden_size, num_attention_heads, intermediate_size=intermediate_size, num_hidden_layers=num_hidden_layers
+        )
+        check_counts({"patch_size": patch_size, "image_size": image_size})
+        if image_size % patch_size:
+            raise UserError(f"image_size must be made of whole patches of {patch_size} pixels, but is {image_size}")
         self.save_hyperparameters()
         self.optimization = optimization
         self.encoder = CLIPVisionModel(
@@ -187,6 +206,11 @@ class LanguageModelStandIn(FiniteTraining):
         noise: float = 0.25,
     ) -> None:
         super().__init__()
+        check_sizes(
+            hidden_size, num_attention_heads, intermediate_size=intermediate_size, num_hidden_layers=num_hidden_layers
+        )
+        check_counts({"vocab_size": vocab_size})
+        check_number("noise", noise, least=0)
         self.save_hyperparameters()
         self.optimization = optimization
         self.noise = noise

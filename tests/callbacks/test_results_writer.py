@@ -3,13 +3,14 @@ import hashlib
 import json
 import math
 import platform
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from callbacks.results_writer import asked, outcomes_csv
+from callbacks.results_writer import asked, is_changed, outcomes_csv
 from lit_avg.cli import main
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
@@ -135,3 +136,23 @@ def test_a_config_may_say_what_json_has_no_word_for(tmp_path: Path) -> None:
     assert main(["fit", "--config", write_stage(tmp_path, "RGLF"), *options]) == 0
     config = json.loads((tmp_path / "runs" / "RGLF" / "result.json").read_text(encoding="utf-8"))["config"]
     assert config["trainer"]["callbacks"][-1]["init_args"]["stopping_threshold"] == "-.inf"
+
+
+def test_notes_beside_the_code_are_no_change_of_it_but_a_new_module_and_a_changed_file_are(tmp_path: Path) -> None:
+    def git(*command: str) -> None:
+        named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *named, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    package, notes = tmp_path / "lit_avg", tmp_path / "notes.txt"
+    package.mkdir()
+    (package / "model.py").write_text("one")
+    for command in (["init"], ["add", "."], ["commit", "-m", "first"]):
+        git(*command)
+    assert not is_changed(package)
+    notes.write_text("three runs are to be done again")
+    assert not is_changed(package)
+    (package / "new.py").write_text("two")
+    assert is_changed(package)
+    (package / "new.py").unlink()
+    (package / "model.py").write_text("other")
+    assert is_changed(package)

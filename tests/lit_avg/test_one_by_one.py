@@ -125,5 +125,5 @@ def test_parts_of_an_input_hold_all_its_rows_and_no_more_tokens_than_asked(batch
 
 
 def test_no_level_at_all_is_refused() -> None:
-    with pytest.raises(UserError, match="levels_per_step is 0, but a step needs at least one; leave it out for all"):
+    with pytest.raises(UserError, match="levels_per_step must be a number at least 1, but is 0"):
         MultiGranularityTuning(tiny_model, RATE, levels_per_step=0)

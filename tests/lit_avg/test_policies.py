@@ -27,7 +27,18 @@ def test_routed_takes_the_most_probable_level() -> None:
 
 
 def test_fixed_takes_its_level() -> None:
-    assert Fixed(1).choose(SEEN).tolist() == [1, 1]
+    assert Fixed(8, Granularities((4, 8, 16))).choose(SEEN).tolist() == [1, 1]  # the second of three
+
+
+def test_fixed_speaks_of_tokens_per_tile_and_refuses_a_number_that_no_level_has() -> None:
+    with pytest.raises(UserError, match=r"no granularity of 2 tokens per tile, only \[4, 8, 16\]"):
+        Fixed(2, Granularities((4, 8, 16)))
+
+
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf")])
+def test_a_margin_that_no_level_could_keep_is_refused(margin: float) -> None:
+    with pytest.raises(UserError, match=f"is {margin}; it must be a number of nats from 0 on"):
+        CoarsestWithin(margin)
 
 
 def test_the_oracle_takes_the_coarsest_of_the_best() -> None:

@@ -1,0 +1,68 @@
+"""Checks of what a user gives for an argument: a number that cannot be meant is refused at once, with its name."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from lit_avg.errors import UserError
+
+LARGEST_SEED = 2**32 - 1
+"""NumPy takes none beyond it."""
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> None:
+    """Refuse a number that is not finite or lies outside of what can be meant.
+
+    Args:
+        name: the argument, as the user knows it.
+        value: what was given.
+        above: it has to be larger.
+        least: it may be equal or larger.
+        below: it has to be smaller.
+        most: it may be equal or smaller.
+
+    Raises:
+        UserError: it is not within.
+    """
+    if isinstance(value, bool) or not (math.isfinite(value) and above < value < below and least <= value <= most):
+        bounds = {"above": above, "at least": least, "below": below, "at most": most}
+        wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+        raise UserError(f"{name} must be a number {wanted}".rstrip() + f", but is {value}")
+
+
+def check_counts(counts: Mapping[str, int | None], least: int = 1) -> None:
+    """Refuse numbers of things that are too small; one that is None is left to its default.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name, count in counts.items():
+        if count is not None:
+            check_number(name, count, least=least)
+
+
+def check_numbers(name: str, values: Iterable[float], **bounds: float) -> None:
+    """`check_number` for each of a list.
+
+    Raises:
+        UserError: names its place in the list, too.
+    """
+    for place, value in enumerate(values):
+        check_number(f"{name}[{place}]", value, **bounds)
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Refuse what NumPy would not take as a seed.
+
+    Raises:
+        UserError: it is negative or too large.
+    """
+    if isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, but is {seed}")

@@ -1,0 +1,110 @@
+"""What a config asks of Lightning's Trainer, checked before anything is built.
+
+Lightning finds some mistakes when a run has begun, others never: a clipping value that is no number, an interval of 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+
+from lit_avg.arguments import check_number
+from lit_avg.errors import UserError
+
+_LEAST = {
+    "num_nodes": 1,
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+    "gradient_clip_val": 0,
+}
+"""The smallest value that means something."""
+
+_ABOVE_NOTHING = ("limit_train_batches", "val_check_interval")
+"""Numbers of batches, or shares of them, that must not be 0."""
+
+_ENDS = ("max_steps", "max_epochs")
+"""Where training ends; -1 for no such end."""
+
+
+def check_trainer(trainer: object) -> None:
+    """Refuse options of the trainer that cannot be meant.
+
+    Args:
+        trainer: that section of a config, as it was parsed.
+
+    Raises:
+        UserError: names the option, its value and what is wrong with it.
+    """
+    if not isinstance(trainer, Namespace):
+        raise UserError(f"trainer must be a section of options, as in trainer: {{max_steps: 100}}, but is {trainer}")
+    options = cast(Mapping[str, Any], vars(trainer))
+    for name, least in _LEAST.items():
+        if (value := options[name]) is not None:
+            check_number(f"trainer.{name}", value, least=least)
+    for name in _ENDS:
+        if (value := options[name]) not in (None, -1):
+            check_number(f"trainer.{name}", value, least=1)
+    if options["val_check_interval"] == options["max_steps"] == -1:  # the one is the other, if nobody says otherwise
+        raise UserError(
+            "trainer.max_steps is -1, so that trainer.val_check_interval must say how often to validate: a number of "
+            "batches, or with check_val_every_n_epoch: 1 a share of an epoch, such as 1.0"
+        )
+    for name in _ABOVE_NOTHING:
+        if isinstance(value := options[name], int | float):
+            check_number(f"trainer.{name}", value, above=0)
+    if not str(options["default_root_dir"] or "").strip():
+        raise UserError("trainer.default_root_dir is empty, but must name the folder of the run")
+    _check_name("accelerator", options["accelerator"], ["auto", "gpu", *sorted(AcceleratorRegistry)])
+    _check_name("strategy", options["strategy"], ["auto", *StrategyRegistry.available_strategies()])
+    _check_devices(options["devices"])
+
+
+def _check_name(option: str, value: object, known: Sequence[str]) -> None:
+    if isinstance(value, str) and value.lower() not in known:
+        raise UserError(f"trainer.{option} must be one of {', '.join(known)}, but is {value}")
+
+
+def _check_devices(devices: object) -> None:
+    """`auto`, -1 for all, how many, or their numbers, as a list or with commas."""
+    numbers = devices.split(",") if isinstance(devices, str) else devices if isinstance(devices, list) else [devices]
+    each = [str(number).strip() for number in cast(list[object], numbers)]
+    alone = len(each) == 1 and (each[0] in ("auto", "-1") or (each[0].isdigit() and int(each[0]) > 0))
+    if not (alone or (len(each) > 1 and all(number.isdigit() for number in each)) or devices == [0]):
+        raise UserError(
+            f"trainer.devices must be auto, -1 for all, how many there are, or their numbers, but is {devices}"
+        )
+
+
+def check_callbacks(trainer: Mapping[str, Any], base: Path) -> list[str]:
+    """Names of the callbacks of the base config that a config has dropped.
+
+    Args:
+        trainer: that section of a config, as it was parsed.
+        base: the base config.
+
+    Raises:
+        UserError: none is left that keeps a checkpoint, but there are others: `callbacks:` is not `callbacks+:`.
+    """
+    given = cast(object, trainer["callbacks"])
+    listed = cast(list[Namespace], given if isinstance(given, list) else [given] if given else [])
+    names = {_class_name(callback.class_path) for callback in listed}
+    standard = cast(list[dict[str, str]], yaml.safe_load(base.read_text(encoding="utf-8"))["trainer"]["callbacks"])
+    dropped = [name for callback in standard if (name := _class_name(callback["class_path"])) not in names]
+    if names and not any("Checkpoint" in name for name in names):
+        raise UserError(
+            f"trainer.callbacks is {', '.join(sorted(names))} alone, in place of all those of {base.name}: the run "
+            "would keep no checkpoint and no result. To add to them, write `callbacks+:`"
+        )
+    return dropped
+
+
+def _class_name(path: str) -> str:
+    return path.rpartition(".")[2]
