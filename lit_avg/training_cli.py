@@ -142,7 +142,7 @@ class TrainingCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Choose the checkpoint to go on from, and refuse another run's."""
         if self.subcommand == "fit":
-            check_trains(self.trainer)
+            check_validates(self.trainer)
         self._check_options()
         options = self.config_init[str(self.subcommand)]
         checkpoint = options["ckpt_path"] or self._own_checkpoint()
@@ -264,17 +264,12 @@ def hush() -> None:
         warnings.filterwarnings("ignore", message=said_every_time)
 
 
-def check_trains(trainer: L.Trainer) -> None:
-    """Refuse a fit that would do nothing, or never be validated though it could be.
+def check_validates(trainer: L.Trainer) -> None:
+    """Refuse a fit that would never be validated though it could be.
 
     Raises:
         UserError: names the option.
     """
-    limits = {"max_steps": trainer.max_steps, "max_epochs": trainer.max_epochs}
-    limits |= {"limit_train_batches": trainer.limit_train_batches}
-    for name, value in limits.items():
-        if value == 0:
-            raise UserError(f"trainer.{name} is 0, so nothing would be trained; give it a number above 0")
     batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_interval
     counts_all = trainer.check_val_every_n_epoch is None and isinstance(interval, int) and trainer.limit_val_batches
     if counts_all and 0 < batches < interval:

@@ -133,7 +133,7 @@ def write_config(folder: Path, shards: Path, steps: int, every_steps: int = 2, *
         "trainer": settings,
         "model": {
             "class_path": "lit_avg.stages.GumbelRouterTuning",
-            "init_args": {"model": "model.yaml", "optimization": {"lr": 0.01}},
+            "init_args": {"model": "model.yaml", "optimization": {"lr": 0.01}, "init_from": "random"},
         },
         "data": {"class_path": "datamodules.llava_shards.LLaVAShards", "init_args": data},
     }

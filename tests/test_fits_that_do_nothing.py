@@ -11,9 +11,9 @@ from tests.tiny_run import write_stage
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--trainer.max_steps", "0", "--trainer.val_check_interval", "1"], "trainer.max_steps is 0"),
-        (["--trainer.max_epochs", "0"], "trainer.max_epochs is 0"),
-        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches is 0"),
+        (["--trainer.max_steps", "0", "--trainer.val_check_interval", "1"], "trainer.max_steps"),
+        (["--trainer.max_epochs", "0"], "trainer.max_epochs"),
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches"),
         (["--trainer.val_check_interval", "4"], "is 4 batches, but the run ends after 3"),
         (
             ["--trainer.val_check_interval", "7", "--trainer.accumulate_grad_batches", "2"],

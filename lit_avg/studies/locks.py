@@ -17,8 +17,18 @@ from typing import TextIO
 
 from lit_avg.errors import UserError
 
-_held = set[Path]()
+_held = dict[Path, TextIO]()
 """Lock files that this process holds: a run that it was told to do may hold its own folder again."""
+
+
+def _let_go() -> None:
+    """Leave the locks to the process they are of: a loader's worker lives on for seconds after a kill of its run."""
+    for file in _held.values():
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 _TRIES, _BETWEEN = 5, 0.05
 """How often, and after how many seconds, a lock is tried: whoever looks whether it is held, holds it for an instant."""
@@ -76,11 +86,11 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
         file.truncate(0)
         file.write(json.dumps(asdict(Owner(socket.gethostname(), os.getpid(), job, time.time()))))
         file.flush()
-        _held.add(path)
+        _held[path] = file
         try:
             yield
         finally:
-            _held.discard(path)
+            _held.pop(path, None)
 
 
 def owner_of(directory: Path) -> Owner | None:
