@@ -21,7 +21,9 @@ def model(levels: list[int]) -> dict[str, Any]:
 def config(folder: Path, shards: Path, stage: str, name: str, levels: list[int] | None = None, **more: object) -> str:
     data = {"train": str(shards), "tokenizer": "jersey", "batch_size": 3, "tile_size": 32, "val_share": 0.3}
     data |= {"grid_pinpoints": [[32, 64], [64, 32]], "system_prompt": None, "independent_turns": True}
-    arguments = {"model": model(levels or [1, 2, 4, 8, 16]), "optimization": {"lr": 0.01}, **more}
+    arguments = {"model": model(levels or [1, 2, 4, 8, 16]), "optimization": {"lr": 0.01}}
+    arguments |= {} if stage == "Pretrain" else {"init_from": "random"}
+    arguments |= more
     content = {
         "run_root": str(folder),
         "trainer": {"default_root_dir": str(folder / name), "max_steps": 5, "accelerator": "cpu"},

@@ -99,7 +99,7 @@ def write_config(folder: Path, stage: str, run: str, family: str, variant: Varia
 def go_the_whole_way(folder: Path, family: str, variant: Variant, shards: Path) -> Path:
     """Stage 3, its feedback, stage 4 from the store, its test, its margin, and its export, whose folder is given."""
     write_tokenizer(folder / "tokenizer", variant)
-    stage3 = write_config(folder, "MultiGranularityTuning", "stage3", family, variant, shards)
+    stage3 = write_config(folder, "MultiGranularityTuning", "stage3", family, variant, shards, init_from="random")
     before = {"init_from": str(folder / "stage3")}
     stage4 = write_config(folder, "RGLF", "stage4", family, variant, shards, **before)
     store = ["--model.init_args.feedback", str(folder / "store")]
