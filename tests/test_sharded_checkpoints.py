@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from callbacks.last_checkpoint import _recover, _take_place  # pyright: ignore[reportPrivateUsage]  the steps in between
-from lit_avg.checkpoints import LAST_CHECKPOINT, checkpoint_path, is_sharded, read_checkpoint
+from lit_avg.checkpoints import read_checkpoint
+from lit_avg.run_folder import LAST_CHECKPOINT, checkpoint_path, is_sharded
 
 
 def write(folder: Path, step: int, sharded: bool = True) -> Path:
