@@ -221,10 +221,6 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
             rows[row.name] = replace(row, paper=paper)
             if paper and chosen:
                 fields.complain("cannot be the same for each value of an axis; write a row for the paper's", "paper")
-    own = {row.template for row in rows.values() if row.reference == row.name and not row.axes}
-    errors += [
-        Mistake(f"rows.{name}.reference", "is the row itself; name another one, or leave it out") for name in own
-    ]
     unused = axes.keys() - {name for row in rows.values() for name in row.axes}
     errors += [Mistake(f"axes.{name}", f"no row says {{{name}}}") for name in sorted(unused)]
     named = [("reference", study.reference), *((f"rows.{it.template}.reference", it.reference) for it in rows.values())]

@@ -159,7 +159,6 @@ def test_dates_and_keys_like_on_are_texts_and_merged_keys_are_no_twins(write_stu
             {"rows": {"a": ROUTER | {"set": {"x": {"b": None}}}}},
             r"rows.a.set.x: {b} without quotes is no text; write '{b}'",
         ),
-        ({"rows": {"a": ROUTER | {"reference": "a"}}}, r"rows.a.reference: is the row itself"),
         (
             {"rows": {"a": ROUTER | {"paper": {"tokens_per_tile": math.inf}}}},
             r"rows.a.paper.*: must be a number, but is inf",

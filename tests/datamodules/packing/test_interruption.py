@@ -17,7 +17,7 @@ from datamodules.packing.roots import ImageRoot
 from lit_avg.errors import UserError
 from tests.drawn import draw_llava
 
-SAMPLES = 120
+SAMPLES = 360
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -64,6 +64,7 @@ def kill_at_shard(count: int, command: list[str], partial: Path) -> list[int]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None and finished(partial) < count:
         time.sleep(0.001)
+    assert process.poll() is None, "it was over before it could be killed"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -124,12 +125,12 @@ def test_of_many_small_shards_the_journal_takes_no_more_time_than_they_do(
 def test_a_packing_that_was_begun_with_other_settings_is_not_mixed_with(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused = options(raw, out, "--workers", "1", "--max-rejects", "0")
-    with pytest.raises(UserError, match=r"1 of 120 records refused \(0\.83%, 1 × image broken\), more than"):
+    with pytest.raises(UserError, match=r"1 of 360 records refused \(0\.28%, 1 × image broken\), more than"):
         main(refused)
     assert not out.exists()
     with pytest.raises(UserError, match=r"begun with other shard_bytes; .* --overwrite"):
-        main([*refused, "--shard-size-mb", "1"])
-    assert main([*refused, "--shard-size-mb", "1", "--overwrite", "--max-rejects", "0.1"]) == 0
+        main([*refused, "--shard-size-mb", "10"])
+    assert main([*refused, "--shard-size-mb", "10", "--overwrite", "--max-rejects", "0.1"]) == 0
     assert len(read_manifest(out / "train").shards) == 1
 
 
