@@ -11,6 +11,7 @@ from tempfile import gettempdir
 from typing import cast
 
 from lit_avg.errors import UserError
+from lit_avg.shown_warnings import show_warnings
 from lit_avg.terminals import write_plain_signs
 
 USER_MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine keep their traceback.
     """
     write_plain_signs()
+    show_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
