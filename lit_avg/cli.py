@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from tempfile import gettempdir
 from typing import cast
 
 from lit_avg.errors import UserError
@@ -128,6 +127,8 @@ def _to_mend(error: OSError) -> str | None:
     # who copies a file names both: what is full is where it goes
     place = error.filename2 if error.errno in _FULL and error.filename2 is not None else error.filename
     if error.errno in _FULL and place is None:
+        from tempfile import gettempdir  # it takes longer to load than `--help` to print
+
         return f"{error.strerror} (a disk that is written to, perhaps that of {gettempdir()})"
     return f"{place}: {error.strerror}" if place is not None and error.errno in (*_FULL, *_PATHS) else None
 

@@ -1,10 +1,11 @@
-"""Files that others may be reading: whole or not at all."""
+"""Files that others may be reading: whole or not at all.
+
+What only rare cases need is loaded in them: every verb loads this module.
+"""
 
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ def obey_umask(folder: Path) -> None:
 
 def writable(folder: Path) -> Path:
     """The folder, there or not, if this user may write into it; else a new one for temporary files."""
+    import tempfile
+
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -53,6 +56,8 @@ def tidy(partial: Path, path: Path) -> Generator[None]:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
         return
     with suppress(OSError):  # on a read-only disk not even what is not there can be removed

@@ -164,10 +164,12 @@ class Own:
 
     Args:
         digest: hash of it.
+        source: hash of what its files and values say, see `source_of`.
         levels: of a store of feedback, those that it has; a reader may want fewer.
     """
 
     digest: str
+    source: str
     levels: frozenset[int] = frozenset()
 
     def serves(self, other: "Own") -> bool:
@@ -183,9 +185,11 @@ def contributions(out: Path, runs: Mapping[str, Run]) -> dict[str, Own]:
     def own(run: Run) -> Own:
         source = source_of(run, content)
         if source not in known or not holds(source):
-            return Own(source)
+            return Own(source, source)
         checked = known[source]
-        return Own(checked.store_digest, frozenset(checked.levels)) if run.feedback else Own(checked.digest)
+        if not run.feedback:
+            return Own(checked.digest, source)
+        return Own(checked.store_digest, source, frozenset(checked.levels))
 
     return {run.name: own(run) for run in runs.values()}
 

@@ -7,7 +7,6 @@ found is kept in `numbers.json` with the time that the file was written, and onl
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -72,8 +71,8 @@ class KnownOutcomes:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.path = folder / FILE
+        self._beginning = f"{folder}/"  # of the names of runs' files, so that the study may be moved
         self._before = _read(self.path)
         self._used = dict[str, list[Any]]()
 
@@ -82,7 +81,7 @@ class KnownOutcomes:
         time = written(path)
         if time is None:
             return None
-        name = os.path.relpath(path, self.folder)
+        name = str(path).removeprefix(self._beginning)
         known = self._before.get(name)
         self._used[name] = known if known and known[0] == [*time] else [[*time], bad_outcome(path)]
         return self._used[name][1]

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lit_avg.studies.identity import code_hash, digest, read_checked, source_of
-from lit_avg.studies.sources import config_content
+from lit_avg.studies.identity import code_hash, digest, read_checked
 from lit_avg.studies.study import Study
 from lit_avg.studies.variants import Run
 
@@ -48,7 +47,7 @@ class PlannedRun:
     def __hash__(self) -> int:
         return hash((self.directory, self.identity))  # values of a run may be lists
 
-    @property
+    @cached_property
     def proof(self) -> Path:
         """The file without which the run has not been made."""
         return self.directory / ("manifest.json" if self.run.feedback else "result.json")
@@ -62,8 +61,6 @@ class PlannedRun:
 def plan(study: Study) -> list[PlannedRun]:
     """Every run of a study, seed by seed, each after those it needs."""
     code = code_hash() if study.code else None
-    content = cache(config_content)  # most runs share their config files
-    sources = {run.name: source_of(run, content) for run in study.runs.values()}
     planned: dict[tuple[str, int], PlannedRun] = {}
     for seed in study.seeds:
         for run in study.runs.values():
@@ -90,7 +87,7 @@ def plan(study: Study) -> list[PlannedRun]:
                 threads=study.threads,
                 links=tuple((directory.parent / stage, run_directory(study, name, seed)) for stage, name in run.links),
                 run=run,
-                source=sources[run.name],
+                source=study.sources[run.name],
                 out=study.runs_in or study.out,
             )
     return list(planned.values())

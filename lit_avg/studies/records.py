@@ -37,7 +37,7 @@ class Record:
 def read_record(directory: Path) -> Record | None:
     """The record of a folder; None where there is none, or none that can be read."""
     try:
-        content = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        content = json.loads((directory / RECORD).read_bytes())
         failed, seconds = content.get("failed"), float(content.get("seconds", 0))
         return Record(str(content["identity"]), tuple(content["finished"]), failed, seconds)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
@@ -68,8 +68,7 @@ def is_finished(run: PlannedRun) -> bool:
 
 def has_proof(run: PlannedRun) -> bool:
     """Whether what a run has measured is there and not damaged."""
-    time = written(run.proof)
-    return time is not None and _can_be_read(run.proof, run.run.feedback, time)
+    return isinstance(_proof_of(run), dict)
 
 
 def is_damaged(run: PlannedRun) -> bool:
@@ -84,29 +83,31 @@ def has_failed(run: PlannedRun) -> bool:
 
 
 def read_result(run: PlannedRun) -> dict[str, Any]:
-    """The `result.json` of a finished run; of a store of feedback, its manifest.
+    """The `result.json` of a finished run; of a store of feedback, its manifest. Who asks again gets the same object.
 
     Raises:
         UserError: it cannot be read.
     """
+    found = _proof_of(run)
+    if isinstance(found, dict):
+        return found
+    reason = f"there is no {run.proof}" if found is None else found
+    raise UserError(f"{reason}; remove {run.directory} and sweep again")
+
+
+def _proof_of(run: PlannedRun) -> dict[str, Any] | str | None:
+    """What a run has measured, or why it cannot be read; None where it is not there."""
+    time = written(run.proof)
+    return None if time is None else _read_proof(run.proof, run.run.feedback, time)
+
+
+@lru_cache(maxsize=1024)  # a table asks twice for each: whether it is done, and what came out
+def _read_proof(proof: Path, feedback: bool, time: tuple[int, int]) -> dict[str, Any] | str:
+    """A proof, or why it cannot be read; `time` tells an older file from this one."""
     try:
-        return read_entries(run.proof, _needed(run.run.feedback))
+        return read_entries(proof, () if feedback else ("metrics",))
     except UserError as error:
-        raise UserError(f"{error}; remove {run.directory} and sweep again") from error
-
-
-def _needed(feedback: bool) -> tuple[str, ...]:
-    return () if feedback else ("metrics",)
-
-
-@lru_cache(maxsize=4096)
-def _can_be_read(proof: Path, feedback: bool, time: tuple[int, int]) -> bool:
-    """Whether a proof is what a run writes; `time` tells an older file from this one."""
-    try:
-        read_entries(proof, _needed(feedback))
-    except UserError:
-        return False
-    return True
+        return str(error)
 
 
 def read_entries(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def read_entries(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         UserError: it cannot be read, or lacks an entry that is needed.
     """
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
+        content: object = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from error
     if not isinstance(content, dict) or not set(needed) <= content.keys():

@@ -82,6 +82,7 @@ class Study:
         slurm: what `--launcher slurm` asks of the cluster.
         files: the study file and the one it extends.
         digests: what each run's own configs and data contribute to its identity.
+        sources: hash of what each run's configs and values say.
     """
 
     path: Path
@@ -98,6 +99,7 @@ class Study:
     slurm: ClusterOptions = field(default_factory=ClusterOptions)
     files: tuple[Path, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
+    sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def load_study(path: str | Path) -> Study:
@@ -146,7 +148,9 @@ def _shared(study: Study) -> Study:
     own = contributions(study.out, study.runs)
     runs, means = unified(study.runs, own)
     named = {name: digest([it.digest, sorted(it.levels)]) if it.levels else it.digest for name, it in own.items()}
-    return replace(study, runs=runs, rows=tuple(replace(row, run=means[row.run]) for row in study.rows), digests=named)
+    rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
+    sources = {name: it.source for name, it in own.items()}
+    return replace(study, runs=runs, rows=rows, digests=named, sources=sources)
 
 
 def _folder(content: Fields, key: str, optional: bool = False) -> Path | None:

@@ -9,6 +9,7 @@ import pytest
 
 from lit_avg.cli import main
 from lit_avg.errors import UserError
+from lit_avg.studies import records
 from lit_avg.studies.columns import kinds_in_order
 from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.numbers import FILE, bad_metric, bad_outcome, number
@@ -136,3 +137,14 @@ def test_only_finite_numbers_are_numbers() -> None:
 def test_kinds_stand_in_figures_as_the_studys_columns_have_them() -> None:
     columns = ["accuracy", "accuracy/place", "token_share", "accuracy/number"]
     assert kinds_in_order(columns, ["crowd", "number", "place", "board"]) == ["place", "number", "board", "crowd"]
+
+
+def test_a_table_reads_each_result_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, study = list[Path](), stored_study(tmp_path)
+    plainly = records.read_entries
+    monkeypatch.setattr(records, "read_entries", lambda path, *needed: read.append(path) or plainly(path, *needed))
+
+    collect(study)
+
+    assert read
+    assert len(read) == len(set(read))
