@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -99,5 +100,6 @@ def check_mixture(sources: Sequence[WeightedShards]) -> None:
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"train: several data sets are called {doubled[0]}; give each a `name` of its own")
     for source in sources:
-        if not 0 < source.weight < float("inf"):
+        weight = cast(float | None, source.weight)  # the parser lets a null pass
+        if weight is None or not 0 < weight < float("inf"):
             raise UserError(f"train: the weight of {source.called} is {source.weight}, but must be above 0")

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_avg.arguments import check_seed
 from lit_avg.checkpoints import check_same_run, plain, read_checkpoint
 from lit_avg.errors import UserError
+from lit_avg.null_values import check_no_null
 from lit_avg.parser_messages import mistake_in
 from lit_avg.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
 from lit_avg.saved_config import where_it_lies
@@ -106,6 +107,8 @@ class TrainingCLI(LightningCLI):
             options = self.config[str(self.config["subcommand"])]
             check_seed("seed_everything", options["seed_everything"])
             check_trainer(options["trainer"])
+            for section in ("model", "data", "trainer"):
+                check_no_null(options.get(section), section)
             if not (options["run_root"] or "").strip():
                 raise UserError("run_root is empty, but must name the folder of the runs")
         except (UserError, OmegaConfBaseException) as error:

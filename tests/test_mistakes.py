@@ -72,6 +72,8 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("trainer.strategy", "dddp", "but is dddp"),
         ("trainer.devices", "0", "trainer.devices must be auto, -1 for all, how many there are, or their numbers"),
         ("trainer.devices", "many", "but is many"),
+        ("trainer.max_time", "00:00:00:00", "trainer.max_time is 00:00:00:00, so nothing would be trained"),
+        ("trainer.max_time", "{hours: 0}", "so nothing would be trained"),
         ("trainer.max_steps", "0", "trainer.max_steps must be a number at least 1, but is 0"),
         (
             "trainer.val_check_interval",

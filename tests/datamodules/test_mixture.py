@@ -68,6 +68,7 @@ def test_going_on_with_other_weights_is_refused(folders: tuple[Path, Path]) -> N
         ([], "the list of data sets is empty"),
         ([WeightedShards("a/x"), WeightedShards("b/x")], "several data sets are called x"),
         ([WeightedShards("a/x", 0.0)], "the weight of x is 0.0"),
+        ([WeightedShards("a/x", None)], "the weight of x is None"),  # pyright: ignore[reportArgumentType]  as parsed
     ],
 )
 def test_a_mixture_without_names_or_weights_is_refused(train: list[WeightedShards], message: str) -> None:
