@@ -38,6 +38,7 @@ class Packable(NamedTuple):
     read: int = 0  # bytes of the picture as it lay there
     rounds: int = 0
     left_out: tuple[str, ...] = ()  # what was done to make the conversation whole
+    named: str = ""  # the sha256 of the picture's name and content, empty without one
 
 
 class Refusal(NamedTuple):
@@ -124,15 +125,23 @@ class Examiner:
         if found is None:  # how its file is called decides nothing
             told = record if _id_of(fields) is not None else _as_json(sample | {"id": ""})
             return Packable(record, None, "", hashlib.sha256(told).hexdigest(), -1, 0, rounds, tuple(left_out))
-        image, extension = self._image(found, cast(str, name))
+        image, extension = self._image(found, name := cast(str, name))
         origin = hashlib.sha256(found.data).hexdigest()
-        return Packable(record, image, extension, origin, found.root, len(found.data), rounds, tuple(left_out))
+        read = len(found.data)
+        return Packable(
+            record, image, extension, origin, found.root, read, rounds, tuple(left_out), under_name(name, origin)
+        )
 
     def _image(self, found: Found, name: str) -> tuple[bytes, str]:
         try:
             return self.resizing(found.data, name)
         except UserError as error:
             raise RefusedError(f"image broken: {error}") from error
+
+
+def under_name(name: str, origin: str) -> str:
+    """SHA-256 of a picture's name and content, the content told by its own: two that change names are others."""
+    return hashlib.sha256(f"{origin} {name}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _as_json(sample: dict[str, Any]) -> bytes:

@@ -2,21 +2,22 @@
 
 Annotations and archives are known by their hashes, as part of a job's settings. A folder of pictures is known by its
 name alone, so each of its pictures is read again before an earlier verdict counts: those that were packed must have the
-bytes they had, unless they are gone, and for each record that was refused there must still be a reason.
+bytes they had under their names, unless they are gone, and for each record that was refused there must still be a
+reason.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from datamodules.manifest import MANIFEST
 from datamodules.packing.cleaning import image_name
-from datamodules.packing.examine import Examiner, Packable
+from datamodules.packing.examine import Examiner, Packable, under_name
 from datamodules.packing.names import RefusedError
 from datamodules.packing.pool import in_order
 from datamodules.packing.records import Record, Records
@@ -27,6 +28,14 @@ _CHUNK = 64
 _DIGESTS = 2**256
 
 
+class FromRoot(NamedTuple):
+    """The pictures that were packed from a root: how many, and sums of hashes."""
+
+    pictures: int
+    digest: int  # of their contents
+    named: int | None  # of their contents and names; None where an earlier version has packed
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """What was found out about records before.
@@ -34,12 +43,12 @@ class Verdicts:
     Args:
         records: how many have been looked at.
         refused: how many of each source were refused: files may share a name.
-        roots: how many pictures were packed from each root, by its number, and the sum of their hashes.
+        roots: what was packed from each root, by its number.
     """
 
     records: int
     refused: Counter[str]
-    roots: dict[int, tuple[int, int]]
+    roots: "dict[int, FromRoot]"
 
 
 @dataclass
@@ -83,12 +92,30 @@ class _Seen:
     refused: Counter[str] = field(default_factory=Counter[str])
     pictures: Counter[int] = field(default_factory=Counter[int])
     digests: Counter[int] = field(default_factory=Counter[int])
+    named: Counter[int] = field(default_factory=Counter[int])
     gone: int = 0
     reason: str = ""
 
-    def count(self, root: int, origin: str) -> None:
+    def count(self, root: int, origin: str, named: str) -> None:
         self.pictures[root] += 1
         self.digests[root] += int(origin, 16)
+        self.named[root] += int(named, 16)
+
+    def add(self, part: "_Seen") -> None:
+        self.refused.update(part.refused)
+        self.pictures.update(part.pictures)
+        self.digests.update(part.digests)
+        self.named.update(part.named)
+        self.gone += part.gone
+        self.reason = self.reason or part.reason
+
+    def differs_from(self, roots: Mapping[int, FromRoot]) -> bool:
+        now = {
+            root: FromRoot(count, self.digests[root] % _DIGESTS, self.named[root] % _DIGESTS)
+            for root, count in self.pictures.items()
+        }
+        unnamed = {root for root, packed in roots.items() if packed.named is None}
+        return {root: found._replace(named=None) if root in unnamed else found for root, found in now.items()} != roots
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,7 @@ class _Recheck:
                 if not isinstance(outcome, Packable):
                     seen.refused[record.source] += 1
                 elif outcome.root >= 0:
-                    seen.count(outcome.root, outcome.origin)
+                    seen.count(outcome.root, outcome.origin, outcome.named)
             elif isinstance(record.value, dict):
                 self._look(cast(dict[str, Any], record.value), seen)
         return seen
@@ -125,7 +152,8 @@ class _Recheck:
         except RefusedError:
             seen.gone += 1
         else:
-            seen.count(found.root, hashlib.sha256(found.data).hexdigest())
+            origin = hashlib.sha256(found.data).hexdigest()
+            seen.count(found.root, origin, under_name(name, origin))
 
 
 def changes_since(verdicts: Verdicts, records: Records, examiner: Examiner, workers: int) -> Changes:
@@ -142,19 +170,17 @@ def changes_since(verdicts: Verdicts, records: Records, examiner: Examiner, work
     seen = _Seen()
     look = _Recheck(examiner, frozenset(verdicts.refused))
     for part in in_order(look, _chunks(islice(records, verdicts.records)), workers):
-        for total, more in ((seen.refused, part.refused), (seen.pictures, part.pictures), (seen.digests, part.digests)):
-            cast(Counter[Any], total).update(cast(Counter[Any], more))
-        seen.gone += part.gone
-        seen.reason = seen.reason or part.reason
+        seen.add(part)
     packable = (verdicts.refused - seen.refused).total()
-    now = {root: (count, seen.digests[root] % _DIGESTS) for root, count in seen.pictures.items()}
     # whose hash is missing from the sum because its picture is gone, nobody knows
-    return Changes(packable, not packable and not seen.gone and now != verdicts.roots, seen.gone, seen.reason)
+    changed = not packable and not seen.gone and seen.differs_from(verdicts.roots)
+    return Changes(packable, changed, seen.gone, seen.reason)
 
 
 def verdicts_of(report: PackReport, rejects: Iterable[bytes]) -> Verdicts:
     """Those of a packing so far; `rejects` are the lines that tell what was refused."""
-    roots = {int(number): (root["pictures"], root["digest"]) for number, root in report.roots.items()}
+    told = report.roots.items()
+    roots = {int(number): FromRoot(root["pictures"], root["digest"], root["named"]) for number, root in told}
     return Verdicts(report.records, _sources(rejects), roots)
 
 
@@ -162,11 +188,15 @@ def verdicts_in(out: Path, rejects: Path) -> Verdicts:
     """Those that a whole data set was made with."""
     path = next(path for path in (out / MANIFEST, out / "train" / MANIFEST) if path.is_file())
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    told = enumerate(manifest["sources"]["images"])
-    roots = {number: (root["pictures_read"], int(root["pictures_digest"], 16)) for number, root in told}
+    roots = {number: _from_root(root) for number, root in enumerate(manifest["sources"]["images"])}
     lines = rejects.read_bytes().splitlines() if rejects.is_file() else []
-    read = {number: root for number, root in roots.items() if root[0]}
+    read = {number: root for number, root in roots.items() if root.pictures}
     return Verdicts(manifest["totals"]["records"], _sources(lines), read)
+
+
+def _from_root(told: Mapping[str, Any]) -> FromRoot:
+    named = told.get("named_pictures_digest")
+    return FromRoot(told["pictures_read"], int(told["pictures_digest"], 16), None if named is None else int(named, 16))
 
 
 def _sources(rejects: Iterable[bytes]) -> Counter[str]:

@@ -37,8 +37,9 @@ class PackReport:
         if outcome.root >= 0:
             root = self.roots.setdefault(str(outcome.root), Counter())
             root.update(pictures=1, bytes=outcome.read)
-            # a sum, so that it can be gone on with; it tells which pictures were read, in whatever order
+            # sums, so that they can be gone on with; they tell which pictures were read, and which by which names
             root["digest"] = (root["digest"] + int(outcome.origin, 16)) % _DIGESTS
+            root["named"] = (root["named"] + int(outcome.named, 16)) % _DIGESTS
 
     @property
     def samples(self) -> int:
@@ -76,7 +77,8 @@ class PackReport:
         for number, identity in enumerate(identities):
             read = self.roots.get(str(number), Counter())
             counts = {"pictures_read": read["pictures"], "bytes_read": read["bytes"]}
-            told.append({**identity, **counts, "pictures_digest": f"{read['digest']:064x}"})
+            digests = {"pictures_digest": f"{read['digest']:064x}", "named_pictures_digest": f"{read['named']:064x}"}
+            told.append({**identity, **counts, **digests})
         return told
 
 

@@ -95,6 +95,40 @@ def test_a_picture_that_changed_is_told_and_packed_when_that_is_asked_for(
     assert pack_again(raw, out, *options) == 0  # and that is then what it was packed from
 
 
+def exchange(images: Path) -> None:
+    """Give two pictures each other's name."""
+    names = [images / "0.png", images / "1.png"]
+    for path, content in zip(names, [path.read_bytes() for path in reversed(names)], strict=True):
+        path.write_bytes(content)
+
+
+def test_pictures_that_have_changed_names_are_told_and_packed_when_that_is_asked_for(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert pack_again(raw, out) == 0
+    before = pictures_in(out)
+    exchange(raw / "images")
+    with pytest.raises(UserError, match=r"pictures have changed since they were packed into .*out; .* --overwrite"):
+        pack_again(raw, out)
+    assert pack_again(raw, out, "--overwrite") == 0
+    assert pictures_in(out) == [before[1], before[0], *before[2:]]
+
+
+def test_what_an_earlier_version_has_packed_is_known_by_its_pictures_alone(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert pack_again(raw, out) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["sources"]["images"][0]["named_pictures_digest"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert pack_again(raw, out) == 0
+    assert "already done" in capsys.readouterr().out
+    (raw / "images" / "0.png").write_bytes(picture(40, 90, "blue", 99))
+    with pytest.raises(UserError, match="pictures have changed"):
+        pack_again(raw, out)
+
+
 def test_a_picture_that_changed_while_a_packing_waited_is_not_mixed_with_the_others(raw: Path, tmp_path: Path) -> None:
     missing(raw / "images")
     out = tmp_path / "out"
