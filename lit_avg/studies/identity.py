@@ -60,12 +60,12 @@ class Checked:
     @property
     def digest(self) -> str:
         """What decides the result."""
-        return digest([self.config, sorted(self.manifests.values())])
+        return digest([self.config, self._data])
 
     @property
     def store_digest(self) -> str:
         """What decides the feedback that a stage would have stored, but for its levels."""
-        return digest(["feedback", self.feedback, sorted(self.manifests.values())])
+        return digest(["feedback", self.feedback, self._data])
 
     def holds(self, read: bool = False) -> bool:
         """Whether the data on this machine's disk is still the same; what is no longer there is taken to be.
@@ -88,6 +88,11 @@ class Checked:
         return any("://" in place or place.startswith("pipe:") for place in others) or (
             bool(others) and self.program != code_hash()
         )
+
+    @property
+    def _data(self) -> list[str]:
+        """What the data is, in the order of its places: training and test data that have changed places are others."""
+        return [self.manifests[place] for place in sorted(self.manifests)]
 
     def _as_it_was(self, place: str) -> bool:
         return place in self.states and states_of([place]) == {place: self.states[place]}

@@ -104,6 +104,14 @@ def test_data_from_elsewhere_is_asked_for_at_each_sweep_and_drawn_data_when_the_
     assert entry(Jersey="3").digest != entry(Jersey="4").digest
 
 
+def test_data_that_has_changed_places_is_other_data_and_the_order_of_telling_is_not() -> None:
+    places = {"/data/test.tar": "h1", "/data/train.tar": "h2"}
+    swapped = dict(zip(places, ["h2", "h1"], strict=True))  # what was tested on is now trained on
+    for name in ("digest", "store_digest"):
+        assert getattr(entry(**places), name) != getattr(entry(**swapped), name)
+        assert getattr(entry(**places), name) == getattr(entry(**dict(reversed(places.items()))), name)
+
+
 def test_shards_that_were_changed_beneath_their_manifest_do_not_hold(tmp_path: Path) -> None:
     shard, manifest = tmp_path / "shard-000000.tar", tmp_path / "manifest.json"
     shard.write_bytes(b"a" * 100)
