@@ -61,7 +61,7 @@ def check_trainer(trainer: object) -> None:
     for name in _ABOVE_NOTHING:
         if isinstance(value := options[name], int | float):
             check_number(f"trainer.{name}", value, above=0)
-    if (time := options["max_time"]) is not None and not re.search("[1-9]", str(time)):
+    if set(re.findall("[0-9]", str(time := options["max_time"]))) == {"0"}:
         raise UserError(f"trainer.max_time is {time}, so nothing would be trained; give it a time, as in 00:12:00:00")
     if not str(options["default_root_dir"] or "").strip():
         raise UserError("trainer.default_root_dir is empty, but must name the folder of the run")
