@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.watcher import Watcher
+from callbacks.drawing_watcher import DrawingWatcher
 from callbacks.watching import judged, logged_step, run_folder, tensorboard
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
@@ -31,11 +31,13 @@ class Selection:
     shares: list[float]  # N, coarse to fine
 
 
-class GranularityHistogram(Watcher):
+class GranularityHistogram(DrawingWatcher):
     """After each evaluation: a histogram and a bar picture in TensorBoard, and rows in `selection.csv`.
 
     Questions without an image have nothing to choose and are left out, as are stages without a router.
     """
+
+    drawn = "histograms of the granularities chosen"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell what the router chose in validation."""

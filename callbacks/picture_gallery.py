@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.watcher import Watcher
+from callbacks.drawing_watcher import DrawingWatcher
 from callbacks.watching import Decodes, datamodule, judged, logged_step, tensorboard
 from lit_avg.arguments import check_counts
 from lit_avg.batch import PADDING, Batch
@@ -35,7 +35,7 @@ class Answered:
     chosen: int  # level
 
 
-class PictureGallery(Watcher):
+class PictureGallery(DrawingWatcher):
     """After each validation of a run: the first pictures of the validation split in TensorBoard.
 
     Only in runs that have their LLM, not those on stored feedback; and of one process: to generate is a matter for all
@@ -46,6 +46,8 @@ class PictureGallery(Watcher):
         questions: questions shown of each picture, at most.
         max_new_tokens: length of an answer, at most.
     """
+
+    drawn = "pictures with their answers"
 
     def __init__(self, pictures: int = 4, questions: int = 5, max_new_tokens: int = 8) -> None:
         check_counts({"pictures": pictures, "questions": questions, "max_new_tokens": max_new_tokens})

@@ -4,7 +4,7 @@ import lightning as L
 from torch import Tensor
 
 from callbacks.watcher import Watcher
-from callbacks.watching import judged, logged_step, tensorboard
+from callbacks.watching import judged, logged_step
 from lit_avg.flops import llm_forward_flops
 from lit_avg.llm_configs import LlmShape
 from lit_avg.outcomes import Outcomes
@@ -14,8 +14,8 @@ from lit_avg.stages.base import Stage
 class TokenSavings(Watcher):
     """Shares of the finest granularity's cost: tokens per tile, visual tokens in all, FLOPs of the LLM's forward pass.
 
-    After validation the stage's own policy goes to TensorBoard as `savings/<name>`. After a test every policy's are
-    in `results`, which `ResultsWriter` adds to its metrics as `<policy>/<name>`. Questions without an image have
+    After validation the stage's own policy is logged as `savings/<name>`. After a test every policy's are in
+    `results`, which `ResultsWriter` adds to its metrics as `<policy>/<name>`. Questions without an image have
     nothing to save and are left out.
     """
 
@@ -25,13 +25,13 @@ class TokenSavings(Watcher):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what the stage's own choice costs."""
         found = judged(trainer, pl_module)
-        writer = tensorboard(trainer)
-        if found is None or writer is None:
+        if found is None:
             return
         stage, outcomes = found
         chosen = stage.own_policy[1].choose(outcomes)
-        for name, share in cost_shares(stage, outcomes, chosen).items():
-            writer.add_scalar(f"savings/{name}", share, logged_step(trainer))
+        shares = {f"savings/{name}": share for name, share in cost_shares(stage, outcomes, chosen).items()}
+        for logger in trainer.loggers if shares else []:
+            logger.log_metrics(shares, logged_step(trainer))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what each policy's choice costs."""
