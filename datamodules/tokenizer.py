@@ -25,7 +25,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     source = str(shipped) if name and shipped.is_dir() else name
     check_source("tokenizer", source, "tokenizer_config.json")
     try:
-        loaded = AutoTokenizer.from_pretrained(source, use_fast=True)
+        loaded = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)  # never ask
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"tokenizer: {name} cannot be loaded: {reason}") from error

@@ -182,7 +182,7 @@ class Backbone(ExactBuffers):
             own.load_state_dict(loaded.state_dict())
             taken = [loaded]
             if part == "llm" and self.llm_not_loaded is None:
-                head = AutoModelForCausalLM.from_pretrained(source).lm_head
+                head = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False).lm_head
                 check_weights(head.state_dict(), f"pretrained_parts: {source}: lm_head")
                 check_head(self.hf.lm_head, own.get_input_embeddings(), head, f"pretrained_parts: {source}")
                 self.hf.lm_head.load_state_dict(head.state_dict())
