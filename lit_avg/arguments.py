@@ -32,9 +32,22 @@ def check_number(
         UserError: it is not within.
     """
     if isinstance(value, bool) or not (math.isfinite(value) and above < value < below and least <= value <= most):
-        bounds = {"above": above, "at least": least, "below": below, "at most": most}
-        wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
-        raise UserError(f"{name} must be a number {wanted}".rstrip() + f", but is {value}")
+        wanted = in_words("a number", above=above, least=least, below=below, most=most)
+        raise UserError(f"{name} must be {wanted}, but is {value}")
+
+
+def in_words(
+    what: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> str:
+    """`a number above 0 and at most 1`; bounds as in `check_number`."""
+    bounds = {"above": above, "at least": least, "below": below, "at most": most}
+    told = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    return f"{what} {told}".rstrip()
 
 
 def check_counts(counts: Mapping[str, int | None], least: int = 1) -> None:

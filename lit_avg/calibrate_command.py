@@ -8,7 +8,6 @@ the one that training fitted for no loss at all. `lit-avg test` uses it from the
 """
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -31,6 +30,7 @@ from lit_avg.policies import CoarsestWithin, Fixed, Policy, Routed
 from lit_avg.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training_cli import hush
+from lit_avg.verb_options import VerbParser, number
 
 DELTA = "delta"
 """The buffer of `RouterStage`, and so the entry of a checkpoint's state dict."""
@@ -42,14 +42,17 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: there is no finished run with a router, no validation data, or no margin keeps to the budget.
     """
-    parser = ArgumentParser(prog="lit-avg calibrate", description="Fit the margin of `coarsest within` of a run.")
+    parser = VerbParser(prog="lit-avg calibrate", description="Fit the margin of `coarsest within` of a run.")
     parser.add_argument("--ckpt", required=True, help="run directory of stage 4, or a checkpoint in one")
     aim = parser.add_mutually_exclusive_group(required=True)
-    aim.add_argument("--max-accuracy-loss", type=float, help="against the finest granularity, for example 0.005")
-    aim.add_argument("--budget", type=float, help="visual tokens as a share of the finest granularity's: 0.4")
+    aim.add_argument(
+        "--max-accuracy-loss", type=number(least=0, below=1), help="against the finest granularity, for example 0.005"
+    )
+    aim.add_argument(
+        "--budget", type=number(above=0, most=1), help="visual tokens as a share of the finest granularity's: 0.4"
+    )
     arguments = parser.parse_args(argv)
     hush()
-    _check_shares(arguments.max_accuracy_loss, arguments.budget)
     cli, _ = finished_run(arguments.ckpt)
     stage = cli.stage
     if not isinstance(stage, RouterStage):
@@ -65,13 +68,6 @@ def main(argv: list[str]) -> int:
     Console().print(trade_table(stage, outcomes, delta))
     print(f"δ = {delta:.4f} nats, fitted on {len(outcomes)} validation questions, stored with the checkpoint")
     return 0
-
-
-def _check_shares(loss: float | None, budget: float | None) -> None:
-    if loss is not None and not 0 <= loss < 1:
-        raise UserError(f"--max-accuracy-loss: must be a share from 0 to less than 1, such as 0.005, but is {loss}")
-    if budget is not None and not 0 < budget <= 1:
-        raise UserError(f"--budget: must be a share of more than 0 and at most 1, such as 0.4, but is {budget}")
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ meta device, without memory or weights. FILE gets a list of answers in the same 
 `lit_avg.studies.identity.Checked`. `lit-avg sweep` asks this before it starts anything.
 """
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -21,6 +20,7 @@ from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.studies.identity import code_hash, states_of
 from lit_avg.training_cli import hush
+from lit_avg.verb_options import VerbParser
 
 PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
 SEED = "--seed_everything"
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status, 0: what is wrong with a config is part of the answers.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg check", description=__doc__)
+    parser = VerbParser(prog="lit-avg check", description=__doc__)
     parser.add_argument("list", type=Path, help="JSON list of lists of fit's options")
     parser.add_argument("--out", type=Path, required=True, help="where the answers go")
     options = parser.parse_args(argv)

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -36,6 +35,7 @@ from lit_avg.prompts import PromptEncoder
 from lit_avg.stages.base import Stage
 from lit_avg.studies.files import tidy
 from lit_avg.training_cli import hush
+from lit_avg.verb_options import VerbParser
 
 PROMPT = "What is in this picture?"
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: there is no finished run, the folder is taken, or what was written does not compute the same.
     """
-    parser = ArgumentParser(prog="lit-avg export", description="Write a run's model for transformers and for others.")
+    parser = VerbParser(prog="lit-avg export", description="Write a run's model for transformers and for others.")
     parser.add_argument("--ckpt", required=True, help="run directory, or a checkpoint in one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)

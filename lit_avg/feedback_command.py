@@ -8,7 +8,6 @@ The same command, given again or on another machine that sees the folder, goes o
 
 import os
 import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.stored_feedback import compute_feedback, feeds_back
 from lit_avg.training_cli import hush
+from lit_avg.verb_options import VerbParser, whole_number
 
 
 def main(argv: list[str]) -> int:
@@ -37,12 +37,14 @@ def main(argv: list[str]) -> int:
         from lit_avg.feedback_report import main as report  # it draws, and a writer need not load what draws
 
         return report(argv[1:])
-    parser = ArgumentParser(prog="lit-avg feedback", description="Compute feedback once; other options are fit's.")
+    parser = VerbParser(prog="lit-avg feedback", description="Compute feedback once; other options are fit's.")
     parser.add_argument("--config", required=True, action="append", help="of stage 4; more of them overlay it")
     parser.add_argument("--ckpt", help="run directory of stage 3, or a checkpoint in one (default: the config's)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the store")
     parser.add_argument("--splits", nargs="+", help="of the data (default: train, and val if there is one)")
-    parser.add_argument("--samples-per-part", type=int, default=256, help="the unit of work that a kill can cost")
+    parser.add_argument(
+        "--samples-per-part", type=whole_number(least=1), default=256, help="the unit of work that a kill can cost"
+    )
     arguments, others = parser.parse_known_args(argv)
     hush()
     configs = [text for config in arguments.config for text in ("--config", config)]

@@ -6,7 +6,6 @@ Questions without a picture are left out. The ideal router is the oracle of `lit
 takes the coarsest granularity whose feedback is within ε nats of the best; ε from 0 upwards makes its curve.
 """
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackStore
 from lit_avg.policies import Oracle
 from lit_avg.studies.files import writable
+from lit_avg.verb_options import VerbParser, number
 
 EPSILON = 0.01
 """Nats per answer token within which two granularities are called a tie, unless told otherwise."""
@@ -46,10 +46,12 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: there is no complete and undamaged store.
     """
-    parser = ArgumentParser(prog="lit-avg feedback report", description="What a store tells of the granularities.")
+    parser = VerbParser(prog="lit-avg feedback report", description="What a store tells of the granularities.")
     parser.add_argument("store", type=Path, help="folder that `lit-avg feedback` wrote")
     parser.add_argument("--split", default="train", help="of the data (default: train)")
-    parser.add_argument("--epsilon", type=float, default=EPSILON, help=f"nats that make a tie (default: {EPSILON})")
+    parser.add_argument(
+        "--epsilon", type=number(least=0), default=EPSILON, help=f"nats that make a tie (default: {EPSILON})"
+    )
     arguments = parser.parse_args(argv)
     store = FeedbackStore(arguments.store)
     everything = store.read(arguments.split)

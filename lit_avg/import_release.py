@@ -7,7 +7,6 @@ The folder that is written holds a plain LLaVA-NeXT of transformers and the rout
 source without a router gets a fresh one, with the paper's semantics, for stage 4 to train.
 """
 
-from argparse import ArgumentParser
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from lit_avg.release_config import ReleaseConfig, release_config
 from lit_avg.release_weights import from_release
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
+from lit_avg.verb_options import VerbParser
 from lit_avg.weight_files import load_exactly, read_json, read_weights
 
 CONFIGS = ["*.json"]
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: the source cannot be had, is no LLaVA-NeXT, or its tensors are not those its config calls for.
     """
-    parser = ArgumentParser(prog="lit-avg import-release", description="Bring a released checkpoint into our format.")
+    parser = VerbParser(prog="lit-avg import-release", description="Bring a released checkpoint into our format.")
     parser.add_argument("source", help="hub id or folder")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)

@@ -45,7 +45,7 @@ def test_shares_that_are_none_are_refused_before_anything_is_loaded(
     aim: str, wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["calibrate", "--ckpt", "nowhere", aim, wrong]) == 2
-    assert f"{aim}: must be a share" in capsys.readouterr().err
+    assert f"{aim} must be a number" in capsys.readouterr().err
 
 
 def test_a_margin_is_stored_with_the_checkpoint_and_used_by_the_test(

@@ -18,6 +18,7 @@ from datamodules.checking.yardstick import Yardstick
 from datamodules.manifest import MANIFEST, read_manifest
 from datamodules.packing.pool import in_order
 from lit_avg.errors import UserError
+from lit_avg.verb_options import VerbParser, process_count, whole_number
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +71,7 @@ def _draw(everything: Statistics, yardstick: Yardstick, arguments: Namespace) ->
 
 def parser() -> ArgumentParser:
     """The command's options."""
-    options = ArgumentParser("lit-avg data", description="Look after data sets that are packed.")
+    options = VerbParser("lit-avg data", description="Look after data sets that are packed.")
     check = options.add_subparsers(required=True).add_parser("check", help="verify shards and tell what is in them")
     check.add_argument("shards", type=Path, help="the folder that `lit-avg shard` has made, or one split of it")
     check.add_argument(
@@ -83,9 +84,13 @@ def parser() -> ArgumentParser:
     defaults = Yardstick()
     check.add_argument("--tokenizer", help="hub id, folder, or a name that ships with the project; else words count")
     check.add_argument("--template", help=f"chat template ({defaults.template})")
-    check.add_argument("--max-length", type=int, help=f"longest text in tokens ({defaults.max_length})")
+    check.add_argument(
+        "--max-length", type=whole_number(least=1), help=f"longest text in tokens ({defaults.max_length})"
+    )
     check.add_argument("--picture", type=Path, help="the PNG to draw (SHARDS/distributions.png)")
-    check.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (all cores)")
+    check.add_argument(
+        "--workers", type=process_count(), default=len(os.sched_getaffinity(0)), help="processes (all cores)"
+    )
     return options
 
 

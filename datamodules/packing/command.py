@@ -1,7 +1,7 @@
 """`lit-avg shard`: LLaVA's JSON and its pictures to shards."""
 
 import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from datamodules.packing.progress_bar import progress_bar
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import parse_root
 from lit_avg.errors import UserError
+from lit_avg.verb_options import VerbParser, number, process_count, whole_number
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +32,6 @@ def main(argv: list[str]) -> int:
             disk is full.
     """
     arguments = parser().parse_args(argv)
-    _check(arguments)
     job = PackJob(
         tuple(arguments.annotations),
         tuple(parse_root(argument) for argument in arguments.images),
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> ArgumentParser:
     """The command's options."""
-    options = ArgumentParser(
+    options = VerbParser(
         "lit-avg shard",
         description="Pack conversations in LLaVA's form and their images.",
         epilog=f"presets: {presets.__doc__}",
@@ -80,17 +80,21 @@ def _add_places(options: ArgumentParser) -> None:
 
 
 def _add_packing(options: ArgumentParser) -> None:
-    options.add_argument("--shard-size-mb", type=float, default=256, help="megabytes a shard (256)")
+    options.add_argument(
+        "--shard-size-mb", type=number(least=0.001, most=1e6), default=256, help="megabytes a shard (256)"
+    )
     options.add_argument(
         "--val-share",
-        type=float,
+        type=number(least=0, below=1),
         default=0.0,
         help="share of the pictures to keep for validation: makes OUT/train and OUT/val, which share no picture (0)",
     )
-    options.add_argument("--max-side", type=int, help="make pictures smaller that have more pixels on a side")
+    options.add_argument(
+        "--max-side", type=whole_number(least=1), help="make pictures smaller that have more pixels on a side"
+    )
     options.add_argument(
         "--quality",
-        type=int,
+        type=whole_number(least=1, most=100),
         help=f"write every picture anew as a JPEG of this quality; else only smaller ones, with {DEFAULT_QUALITY}",
     )
 
@@ -98,13 +102,13 @@ def _add_packing(options: ArgumentParser) -> None:
 def _add_running(options: ArgumentParser) -> None:
     options.add_argument(
         "--max-rejects",
-        type=float,
+        type=number(least=0, most=1),
         default=0.01,
         help="share of the records that may be refused; else OUT is not made, and OUT.partial can be looked at (0.01)",
     )
     options.add_argument(
         "--workers",
-        type=int,
+        type=process_count(),
         default=len(os.sched_getaffinity(0)),
         help="processes; the bytes are the same with any number (all cores)",
     )
@@ -113,17 +117,6 @@ def _add_running(options: ArgumentParser) -> None:
         action="store_true",
         help="replace shards that were packed from something else, or from pictures that have changed",
     )
-
-
-def _check(arguments: Namespace) -> None:
-    if not 0 <= arguments.val_share < 1:
-        raise UserError(f"--val-share is a share from 0 to below 1, but is {arguments.val_share}")
-    if not 0 <= arguments.max_rejects <= 1:
-        raise UserError(f"--max-rejects is a share from 0 to 1, but is {arguments.max_rejects}")
-    if arguments.workers < 1:
-        raise UserError(f"--workers is a number of processes, but is {arguments.workers}")
-    if arguments.shard_size_mb <= 0:
-        raise UserError(f"--shard-size-mb is a size, but is {arguments.shard_size_mb}")
 
 
 def _tell(report: PackReport, out: Path) -> None:

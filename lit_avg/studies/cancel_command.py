@@ -1,6 +1,5 @@
 """`lit-avg cancel STUDY`: stop its sweeps and runs and take back its jobs; the next sweep goes on from there."""
 
-import argparse
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 from lit_avg.studies.locks import Owner, locked, owner_of
 from lit_avg.studies.queue import cancel_jobs, living_jobs
 from lit_avg.studies.study import load_study
+from lit_avg.verb_options import VerbParser
 
 ELSEWHERE = 1
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: 0, or 1 where a sweep is at work on another machine and has to be stopped there.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg cancel", description=__doc__)
+    parser = VerbParser(prog="lit-avg cancel", description=__doc__)
     parser.add_argument("study", help="a study file")
     study = load_study(parser.parse_args(argv).study)
     status = 0

@@ -1,6 +1,5 @@
 """`lit-avg compare RUN RUN`: what differs between two runs in config, environment, origin and result."""
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from lit_avg.studies.comparison import (
 from lit_avg.studies.naming import named_run, split_seed
 from lit_avg.studies.records import OUTCOMES
 from lit_avg.studies.study import Study, load_study
+from lit_avg.verb_options import VerbParser
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: one of the two is no finished run.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg compare", description=__doc__)
+    parser = VerbParser(prog="lit-avg compare", description=__doc__)
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder; with --study, the name of a run or a row")
     parser.add_argument("--study", type=Path, help="the study whose runs are meant; NAME:SEED means another seed")
     parser.add_argument("--all", action="store_true", help="show every metric")

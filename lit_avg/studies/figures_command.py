@@ -1,11 +1,11 @@
 """`lit-avg figures STUDY`: draw a study's figures from the results there are; what is not finished is named."""
 
-import argparse
 from pathlib import Path
 
 from lit_avg.studies.files import writable
 from lit_avg.studies.freshness import FIGURES
 from lit_avg.studies.study import load_study
+from lit_avg.verb_options import VerbParser
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status, 0.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg figures", description=__doc__)
+    parser = VerbParser(prog="lit-avg figures", description=__doc__)
     parser.add_argument("study", help="a study file, for example experiments/studies/quickstart.yaml")
     parser.add_argument("--out", type=Path, help="folder for the figures (default: `figures` in the study's folder)")
     options = parser.parse_args(argv)

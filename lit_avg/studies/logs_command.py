@@ -1,6 +1,5 @@
 """`lit-avg logs STUDY RUN`: what a run has printed; `--follow` goes on until it ends."""
 
-import argparse
 import sys
 import time
 
@@ -10,6 +9,7 @@ from lit_avg.studies.locks import owner_of
 from lit_avg.studies.naming import named_run, split_seed
 from lit_avg.studies.records import LOG
 from lit_avg.studies.study import load_study
+from lit_avg.verb_options import VerbParser, whole_number
 
 
 def main(argv: list[str]) -> int:
@@ -24,11 +24,13 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: the study has no such run, or it has printed nothing yet.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg logs", description=__doc__)
+    parser = VerbParser(prog="lit-avg logs", description=__doc__)
     parser.add_argument("study", help="a study file")
     parser.add_argument("run", help="name of a run, or of a row of the table; NAME:SEED means another seed")
-    parser.add_argument("--seed", type=int, help="which of the study's seeds (default: the first)")
-    parser.add_argument("--lines", type=int, default=50, help="how many lines, counted from the end (default: 50)")
+    parser.add_argument("--seed", type=whole_number(least=0), help="which of the study's seeds (default: the first)")
+    parser.add_argument(
+        "--lines", type=whole_number(least=1), default=50, help="how many lines, counted from the end (default: 50)"
+    )
     parser.add_argument("--follow", action="store_true", help="go on with what it prints until it ends")
     options = parser.parse_args(argv)
     study = load_study(options.study)

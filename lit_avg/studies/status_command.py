@@ -1,6 +1,5 @@
 """`lit-avg status STUDY`: how far a study has come; in a terminal the table is kept up to date until all is done."""
 
-import argparse
 import time
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from lit_avg.studies.queue import living_jobs
 from lit_avg.studies.records import LOG, read_record
 from lit_avg.studies.state import STATES, State, states
 from lit_avg.studies.study import Study, load_study
+from lit_avg.verb_options import LONGEST_WAIT, VerbParser, number
 
 _STYLES: dict[State, str] = {"running": "bold", "failed": "red", "interrupted": "yellow"}
 
@@ -32,10 +32,13 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status, 0.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg status", description=__doc__)
+    parser = VerbParser(prog="lit-avg status", description=__doc__)
     parser.add_argument("study", help="a study file")
     parser.add_argument(
-        "--every", type=float, default=2.0, help="seconds between two looks, in a terminal (default: 2)"
+        "--every",
+        type=number(above=0, most=LONGEST_WAIT),
+        default=2.0,
+        help="seconds between two looks, in a terminal (default: 2)",
     )
     options = parser.parse_args(argv)
     runs = plan(study := load_study(options.study))

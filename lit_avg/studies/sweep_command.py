@@ -1,6 +1,5 @@
 """`lit-avg sweep STUDY`: do the runs of a study that are not done yet, then make its table and figures."""
 
-import argparse
 import shutil
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from lit_avg.studies.records import is_finished
 from lit_avg.studies.study import Study, load_study
 from lit_avg.studies.sweep import Sweep, Watcher, dependants
 from lit_avg.studies.tables import print_table, write_tables
+from lit_avg.verb_options import LONGEST_WAIT, VerbParser, number, process_count
 
 if TYPE_CHECKING:
     from lit_avg.studies.cluster_sweep import ClusterSweep
@@ -38,13 +38,18 @@ def main(argv: list[str], command: Command = cli.main) -> int:
     Returns:
         The exit status: 0 done, 1 a run failed or a config was changed meanwhile.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg sweep", description=__doc__)
+    parser = VerbParser(prog="lit-avg sweep", description=__doc__)
     parser.add_argument("study", help="a study file, for example experiments/studies/quickstart.yaml")
-    parser.add_argument("--jobs", type=int, default=1, help="runs done side by side (default: 1)")
+    parser.add_argument("--jobs", type=process_count(), default=1, help="runs done side by side (default: 1)")
     parser.add_argument("--retry", action="store_true", help="try again what has failed before")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")
     parser.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where runs are done")
-    parser.add_argument("--poll", type=float, default=5.0, help="seconds between two looks at SLURM (default: 5)")
+    parser.add_argument(
+        "--poll",
+        type=number(above=0, most=LONGEST_WAIT),
+        default=5.0,
+        help="seconds between two looks at SLURM (default: 5)",
+    )
     options = parser.parse_args(argv)
     slots = deal(options.jobs, visible_gpus())
     study = checked_study(options.study, command)

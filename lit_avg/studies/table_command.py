@@ -1,6 +1,5 @@
 """`lit-avg table STUDY`: make a study's table from the results there are; what is not finished is shown as such."""
 
-import argparse
 import sys
 
 from lit_avg.studies.cells import Sheet
@@ -9,6 +8,7 @@ from lit_avg.studies.latex import as_latex
 from lit_avg.studies.layout import sheet_of
 from lit_avg.studies.study import load_study
 from lit_avg.studies.tables import as_csv, as_markdown, print_table, write_tables
+from lit_avg.verb_options import VerbParser
 
 FORMS = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status, 0.
     """
-    parser = argparse.ArgumentParser(prog="lit-avg table", description=__doc__)
+    parser = VerbParser(prog="lit-avg table", description=__doc__)
     parser.add_argument("study", help="a study file, for example experiments/studies/quickstart.yaml")
     parser.add_argument("--format", choices=["text", *FORMS, "html"], default="text", help="what is printed")
     options = parser.parse_args(argv)
