@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-from tensorboard.compat.proto import event_pb2
 from torch import Tensor
 
-from callbacks.watching import run_folder, tensorboard
+from callbacks.watching import run_folder
 from lit_avg.studies.files import write_whole
 
 LOSSES = "losses.csv"
@@ -18,8 +17,6 @@ _HEADER = "batch,step,loss\n"
 
 class LossRecord(L.Callback):
     """Writes `losses.csv` into the run's directory: batch, optimiser steps by then, and the first rank's loss.
-
-    A run that goes on also takes back what TensorBoard was told of steps behind the checkpoint.
 
     Losses are written whenever a checkpoint is, and a run that goes on from one drops the lines behind it. So the file
     of a run that was killed and continued is the one of a run that was left alone.
@@ -42,8 +39,6 @@ class LossRecord(L.Callback):
         path = run_folder(trainer) / LOSSES
         if not trainer.is_global_zero:
             return
-        if trainer.global_step:
-            _take_back(trainer)
         kept = [_HEADER]
         if path.is_file():
             with path.open(encoding="utf-8") as file:
@@ -80,12 +75,3 @@ class LossRecord(L.Callback):
         if trainer.is_global_zero:
             with (run_folder(trainer) / LOSSES).open("a", encoding="utf-8") as file:
                 file.writelines(lines)
-
-
-def _take_back(trainer: L.Trainer) -> None:
-    """Have TensorBoard drop what it has of this step and later ones: they are done again."""
-    writer = tensorboard(trainer)
-    if writer is not None and writer.file_writer is not None:
-        protocol = cast(Any, event_pb2)  # its classes are made when it is loaded
-        start = protocol.SessionLog(status=protocol.SessionLog.START)
-        writer.file_writer.add_event(protocol.Event(step=trainer.global_step, session_log=start))

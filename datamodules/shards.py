@@ -93,7 +93,7 @@ def kinds_in(samples: ShardedSamples) -> set[str]:
                 place = members.get("json")
                 if place is None or isinstance(place, Unreadable):
                     continue
-                with suppress(ValueError):  # a record that is none is told when it is asked
+                with suppress(ValueError, AttributeError, TypeError):  # a record that is none is told when it is asked
                     kinds.update(json.loads(read_place(file, place)).get("kinds") or [NO_KIND])
     return kinds
 

@@ -22,7 +22,7 @@ def answer_states(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, grad
     Raises:
         UserError: rows of several questions, and an attention implementation that takes no packed rows.
     """
-    check_lengths(llm.config, (rows.position_ids.amax(dim=1) + 1).tolist())
+    check_lengths(llm.config, rows.position_ids.amax(dim=1) + 1)
     if implementation_of(llm) in PACKED_ATTENTION.values():
         # what is recomputed in the backward pass would no longer know which tokens it was computed for
         return last_hidden(llm, embeddings, rows, trims=not (gradient_checkpointing and torch.is_grad_enabled()))

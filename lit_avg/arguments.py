@@ -71,6 +71,23 @@ def check_numbers(name: str, values: Iterable[float], **bounds: float) -> None:
         check_number(f"{name}[{place}]", value, **bounds)
 
 
+def check_validated(batches: float, interval: float) -> None:
+    """Refuse a run that ends before it would be validated for the first time.
+
+    Args:
+        batches: of the whole run.
+        interval: batches between two validations.
+
+    Raises:
+        UserError: it does.
+    """
+    if batches < interval:
+        raise UserError(
+            f"trainer.val_check_interval is {interval} batches, but the run ends after {batches}, so it would never be "
+            "validated; lower it, or set trainer.limit_val_batches to 0 if no validation is wanted"
+        )
+
+
 def check_seed(name: str, seed: int) -> None:
     """Refuse what NumPy would not take as a seed.
 

@@ -264,7 +264,7 @@ class Backbone(ExactBuffers):
 
     def continued(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation) -> Tensor:
         """`generate` with all prompts in one batch, padded on the left to the longest."""
-        check_lengths(self.llm_config, [len(prompt) for prompt in prompts])
+        check_lengths(self.llm_config, torch.tensor([len(prompt) for prompt in prompts]))
         longest = max(len(prompt) for prompt in prompts)
         embeddings = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
         mask = torch.stack([torch.arange(longest) >= longest - len(prompt) for prompt in prompts])

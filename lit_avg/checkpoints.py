@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -96,7 +96,7 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
     }
     for part in BACKBONE_PARTS:
         if part not in left_out:
-            backbone.hash_of_origin[part] = partial(_hash_of, checkpoint["state_dict"], part)
+            backbone.hash_of_origin[part] = cache(partial(_hash_of, checkpoint["state_dict"], part))
     kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
     backbone.load_state_dict(weights, strict=False)

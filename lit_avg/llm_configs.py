@@ -5,11 +5,12 @@ A family is taken that is known to compute here what transformers' own LLaVA-NeX
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from torch import Tensor
 from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.errors import UserError
@@ -116,8 +117,12 @@ def rope_types(config: PreTrainedConfig) -> dict[str, Mapping[str, Any]]:
     return {settings["rope_type"]: settings for settings in each}
 
 
-def check_lengths(config: PreTrainedConfig, lengths: Sequence[int]) -> None:
+def check_lengths(config: PreTrainedConfig, lengths: Tensor) -> None:
     """Refuse sequences of which some are so long that transformers gives all of their batch other positions.
+
+    Args:
+        config: of an LLM.
+        lengths: of the sequences, (B,), wherever they lie: only an LLM for which they matter waits for them.
 
     Raises:
         UserError: names the longest and the shortest.
@@ -128,9 +133,10 @@ def check_lengths(config: PreTrainedConfig, lengths: Sequence[int]) -> None:
     limit: int = (
         settings.get("original_max_position_embeddings") or config.to_dict()["original_max_position_embeddings"]
     )
-    if min(lengths) <= limit < max(lengths):
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest <= limit < longest:
         raise UserError(
-            f"a batch has sequences of {min(lengths)} to {max(lengths)} tokens, and beyond {limit} the llm's longrope "
+            f"a batch has sequences of {shortest} to {longest} tokens, and beyond {limit} the llm's longrope "
             "turns the positions of all of them; set batch_size: 1, or keep sequences shorter"
         )
 

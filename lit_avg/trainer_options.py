@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_avg.arguments import check_number
 from lit_avg.errors import UserError
+from lit_avg.strict_yaml import read_yaml
 
 _LEAST = {
     "num_nodes": 1,
@@ -99,7 +99,7 @@ def check_callbacks(trainer: Mapping[str, Any], base: Path) -> list[str]:
     given = cast(object, trainer["callbacks"])
     listed = cast(list[Namespace], given if isinstance(given, list) else [given] if given else [])
     names = {_class_name(callback.class_path) for callback in listed}
-    standard = cast(list[dict[str, str]], yaml.safe_load(base.read_text(encoding="utf-8"))["trainer"]["callbacks"])
+    standard = cast(list[dict[str, str]], read_yaml(base)["trainer"]["callbacks"])
     dropped = [name for callback in standard if (name := _class_name(callback["class_path"])) not in names]
     if names and not any("Checkpoint" in name for name in names):
         raise UserError(

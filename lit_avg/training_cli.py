@@ -22,7 +22,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_avg.arguments import check_seed
+from lit_avg.arguments import check_seed, check_validated
 from lit_avg.checkpoints import check_same_run, plain, read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.null_values import check_no_null
@@ -275,11 +275,8 @@ def check_validates(trainer: L.Trainer) -> None:
     """
     batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_interval
     counts_all = trainer.check_val_every_n_epoch is None and isinstance(interval, int) and trainer.limit_val_batches
-    if counts_all and 0 < batches < interval:
-        raise UserError(
-            f"trainer.val_check_interval is {interval} batches, but the run ends after {batches}, so it would never be "
-            "validated; lower it, or set trainer.limit_val_batches to 0 if no validation is wanted"
-        )
+    if counts_all and batches > 0:
+        check_validated(batches, interval)
 
 
 def _configs(argv: list[str]) -> list[str]:

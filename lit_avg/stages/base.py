@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from lit_avg.arguments import check_validated
 from lit_avg.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
@@ -108,22 +109,15 @@ class Stage(FiniteTraining):
         """
         trainer, interval = self.trainer, self.trainer.val_check_batch
         batches = trainer.num_training_batches * (trainer.max_epochs or 0)
-        if (
-            trainer.enable_validation
-            and trainer.check_val_every_n_epoch is None
-            and interval
-            and 0 < batches < interval
-        ):
-            raise UserError(
-                f"trainer.val_check_interval is {interval} batches, but the run ends after {batches}, so it would "
-                "never be validated; lower it, or set trainer.limit_val_batches to 0 if no validation is wanted"
-            )
+        if trainer.enable_validation and trainer.check_val_every_n_epoch is None and interval and batches > 0:
+            check_validated(batches, interval)
 
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""
         if self.init_from is not None:
             initialise_from(self.model, self.init_from, self.starts_from)
-            self.begun_from = self.begun_from or origin_of(self.init_from, Path(self.trainer.default_root_dir))
+            if self.begun_from is None and self._trainer is not None:  # without one there is no run to keep it for
+                self.begun_from = origin_of(self.init_from, Path(self._trainer.default_root_dir))
 
     def find_again(self, checkpoint: Mapping[str, Any], run: Path) -> None:
         """Look where that lies by now which a run began from; before the model is built.

@@ -51,7 +51,7 @@ class RouterStage(ExactBuffers, Stage):
         if len({f"{margin:g}" for margin in margins}) < len(margins):
             raise UserError(f"margins: {list(margins)} has one twice, or two that tables would show as one")
         self.margins = tuple(margins)
-        self._pictured = 0
+        self._has_seen_images = False
         self.register_buffer("delta", torch.tensor(0.0, dtype=torch.double))
 
     @property
@@ -61,14 +61,14 @@ class RouterStage(ExactBuffers, Stage):
         return all_policies(self.granularities, self.delta.item(), seed, self.margins)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """As in `Stage`; counts what there was to choose for."""
-        self._pictured += int((batch.image_of_question >= 0).sum())
+        """As in `Stage`; notes whether there was anything to choose for."""
+        self._has_seen_images |= bool(batch.tile_grids)
         return super().training_step(batch, batch_idx)
 
     def on_train_end(self) -> None:
         """As in `Stage`; say so if nothing was learned."""
         super().on_train_end()
-        learned = self.trainer.strategy.reduce_boolean_decision(self._pictured > 0, all=False)
+        learned = self.trainer.strategy.reduce_boolean_decision(self._has_seen_images, all=False)
         if not learned and self.trainer.is_global_zero:
             warnings.warn(
                 "no question had an image, in all batches since this run was started or went on: the router chooses "

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.llava_shards import LLaVAShards
+from datamodules.shards import ShardedSamples, kinds_in
 from lit_avg.check import TellsKinds
 from lit_avg.studies.checking import _column_mistake  # pyright: ignore[reportPrivateUsage]
 from lit_avg.studies.identity import Checked
@@ -27,6 +28,12 @@ def test_the_kinds_of_a_tests_questions_are_read_from_its_shards(tmp_path: Path)
     assert isinstance(module, TellsKinds)
     assert module.question_kinds == ("all", "colour", "place")
     assert data(train, str(tmp_path / "gone")).question_kinds is None
+
+
+def test_records_that_are_none_hide_no_kinds_of_others(tmp_path: Path) -> None:
+    records = [b"[]", b"{", b'{"kinds": [["deep"]]}', b'{"kinds": ["colour"]}']
+    shards = raw_shards(tmp_path / "shards", [(record, None) for record in records], shard_bytes=10_000)
+    assert kinds_in(ShardedSamples(shards)) == {"colour"}
 
 
 @pytest.mark.parametrize(
