@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lit_avg.file_hashes import changed_beneath, file_sha256, file_state, known_sha256
+from lit_avg.file_hashes import changed_beneath, file_sha256, file_state, known_sha256, sha256_of_content
 from lit_avg.studies.files import write_whole
 from lit_avg.studies.locks import locked
 from lit_avg.studies.sources import config_content
@@ -129,16 +129,11 @@ def _is_still(path: Path, known: str, read: bool) -> bool:
         return True
 
 
-def file_hash(path: str | Path) -> str | None:
-    """Of a file's bytes; None where there is none."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if Path(path).is_file() else None
-
-
 @cache
 def code_hash() -> str:
     """Of the program's own source."""
     files = [path for package in ("lit_avg", "datamodules", "callbacks") for path in (ROOT / package).rglob("*.py")]
-    return digest([[str(path.relative_to(ROOT)), file_hash(path)] for path in sorted(files)])
+    return digest([[str(path.relative_to(ROOT)), sha256_of_content(path)[:16]] for path in sorted(files)])
 
 
 def source_of(run: Run, content: Callable[[Path], object] = config_content) -> str:
