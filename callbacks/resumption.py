@@ -164,7 +164,9 @@ def _hide_lost_steps(trainer: L.Trainer) -> None:
     writer = tensorboard(trainer)
     if writer is None or not trainer.is_global_zero:
         return
-    step, file, proto = trainer.global_step, cast(Any, writer.file_writer), cast(Any, event_pb2)
+    # opened again if a fit before, of the same process, has closed it
+    file = cast(Any, writer._get_file_writer())  # pyright: ignore[reportPrivateUsage]  `file_writer` is None then
+    step, proto = trainer.global_step, cast(Any, event_pb2)
     # as `SummaryWriter(purge_step=…)` does, which would have to be known before the checkpoint is
     file.add_event(proto.Event(step=step, file_version="brain.Event:2"))
     file.add_event(proto.Event(step=step, session_log=proto.SessionLog(status=proto.SessionLog.START)))

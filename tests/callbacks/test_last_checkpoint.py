@@ -1,14 +1,24 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from callbacks.last_checkpoint import LastCheckpoint
+from lit_avg.batch import Batch
 from lit_avg.cli import main
+from lit_avg.optim import Optimization
+from lit_avg.run_folder import LAST_CHECKPOINT
+from lit_avg.stages import InstructionTuning
+from tests.tiny import tiny_model
 from tests.tiny_run import write_stage, write_yaml
+
+Make = Callable[..., Batch]
 
 
 def saved(run: Path) -> dict[str, object]:
@@ -122,3 +132,25 @@ def test_a_run_that_goes_on_logs_each_step_once(tmp_path: Path) -> None:
     for name in ("train/loss", "train/gradient_norm", "throughput/questions_per_second"):
         assert [scalar.step for scalar in events.Scalars(name)] == [0, 1, 2, 3]
     assert [scalar.step for scalar in events.Scalars("val/loss")] == [3]
+
+
+def test_a_second_fit_of_a_process_goes_on_with_the_logger_of_the_first(tmp_path: Path, make: Make) -> None:
+    # two steps are an epoch of two batches; the logger is closed when the first fit ends
+    batches = DataLoader([make([([(4, 2), (3, 1)], 0)], [((1, 2), (32, 64))])] * 2, batch_size=None)
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    for steps, checkpoint in ((2, None), (4, tmp_path / LAST_CHECKPOINT)):
+        trainer = L.Trainer(
+            default_root_dir=tmp_path,
+            max_steps=steps,
+            accelerator="cpu",
+            logger=logger,
+            log_every_n_steps=1,
+            callbacks=[LastCheckpoint()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = InstructionTuning(tiny_model, Optimization(lr=1e-2))
+        module._log_hyperparams = False  # Lightning copies none that are frozen
+        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [scalar.step for scalar in events.Scalars("train/loss")] == [0, 1, 2, 3]
