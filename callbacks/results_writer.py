@@ -82,11 +82,16 @@ class ResultsWriter(L.Callback):
         self._loaded_at = checkpoint["global_step"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Forget the hash of the checkpoint of a finished run that is fitted on: it will be another one."""
+        """Forget the hash of the checkpoint and the test of a finished run that is fitted on: they are another model's."""
         path = Path(trainer.default_root_dir) / FILE
-        if trainer.is_global_zero and path.is_file() and (result := read_result(path)).get("checkpoint", {}).get(OWN):
+        if not trainer.is_global_zero or not path.is_file():
+            return
+        result = read_result(path)
+        if result.get("checkpoint", {}).get(OWN):
             result["checkpoint"] |= {OWN: None, BEFORE: None}
             write_whole(path, _text(result))
+        if trainer.global_step > result.get("steps", 0):
+            _forget_test(path, result)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note what came out."""
@@ -127,6 +132,16 @@ class ResultsWriter(L.Callback):
         result["questions"] = self._questions
         result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
         write_whole(path, _text(result))
+
+
+def _forget_test(path: Path, result: dict[str, Any]) -> None:
+    """What a test found out of earlier weights is none of the run's results any more; its rows get another name."""
+    validated = {name: value for name, value in result["metrics"].items() if name.startswith("val/")}
+    outcomes = path.with_name(OUTCOMES_FILE)
+    if outcomes.is_file():
+        outcomes.replace(outcomes.with_stem(f"{outcomes.stem}.step-{result['steps']}"))
+    if validated != result["metrics"]:
+        write_whole(path, _text(result | {"metrics": validated, "questions": None}))
 
 
 def asked(data: object, keys: Sequence[str]) -> str:

@@ -35,6 +35,9 @@ from lit_avg.verb_options import VerbParser, number
 DELTA = "delta"
 """The buffer of `RouterStage`, and so the entry of a checkpoint's state dict."""
 
+CALIBRATED = "coarsest within"
+"""The policy that chooses by it."""
+
 
 def main(argv: list[str]) -> int:
     """Fit, store and print.
@@ -64,9 +67,11 @@ def main(argv: list[str]) -> int:
         delta = fit_delta(outcomes, cast(float, arguments.max_accuracy_loss))
     else:
         delta = fit_delta_to_budget(outcomes, cast(float, arguments.budget))
-    store_delta(checkpoint_path(arguments.ckpt), delta)
+    forgotten = store_delta(checkpoint_path(arguments.ckpt), delta)
     Console().print(trade_table(stage, outcomes, delta))
     print(f"δ = {delta:.4f} nats, fitted on {len(outcomes)} validation questions, stored with the checkpoint")
+    if forgotten:
+        print(f"the run's test of `{CALIBRATED}` was of another margin, so it no longer counts: test again")
     return 0
 
 
@@ -90,17 +95,24 @@ def validation_outcomes(stage: RouterStage, data: LightningDataModule) -> Outcom
     return outcomes
 
 
-def store_delta(path: Path, delta: float) -> None:
-    """Put a margin into a checkpoint, all at once; the rest of it stays as it was. Its run records the new hash."""
+def store_delta(path: Path, delta: float) -> bool:
+    """Put a margin into a checkpoint, all at once; the rest of it stays as it was. Its run records the new hash.
+
+    Returns:
+        Whether a test was of another margin and is forgotten.
+    """
     checkpoint = read_checkpoint(path)
+    if float(checkpoint["state_dict"][DELTA]) == delta:
+        return False
     checkpoint["state_dict"][DELTA] = torch.tensor(delta, dtype=torch.double)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         torch.save(checkpoint, partial)
-        note_calibrated(path, file_sha256(partial))
+        forgotten = note_calibrated(path, file_sha256(partial), CALIBRATED)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    return forgotten
 
 
 def trade_table(stage: RouterStage, outcomes: Outcomes, delta: float) -> Table:

@@ -52,14 +52,26 @@ def read_result(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def note_calibrated(path: Path, sha256: str) -> None:
-    """Record another hash of a checkpoint that is about to be put in place of the one before, which stays known."""
-    before = recorded(path)
-    if before:
-        place = run_of(path) / RESULT
-        result = read_result(place)
-        result["checkpoint"] |= {OWN: sha256, BEFORE: file_sha256(path)}
-        write_whole(place, json.dumps(result, indent=2, allow_nan=False) + "\n")
+def note_calibrated(path: Path, sha256: str, policy: str) -> bool:
+    """Record another hash of a checkpoint that is about to be put in place of the one before, which stays known.
+
+    Args:
+        path: of the checkpoint.
+        sha256: of the new one.
+        policy: chooses by another margin from now on; what a test found out of it is forgotten.
+
+    Returns:
+        Whether there was such a thing.
+    """
+    if not recorded(path):
+        return False
+    place = run_of(path) / RESULT
+    result = read_result(place)
+    result["checkpoint"] |= {OWN: sha256, BEFORE: file_sha256(path)}
+    metrics = cast(dict[str, Any], result.get("metrics", {}))
+    result["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(f"{policy}/")}
+    write_whole(place, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return result["metrics"] != metrics
 
 
 def check_undamaged(path: Path) -> None:

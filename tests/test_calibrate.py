@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from lit_avg.calibrate_command import store_delta
 from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.cli import main
 from lit_avg.errors import UserError
@@ -61,6 +63,20 @@ def test_a_margin_is_stored_with_the_checkpoint_and_used_by_the_test(
     after = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert f"δ = {after['delta'].item():.4f} nats, fitted on 5 validation questions" in told
     assert all(torch.equal(before[name], after[name]) for name in before if name != "delta")
+    assert main(["test", "--config", stage4]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert "coarsest within/accuracy" in result["metrics"]
+    capsys.readouterr()
+    assert main(["calibrate", "--ckpt", str(run), "--budget", "0.5"]) == 0  # the same margin, the same test
+    assert "test again" not in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text()) == result
+    store_delta(checkpoint, after["delta"].item() + 1)
+    left = json.loads((run / "result.json").read_text())["metrics"]
+    assert set(result["metrics"]) - set(left) == {
+        name for name in result["metrics"] if name.startswith("coarsest within/")
+    }
+    assert main(["calibrate", "--ckpt", str(run), "--budget", "0.5"]) == 0
+    assert "test again" not in capsys.readouterr().out  # nothing was tested since
     assert main(["test", "--config", stage4]) == 0
     share = float(next(line for line in told.splitlines() if "coarsest within" in line).split()[-1].rstrip("%"))
     assert share <= 50

@@ -125,7 +125,10 @@ def metric_pairs(first: Side, second: Side, every: bool) -> Iterator[MetricPair]
     here, there = first.metrics, second.metrics
     for name in sorted({*here, *there}):
         if every or name.rpartition("/")[2] in HEADLINES:
-            yield MetricPair(name, here.get(name), there.get(name), _interval(first, second, name))
+            measured = name in here and name in there  # or else outcomes that lie there are another test's
+            yield MetricPair(
+                name, here.get(name), there.get(name), _interval(first, second, name) if measured else None
+            )
 
 
 def _interval(first: Side, second: Side, name: str) -> tuple[float, float] | None:

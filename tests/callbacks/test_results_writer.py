@@ -77,6 +77,21 @@ def test_a_fit_with_nothing_left_to_do_leaves_the_result_as_it_is(tmp_path: Path
     assert "val/loss" in fitted
 
 
+def test_a_run_that_is_fitted_on_keeps_no_test_of_its_earlier_weights(tmp_path: Path) -> None:
+    stage4, run = write_stage(tmp_path, "RGLF"), tmp_path / "runs" / "RGLF"
+    assert main(["fit", "--config", stage4]) == 0
+    assert main(["test", "--config", stage4]) == 0
+    rows = (run / "outcomes.csv").read_text()
+    assert main(["fit", "--config", stage4, "--resume", "auto", "--trainer.max_steps", "5"]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert (result["steps"], result["questions"]) == (5, None)
+    assert not [name for name in result["metrics"] if not name.startswith("val/")]
+    assert not (run / "outcomes.csv").exists()
+    assert (run / "outcomes.step-3.csv").read_text() == rows  # three steps are what it had
+    assert main(["test", "--config", stage4]) == 0
+    assert (run / "outcomes.csv").is_file()
+
+
 def test_a_run_for_debugging_leaves_no_result(tmp_path: Path) -> None:
     assert main(["fit", "--config", write_stage(tmp_path, "RGLF"), "--trainer.fast_dev_run", "true"]) == 0
     assert not (tmp_path / "runs" / "RGLF" / "result.json").exists()

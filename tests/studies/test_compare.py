@@ -66,6 +66,16 @@ def test_metrics_stand_side_by_side_with_the_interval_of_their_difference(
     assert "router/selected/64" in {line[0] for line in every}
 
 
+def test_a_metric_that_one_run_has_not_has_no_interval_whatever_outcomes_lie_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = stored_study(tmp_path)
+    one, other = folder(study, "stage4", 0), folder(study, "plain", 1)
+    change(other, metrics={"val/loss": 2.5})  # fitted on since it was tested
+    by_name = {line[0]: line[1:] for line in compared(capsys, one, other)}
+    assert by_name["router/accuracy"][1:] == ["–", "–"]
+
+
 def test_a_run_does_not_differ_from_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder(stored_study(tmp_path), "stage4", 0)
     lines = compared(capsys, run, run)
