@@ -82,7 +82,7 @@ class ResultsWriter(L.Callback):
         self._loaded_at = checkpoint["global_step"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Forget the hash of the checkpoint and the test of a finished run that is fitted on: they are another model's."""
+        """Forget the hash of a finished run that is fitted on, and its test: the checkpoint will be another one."""
         path = Path(trainer.default_root_dir) / FILE
         if not trainer.is_global_zero or not path.is_file():
             return
