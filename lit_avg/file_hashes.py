@@ -7,7 +7,6 @@ of the last change of the inode is among them, since `cp -p` and `touch -r` set 
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -25,8 +24,6 @@ _TICK_S = 0.02
 
 _COARSE_TICK_S = 2.0
 """The same of file systems that keep whole seconds."""
-
-_log = logging.getLogger(__name__)
 
 _known: dict[tuple[str, str], str] = {}
 """What this process has found out: path and state to hash."""
@@ -141,10 +138,8 @@ def _keep(place: Path, state: str, sha256: str) -> None:
     _known[str(place), state] = sha256
     if int(state.partition(" ")[0]) < _WORTH_KEEPING:
         return
-    try:
+    with suppress(OSError, RuntimeError, UnicodeError):  # read-only, full, or a user without a home: read again then
         write_whole(_note_of(place, state), json.dumps({"path": str(place), "state": state, "sha256": sha256}))
-    except (OSError, RuntimeError, UnicodeError) as error:  # read-only, full, or a user without a home
-        _log.debug("the hash of %s cannot be kept: %s", place, error)
 
 
 def _note_of(place: Path, state: str) -> Path:

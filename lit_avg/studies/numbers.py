@@ -26,6 +26,8 @@ _SIGNS = (b"nan", b"NaN", b"NAN", b"inf", b"Inf", b"INF", b",,", b",\n", b",\r",
 
 def number(value: object) -> float | None:
     """A stored value as a number, if it is one."""
+    if type(value) is float:  # as nearly all are
+        return value if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None

@@ -105,7 +105,7 @@ def unchecked(study: Study, runs: Iterable[PlannedRun]) -> str:
 
 def run_directory(study: Study, run: str, seed: int) -> Path:
     """Where a run lives: `<out>/seed-<n>/<run>`, or beside those of other studies in `runs_in`."""
-    return (study.runs_in or study.out) / f"seed-{seed}" / run
+    return Path(study.runs_in or study.out, f"seed-{seed}", run)
 
 
 def value_arguments(run: Run) -> list[str]:
