@@ -16,6 +16,9 @@ _MEDIA = re.compile(
 _ONE_PICTURE = re.compile(rf"{_PICTURE}((file)?(path|url|uri|src|name)|file)?")
 """Names of a record's entries, without `_`, `-` and capitals, that name media, or one picture and how to come by it."""
 
+_ID_OF_MEDIA = re.compile(rf"({_PICTURE}|video|clip|audio)s?ids?")
+"""Those that name media by a number or the like: of a record with a picture they tell more of that."""
+
 _FIRST_ANSWER = "a leading answer left out"
 _LAST_QUESTION = "a trailing question left out"
 _EMPTY_ROUND = "an empty round left out"
@@ -74,6 +77,8 @@ def _other_media(fields: dict[str, Any], image: Any) -> Iterator[str]:
     """The entries beside `image`, and those of single turns, that name media; not those that tell more of `image`."""
     for key, value in fields.items():
         plain = re.sub(r"[^a-z0-9]", "", key.lower())
+        if not image and _ID_OF_MEDIA.fullmatch(plain) and value not in (None, "", []):
+            yield key
         if key == "image" or not _names_something(value) or not _MEDIA.fullmatch(plain):
             continue
         if not image or not (value == [image] or (isinstance(value, str) and _ONE_PICTURE.fullmatch(plain))):

@@ -117,6 +117,7 @@ TEXT = [{"from": "human", "value": "What colour is the shirt?"}, {"from": "gpt",
         ),
         *(({key: ["0.png"]}, key) for key in ("images", "videos", "audio", "image_list", "frames", "photo_urls")),
         ({"images": [{"path": "0.png"}]}, "images"),
+        *(({key: value}, key) for key, value in (("image_id", "7"), ("video_id", "a"), ("imageId", 0))),
         ({"image": "", "image_1": "0.png"}, "image_1"),
         ({"image": "0.png", "video": "0.mp4"}, "video"),
         ({"image": "0.png", "images": ["0.png", "1.png"]}, "images"),
@@ -138,7 +139,8 @@ def test_media_that_are_not_read_are_never_packed_as_text(
     "more",
     [
         {"images": [], "video": None, "audio": ""},
-        {"image_id": "7", "image_size": [20, 10], "video_id": "a", "num_images": 1, "imagery": "vivid", "caption": "a"},
+        {"image_id": "", "image_size": [20, 10], "video_id": None, "num_images": 1, "imagery": "vivid", "caption": "a"},
+        {"image": "0.png", "image_id": 7, "video_id": "a", "picture_id": "0"},
         {"image": "0.png", "image_url": "https://example.org/0.png", "images": ["0.png"]},
     ],
 )
