@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+import yaml
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -12,9 +13,11 @@ from callbacks.results_writer import outcomes_csv
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.studies.plan import plan
+from lit_avg.studies.study import Study
 from tests.studies.made_up import CHOICES, FIXED, KINDS, LEVELS, ROUTER, finish, made_up_study, router_metrics
 
 ROOT = Path(__file__).parents[1]
+QUICK_START = ROOT / "experiments" / "studies" / "quickstart.yaml"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LOOKS, READING = (
     ROOT / "notebooks" / f"{name}.ipynb" for name in ("01_five_looks_at_one_picture", "02_reading_a_study")
@@ -71,6 +74,41 @@ def test_five_looks_are_drawn_without_a_trained_model_and_say_so(tmp_path: Path)
     assert len(outputs(notebook, "image/png")) == 4
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert f"There is no {tmp_path / 'nothing'} yet: these weights are random" in printed
+
+
+def quick_start(folder: Path) -> Study:
+    """Rows, columns and seeds of the quick start, over runs that nobody has trained for."""
+    content = yaml.safe_load(QUICK_START.read_text())
+    for run in content["runs"].values():
+        run["configs"] = ["stage4.yaml"]
+    return made_up_study(folder, **{name: content[name] for name in ("seeds", "runs", "rows", "columns", "reference")})
+
+
+def test_a_notebook_reads_what_the_quick_start_leaves(tmp_path: Path) -> None:
+    study = quick_start(tmp_path)
+    finish(study, lambda run: router_metrics(0.9, 0.5, CHOICES) if run.name in ("stage4", "image-only") else {})
+    for run in plan(study):
+        always_16 = {"router": torch.full((30,), LEVELS.index(16))}
+        if run.name in ("stage4", "image-only"):
+            (run.directory / "outcomes.csv").write_text(outcomes_csv(outcomes(0), Granularities(LEVELS), always_16))
+    notebook = executed(READING, STUDY=study.path)
+    assert len(outputs(notebook, "image/png")) == 3
+    table, _ = outputs(notebook, "text/html")
+    assert "90.0" in table
+    assert ">router</th>" in table
+    assert ">image-only router</th>" in table
+
+
+def test_notebooks_begin_with_what_the_quick_start_makes() -> None:
+    assert f"lit-avg sweep {QUICK_START.relative_to(ROOT)}" in (ROOT / "Makefile").read_text()
+    made = yaml.safe_load(QUICK_START.read_text())
+    begins = {
+        READING: f'STUDY = "{QUICK_START.relative_to(ROOT)}"',
+        LOOKS: f'RUN = "{made["out"]}/seed-{made["seeds"][0]}',
+    }
+    for path, begin in begins.items():
+        cells = nbformat.read(path, as_version=4).cells
+        assert next(cell for cell in cells if cell.cell_type == "code").source.startswith(begin), path
 
 
 def test_a_study_is_read_from_what_its_runs_have_left(tmp_path: Path) -> None:
