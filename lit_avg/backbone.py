@@ -65,7 +65,7 @@ class Backbone(ExactBuffers):
 
     Raises:
         UserError: neither or both of a whole model and its two halves are given, the whole one is not whole, its LLM is
-            none that works here, or there is no such attention.
+            none that works here, or there is no such attention or layer.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("inv_freq",)
@@ -94,6 +94,7 @@ class Backbone(ExactBuffers):
         if self.llm_not_loaded is not None:
             self.hf.lm_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  nothing will be asked of it
         if vision_feature_layer is not None:
+            _check_layer(vision_feature_layer, cast(PreTrainedConfig, self.hf.config.vision_config))
             self.hf.config.vision_feature_layer = vision_feature_layer
         if vision_feature_select_strategy is not None:
             self.hf.config.vision_feature_select_strategy = vision_feature_select_strategy
@@ -280,3 +281,12 @@ class Backbone(ExactBuffers):
         )
         watch.check()
         return answers
+
+
+def _check_layer(layer: int, encoder: PreTrainedConfig) -> None:
+    depth: int = encoder.num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise UserError(
+            f"vision_feature_layer is {layer}, but this encoder has {depth} layers; it must be from 0, what goes into "
+            f"the first, to {depth}, or counted from the end, from {-depth - 1} to -1"
+        )

@@ -3,13 +3,15 @@
 Lightning finds some mistakes when a run has begun, others never: a clipping value that is no number, an interval of 0.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_avg.arguments import check_number
@@ -30,6 +32,9 @@ _LEAST = {
 
 _ABOVE_NOTHING = ("limit_train_batches", "val_check_interval")
 """Numbers of batches, or shares of them, that must not be 0."""
+
+_PROCESSES_PER_CORE = 4
+"""At most, where a run has no accelerator: to try several ranks takes few, and more of them bring down the machine."""
 
 _ENDS = ("max_steps", "max_epochs")
 """Where training ends; -1 for no such end."""
@@ -83,6 +88,20 @@ def _check_devices(devices: object) -> None:
     if not (alone or (len(each) > 1 and all(number.isdigit() for number in each)) or devices == [0]):
         raise UserError(
             f"trainer.devices must be auto, -1 for all, how many there are, or their numbers, but is {devices}"
+        )
+
+
+def check_processes(trainer: L.Trainer) -> None:
+    """Refuse to start many more processes than a machine without an accelerator has cores.
+
+    Raises:
+        UserError: names how many there are.
+    """
+    cores = os.cpu_count() or 1
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > _PROCESSES_PER_CORE * cores:
+        raise UserError(
+            f"trainer.devices is {trainer.num_devices}, but on the CPU each is a process, and this machine has {cores} "
+            "cores; lower it, or run where there is an accelerator"
         )
 
 

@@ -31,7 +31,7 @@ from lit_avg.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fit
 from lit_avg.saved_config import where_it_lies
 from lit_avg.stages.base import RANDOM, Stage
 from lit_avg.studies.sources import named_files
-from lit_avg.trainer_options import check_callbacks, check_trainer
+from lit_avg.trainer_options import check_callbacks, check_processes, check_trainer
 from lit_avg.training_parser import TrainingParser
 
 BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
@@ -144,6 +144,7 @@ class TrainingCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Choose the checkpoint to go on from, and refuse another run's."""
+        check_processes(self.trainer)
         if self.subcommand == "fit":
             check_validates(self.trainer)
         self._check_options()

@@ -25,7 +25,8 @@ from tests.tiny import tiny_model
 from tests.tiny_run import TinyData, write_stage
 
 MODEL = "model.init_args."
-LLM = f"{MODEL}model.init_args.backbone.init_args.llm"
+BACKBONE = f"{MODEL}model.init_args.backbone.init_args"
+LLM = f"{BACKBONE}.llm"
 ROUTER = f"{MODEL}model.init_args.router.init_args"
 
 
@@ -72,6 +73,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("trainer.strategy", "dddp", "but is dddp"),
         ("trainer.devices", "0", "trainer.devices must be auto, -1 for all, how many there are, or their numbers"),
         ("trainer.devices", "many", "but is many"),
+        ("trainer.devices", "10000", "trainer.devices is 10000, but on the CPU each is a process"),
         ("trainer.max_time", "00:00:00:00", "trainer.max_time is 00:00:00:00, so nothing would be trained"),
         ("trainer.max_time", "{hours: 0}", "so nothing would be trained"),
         ("trainer.max_steps", "0", "trainer.max_steps must be a number at least 1, but is 0"),
@@ -109,6 +111,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             f"{MODEL}optimization.warmup_ratio",
             "2",
             "warmup_ratio must be a number at least 0 and at most 1, but is 2.0",
+        ),
+        *(
+            (f"{BACKBONE}.vision_feature_layer", layer, f"feature_layer is {layer}, but this encoder has 2 layers")
+            for layer in ("3", "-4", "99")
         ),
         (f"{ROUTER}.heads", "5", "router: heads must divide the LLM's width of 24, but is 5"),
         (f"{LLM}.model_type", "lama", "lama"),

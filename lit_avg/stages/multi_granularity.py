@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_avg.arguments import check_counts
 from lit_avg.batch import Batch
+from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
 from lit_avg.one_by_one import summed_one_by_one
 from lit_avg.optim import Optimization
@@ -36,7 +37,8 @@ class MultiGranularityTuning(Stage):
             the loss at a part of the cost. None for all.
 
     Raises:
-        UserError: `tokens_at_once` or `levels_per_step` is less than one.
+        UserError: `tokens_at_once` or `levels_per_step` is less than one, or, as soon as the model is built, there are
+            fewer levels.
     """
 
     trains: ClassVar[tuple[Part, ...]] = ("vision_encoder", "connector", "llm")
@@ -58,6 +60,15 @@ class MultiGranularityTuning(Stage):
         self.one_by_one = one_by_one
         self.tokens_at_once = tokens_at_once
         self.levels_per_step = levels_per_step
+
+    def configure_model(self) -> None:
+        """As in `Stage`; only now it is known how many levels there are."""
+        super().configure_model()
+        levels = len(self.granularities)
+        if self.levels_per_step is not None and self.levels_per_step > levels:
+            raise UserError(
+                f"levels_per_step is {self.levels_per_step}, but there are {levels} granularities; null takes all"
+            )
 
     def parameters_of(self, part: Part) -> list[nn.Parameter]:
         """As in `Stage`; what the scaler learns belongs to the connector, and only here are all levels seen."""
@@ -83,7 +94,7 @@ class MultiGranularityTuning(Stage):
     def levels_of_step(self) -> list[int]:
         """The levels this step is averaged over, coarse to fine."""
         count = len(self.granularities)
-        if self.levels_per_step is None or self.levels_per_step >= count:
+        if self.levels_per_step in (None, count):
             return list(range(count))
         return sorted(torch.randperm(count)[: self.levels_per_step].tolist())
 

@@ -127,3 +127,9 @@ def test_parts_of_an_input_hold_all_its_rows_and_no_more_tokens_than_asked(batch
 def test_no_level_at_all_is_refused() -> None:
     with pytest.raises(UserError, match="levels_per_step must be a number at least 1, but is 0"):
         MultiGranularityTuning(tiny_model, RATE, levels_per_step=0)
+
+
+def test_more_levels_a_step_than_there_are_are_refused_before_training() -> None:
+    MultiGranularityTuning(tiny_model, RATE, levels_per_step=5).configure_model()
+    with pytest.raises(UserError, match="levels_per_step is 6, but there are 5 granularities"):
+        MultiGranularityTuning(tiny_model, RATE, levels_per_step=6).configure_model()
