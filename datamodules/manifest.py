@@ -6,13 +6,14 @@ It is written last, so a folder without one is not a data set.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lit_avg.errors import UserError
-from lit_avg.file_hashes import changed_beneath, known_sha256
+from lit_avg.file_hashes import changed_beneath, is_later, known_sha256
 
 MANIFEST = "manifest.json"
 
@@ -113,8 +114,8 @@ def check_shards(manifest: Path, shards: Sequence[Shard], hashed: bool = True) -
     Raises:
         UserError: one is missing, cut short, or another one.
     """
-    written = manifest.stat().st_ctime_ns
-    later = [shard for shard in shards if _changed_at(manifest.parent / shard.name, shard.bytes) > written]
+    written = manifest.stat()
+    later = [shard for shard in shards if is_later(_found(manifest.parent / shard.name, shard.bytes), written)]
     if not hashed:
         return
     unread = sum(shard.bytes for shard in later if known_sha256(manifest.parent / shard.name) is None)
@@ -131,10 +132,10 @@ def check_shards(manifest: Path, shards: Sequence[Shard], hashed: bool = True) -
         )
 
 
-def _changed_at(path: Path, expected: int) -> int:
-    """When a shard was last changed, in whatever way."""
+def _found(path: Path, expected: int) -> os.stat_result:
+    """What a shard of full length is on the disk."""
     found = path.stat() if path.is_file() else None
     if found is None or found.st_size != expected:
         state = "is missing" if found is None else f"has {found.st_size} bytes instead of {expected}"
         raise UserError(f"shard {path} {state}; copy it again, or pack the data again with `lit-avg shard`")
-    return found.st_ctime_ns
+    return found

@@ -75,14 +75,19 @@ def changed_beneath(manifest: Path, hashes: Mapping[str, str], read: bool = True
         hashes: by the files' names; empty where it says none.
         read: also look at large files of which nothing is known yet; else they count as unchanged.
     """
-    written, changed = manifest.stat().st_ctime_ns, dict[Path, str]()
+    written, changed = manifest.stat(), dict[Path, str]()
     for name, sha256 in hashes.items():
         path = manifest.parent / name
-        if sha256 and path.stat().st_ctime_ns > written:
+        if sha256 and is_later(path.stat(), written):
             found = file_sha256(path) if read else known_sha256(path)
             if found not in (None, sha256):
                 changed[path] = found
     return changed
+
+
+def is_later(file: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a file was changed later than another, by either time: `chmod -R` sets one of them for all files."""
+    return file.st_ctime_ns > other.st_ctime_ns or file.st_mtime_ns > other.st_mtime_ns
 
 
 def file_state(path: Path) -> str:

@@ -108,6 +108,21 @@ def test_a_shard_that_was_changed_beneath_its_manifest_is_refused_and_a_copied_f
         data(location).data_digest("train")
 
 
+def test_a_shard_that_was_changed_is_refused_though_the_rights_of_the_whole_folder_were_set_since(
+    tmp_path: Path,
+) -> None:
+    folder = drawn_shards(tmp_path / "drawn", 6)
+    shard, manifest = folder / "shard-000000.tar", folder / "manifest.json"
+    data(str(folder)).train_dataloader()
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    for path in (shard, manifest):  # as `chmod -R` does: the change of rights is what both have as their last one
+        path.chmod(0o640)
+    with pytest.raises(UserError, match=r"shard .*shard-000000.tar is not the one that .*manifest.json describes"):
+        data(str(folder)).train_dataloader()
+
+
 def test_a_part_of_a_folder_is_other_data_than_the_folder(tmp_path: Path) -> None:
     folder = drawn_shards(tmp_path, 12)
     whole, part = data(str(folder)), data(f"{folder}/shard-{{000000..000001}}.tar")
