@@ -63,7 +63,7 @@ class ConversationRenderer:
         )
         self.template = read_template(template)
         self.max_length = max_length
-        if any("\ud800" <= sign <= "\udfff" for sign in system_prompt or ""):
+        if any(0xD800 <= ord(sign) <= 0xDFFF for sign in system_prompt or ""):
             raise UserError("system_prompt: it has half a character, which is no Unicode; write signs as themselves")
         self.encode = ChatEncoder(tokenizer, chat_template(self.template, system_prompt))
         self._remembered: dict[tuple[tuple[Turn, ...], bool], TokenizedConversation] = {}
