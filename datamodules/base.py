@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
@@ -32,6 +33,9 @@ from lit_avg.arguments import check_counts, check_number, check_seed
 from lit_avg.batch import Batch
 from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
+
+VALIDATED_ON = "validated_on"
+"""Entry of a data module's state: SHA-256 of the validation samples, None as long as nothing was validated."""
 
 
 class ShardsDataModule(Splits, L.LightningDataModule):
@@ -84,6 +88,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
+        self._validated_on: str | None = None
         self.tokenizer = tokenizer
         check_counts({"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_length": max_length})
         check_counts({"workers": workers}, least=0)
@@ -169,17 +174,21 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         renderer = self.encoder.renderer
         return wording(self.template, renderer.template, self.system_prompt, self.tokenizer, renderer.tokenizer)
 
-    def state_dict(self) -> dict[str, dict[str, str]]:
+    def state_dict(self) -> dict[str, Any]:
         """What checkpoints keep of the data (Lightning asks)."""
-        return self.wording.state()
+        return {**self.wording.state(), VALIDATED_ON: self._validated_on}
 
-    def load_state_dict(self, state_dict: dict[str, dict[str, str]]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to go on with, or to evaluate, what was trained with other words.
+
+        A fit that goes on has to validate on the same samples as well, or early stopping would compare two data sets.
 
         Raises:
             UserError: names what differs.
         """
         self.wording.check_same_as(state_dict)
+        if self._fits:
+            self._validated_on = state_dict.get(VALIDATED_ON)
 
     def train_dataloader(self) -> BatchStream:
         """Shuffled anew each epoch, whole batches only.
@@ -192,8 +201,22 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         return stream
 
     def val_dataloader(self) -> BatchStream | list[BatchStream]:
-        """Every validation sample once; nothing if there is no such split."""
-        return self._stream("val") or []
+        """Every validation sample once; nothing if there is no such split.
+
+        Raises:
+            UserError: a fit that goes on was validated on other samples before.
+        """
+        if (stream := self._stream("val")) is None:
+            return []
+        if self._fits:
+            digest, before = self.data_digest("val"), self._validated_on
+            if before not in (None, digest):
+                raise UserError(
+                    "the validation split has other samples than this run was validated on before "
+                    f"({str(before)[:12]} -> {str(digest)[:12]}); bring those back, or begin anew with --overwrite"
+                )
+            self._validated_on = digest
+        return stream
 
     def test_dataloader(self) -> BatchStream:
         """Every test sample once.
@@ -264,6 +287,10 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         encoded = EncodedSamples(samples, self.encoder_of(split), replace=training)
         shown = {**self.text_and_pixels, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
         return BatchStream(encoded, order, self.collate, self.workers, bad_samples, shown)
+
+    @property
+    def _fits(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def _lengths(self, samples: Mixture) -> Lengths:
         return lengths_of_all(samples.parts, self.tile_size, self.tiling.planes, self.max_length)

@@ -141,7 +141,7 @@ def test_an_ablation_trains_by_the_command_at_its_head_in_a_folder_of_its_own(pa
     run_root = fit(ROOT / command[2])
     before = set(run_root.iterdir())
     assert cli.main(short(command, run_root)) == 0
-    (run,) = set(run_root.iterdir()) - before
+    (run,) = (path for path in set(run_root.iterdir()) - before if path.is_dir())
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import lightning as L
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.jersey import writing
 from datamodules.jersey.datamodule import Jersey
@@ -173,6 +175,26 @@ def test_going_on_with_the_same_data_shown_in_another_way_is_refused(more: dict[
     stream = data(folder).train_dataloader()
     with pytest.raises(UserError, match="cannot go on where the checkpoint stopped"):
         data(folder, **more).train_dataloader().load_state_dict(stream.state_dict())
+
+
+def test_a_run_does_not_go_on_with_other_validation_samples_but_may_be_judged_on_them(tmp_path: Path) -> None:
+    for name, answer in (("before", "red"), ("copy", "red"), ("other", "tan")):
+        foreign_tar(tmp_path / name / "000000.tar", answer)
+
+    def module(name: str, fn: TrainerFn, checkpoint: dict[str, Any] | None = None) -> LLaVAShards:
+        made = data(str(tmp_path / "before" / "000000.tar"), val=str(tmp_path / name / "000000.tar"))
+        made.trainer = L.Trainer(logger=False, accelerator="cpu", default_root_dir=tmp_path)
+        made.trainer.state.fn = fn
+        if checkpoint is not None:
+            made.load_state_dict(checkpoint)
+        made.val_dataloader()
+        return made
+
+    checkpoint = module("before", TrainerFn.FITTING).state_dict()
+    module("copy", TrainerFn.FITTING, checkpoint)
+    module("other", TrainerFn.VALIDATING, checkpoint)
+    with pytest.raises(UserError, match=r"other samples than this run was validated on .* begin anew with --overwrite"):
+        module("other", TrainerFn.FITTING, checkpoint)
 
 
 def test_another_share_for_validation_is_told_by_the_data_of_a_result(tmp_path: Path) -> None:

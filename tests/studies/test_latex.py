@@ -16,7 +16,7 @@ DOCUMENT = r"""\documentclass{article}
 \end{document}
 """
 
-ODD = r"""50 % & more_tokens #1 $x$ {a} ~ ^ \ <b> |c| [d] "e" é ł ą ð α Ω κ Κ Δ ≤ 2× – 雪"""
+ODD = r"""50 % & more_tokens #1 $x$ { a } ~ ^ \ <b> |c| [d] "e" é ł ą ð α Ω κ Κ Δ ≤ 2× – 雪"""
 
 
 def test_what_latex_would_take_for_a_command_is_set_as_text() -> None:
