@@ -32,7 +32,7 @@ def test_stage_3_trains_it_and_stage_4_takes_it_over(tmp_path: Path, capsys: pyt
     assert all(bool(tensor.any()) for tensor in learned.values())  # it began with zeros
     assert all(torch.equal(after[name], tensor) for name, tensor in learned.items())
     assert "scaler" in base_weights(str(tmp_path / "runs" / "MultiGranularityTuning"))
-    assert main(["fit", "--config", stage4, POOLING, "average"]) == 2
+    assert main(["fit", "--config", stage4, POOLING, "average", "--overwrite"]) == 2
     assert "a scaler that learned its pooling" in capsys.readouterr().err
 
 

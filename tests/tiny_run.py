@@ -97,6 +97,8 @@ class TinyData(L.LightningDataModule):
         questions = [([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1), ([(3, 2)], -1)]
         batch = make_batch(questions, PICTURES, self.seed + 100)
         batch.kinds = ["colour", "number", "number", "colour", "chat"]
+        if self.trainer is not None and self.trainer.global_rank > 0:  # Lightning shows every rank the one batch
+            batch.repeated = [True] * len(batch.keys)
         return DataLoader([batch], batch_size=None)
 
     def test_dataloader(self) -> DataLoader[Batch]:
