@@ -186,6 +186,7 @@ def test_no_store_is_made_by_a_model_that_computes_no_numbers(
         if "multi_modal_projector" in name:
             tensor.fill_(HUGE)
     torch.save(checkpoint, path)
+    (tmp_path / "stage3" / "result.json").unlink()  # it knows the checkpoint's hash
     stage4 = config(tmp_path, shards, "RGLF", "stage4", init_from=str(tmp_path / "stage3"))
     assert main(["feedback", "--config", stage4, "--out", str(tmp_path / "store"), "--splits", "train"]) == 2
     assert "the model's log-probs of the answers are not finite" in capsys.readouterr().err
