@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.errors import UserError
+from lit_avg.strict_yaml import read_yaml
 from lit_avg.studies.fields import Mistake
 from lit_avg.studies.lines import located
-from lit_avg.studies.yaml_files import read_yaml
 
 
 def study_content(path: Path, errors: list[Mistake]) -> tuple[dict[str, Any], tuple[Path, ...]]:

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from lit_avg.errors import UserError
+from lit_avg.strict_yaml import read_yaml
 from lit_avg.studies.columns import METRICS
 from lit_avg.studies.plan import plan
 from lit_avg.studies.study import load_study
-from lit_avg.studies.yaml_files import read_yaml
 
 WriteStudy = Callable[..., Path]
 
