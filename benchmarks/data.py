@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.images import LLAVA_NEXT_PLANES, best_plane
+from datamodules.encoding.tiling import LLAVA_NEXT_PLANES, best_plane
 from datamodules.llava_shards import LLaVAShards
+from datamodules.loading.loader import BatchStream
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
-from datamodules.shard_index import read_place
-from datamodules.stream import BatchStream
+from datamodules.shards.tar_index import read_place
 
 SIDE = 336
 DISTINCT = 160

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.manifest import read_manifest
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
+from datamodules.shards.manifest import read_manifest
 
 WIDTH, HEIGHT = 640, 480
 

@@ -12,22 +12,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
-from datamodules.bad_samples import BadSampleLog, EncodedSamples
-from datamodules.collate import Collate, SampleEncoder
-from datamodules.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
-from datamodules.grouping import Lengths
-from datamodules.images import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
-from datamodules.mixture import Mixture
-from datamodules.order import SHARDS_AT_ONCE, EpochOrder
-from datamodules.processor import llava_next_processor
-from datamodules.shard_cache import ShardCache
-from datamodules.sizes import lengths_of_all
-from datamodules.sources import check_room
+from datamodules.encoding.collate import Collate, SampleEncoder
+from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT, ConversationRenderer
+from datamodules.encoding.hf_processor import llava_next_processor
+from datamodules.encoding.prompt_format import Wording, wording
+from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
+from datamodules.encoding.tokenizer import load_tokenizer
+from datamodules.loading.bad_samples import BadSampleLog, EncodedSamples
+from datamodules.loading.batch_sampler import EpochOrder
+from datamodules.loading.length_grouping import Lengths, lengths_of_all
+from datamodules.loading.loader import BatchStream
+from datamodules.loading.mixture import Mixture
+from datamodules.loading.sequential import stretch
+from datamodules.shards.cache import ShardCache
+from datamodules.shards.sources import SHARDS_AT_ONCE, check_room
 from datamodules.splits import Split, Splits
-from datamodules.stream import BatchStream
-from datamodules.stretch import stretch
-from datamodules.tokenizer import load_tokenizer
-from datamodules.wording import Wording, wording
 from lit_avg.anyres import VisualLayout
 from lit_avg.arguments import check_counts, check_number, check_seed
 from lit_avg.batch import Batch
@@ -41,7 +40,7 @@ VALIDATED_ON = "validated_on"
 class ShardsDataModule(Splits, L.LightningDataModule):
     """Batches from shards; a subclass says where the shards of each split are.
 
-    A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.sources`.
+    A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.shards.sources`.
 
     Args:
         tokenizer: hub id, folder, or the name of one that ships with the project (`jersey`).

@@ -1,6 +1,6 @@
 """`CC595K`: 595K captions for stage 1."""
 
-from datamodules.images import LLAVA_NEXT_PLANES
+from datamodules.encoding.tiling import LLAVA_NEXT_PLANES
 from datamodules.llava_shards import LLaVAShards
 
 

@@ -1,7 +1,7 @@
 """`InstructionMix`: the 1M instructions of stages 2 to 4."""
 
-from datamodules.conversation import VICUNA_SYSTEM_PROMPT
-from datamodules.images import LLAVA_NEXT_PLANES
+from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT
+from datamodules.encoding.tiling import LLAVA_NEXT_PLANES
 from datamodules.llava_shards import LLaVAShards
 
 

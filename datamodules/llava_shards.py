@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.base import ShardsDataModule, Split
-from datamodules.conversation import VICUNA_SYSTEM_PROMPT
-from datamodules.images import CLIP_MEAN, CLIP_STD
-from datamodules.manifest import MANIFEST
-from datamodules.mixture import WeightedShards, check_mixture
-from datamodules.shards import held_out, kinds_in
+from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT
+from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD
+from datamodules.loading.mixture import WeightedShards, check_mixture
+from datamodules.shards.manifest import MANIFEST
+from datamodules.shards.reader import held_out, kinds_in
 from datamodules.splits import NAMES
 from lit_avg.errors import UserError
 
@@ -20,8 +20,8 @@ class LLaVAShards(ShardsDataModule):
     """Conversations in LLaVA's form, from folders of shards, here or elsewhere.
 
     Args:
-        train: folder with the training shards, or another location of shards as in `datamodules.sources`; or several
-            with weights, as in `datamodules.mixture`.
+        train: folder with the training shards, or another location of shards as in `datamodules.shards.sources`; or
+            several with weights, as in `datamodules.loading.mixture`.
         tokenizer: as in `ShardsDataModule`, like all that are not named here.
         batch_size: see there.
         tile_size: see there.

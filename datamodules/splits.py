@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from datamodules.mixture import Mixture, WeightedShards
-from datamodules.shard_cache import ShardCache
-from datamodules.shards import ShardedSamples
-from datamodules.sources import ShardSource, may_be_there, open_source
+from datamodules.loading.mixture import Mixture, WeightedShards
+from datamodules.shards.cache import ShardCache
+from datamodules.shards.reader import ShardedSamples
+from datamodules.shards.sources import ShardSource, may_be_there, open_source
 
 Split = Literal["train", "val", "test"]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from datamodules.images import best_plane
+from datamodules.encoding.tiling import best_plane
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
 from lit_avg.feedback import lmm_feedback
 from lit_avg.import_release import imported

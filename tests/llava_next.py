@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from datamodules.collate import Collate, EncodedSample, Question
-from datamodules.images import Normalisation, Tiling
+from datamodules.encoding.collate import Collate, EncodedSample, Question
+from datamodules.encoding.tiling import Normalisation, Tiling
 from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
 from lit_avg.chat_encoding import TokenizedConversation

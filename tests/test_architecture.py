@@ -49,13 +49,13 @@ KNOWS_TRANSFORMERS = {
     "lit_avg.vision_layers",
     "lit_avg.stages.stand_ins",
     "datamodules.base",
-    "datamodules.conversation",
+    "datamodules.encoding.conversation",
     "datamodules.jersey.make_tokenizer",
     "datamodules.jersey.spelling",
     "datamodules.jersey.symbols",
-    "datamodules.processor",
-    "datamodules.tokenizer",
-    "datamodules.wording",
+    "datamodules.encoding.hf_processor",
+    "datamodules.encoding.tokenizer",
+    "datamodules.encoding.prompt_format",
 }
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 

@@ -12,9 +12,9 @@ from PIL import Image
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from datamodules.conversation import ConversationRenderer
-from datamodules.processor import llava_next_processor
-from datamodules.samples import Turn
+from datamodules.encoding.conversation import ConversationRenderer
+from datamodules.encoding.hf_processor import llava_next_processor
+from datamodules.shards.sample import Turn
 from lit_avg.backbone import Backbone
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.export import make_readable_by_transformers
@@ -22,7 +22,7 @@ from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.policies import Fixed
 from lit_avg.prompts import PromptEncoder
-from tests.datamodules.test_templates import bpe, byte_level
+from tests.datamodules.encoding.test_templates import bpe, byte_level
 from tests.tiny import LEVELS, TILE
 
 PLANES = [[TILE, 2 * TILE], [2 * TILE, TILE]]

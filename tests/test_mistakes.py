@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from callbacks import LastCheckpoint, PictureGallery, RunProgress
-from datamodules.images import Normalisation, Tiling
+from datamodules.encoding.tiling import Normalisation, Tiling
 from datamodules.jersey import Jersey, JerseyPatches, JerseySymbols
 from datamodules.llava_shards import LLaVAShards
 from lit_avg.cli import main

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from datamodules.llava_shards import LLaVAShards
-from datamodules.samples import Turn
+from datamodules.shards.sample import Turn
 from lit_avg.prompts import PromptEncoder
 
 DATA = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 16], [32, 32]])

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from datamodules.images import best_plane
+from datamodules.encoding.tiling import best_plane
 from lit_avg.anyres import VisualLayout
 from lit_avg.granularity import Granularities
 from lit_avg.semantics import PRESETS, Unpad

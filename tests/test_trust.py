@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.tokenizer import load_tokenizer
+from datamodules.encoding.tokenizer import load_tokenizer
 from lit_avg.checkpoints import read_checkpoint
 from lit_avg.errors import UserError
 from lit_avg.strict_yaml import read_yaml

@@ -11,12 +11,12 @@ from rich.progress import Progress
 
 from datamodules.checking.configs import renderer_of, yardstick_of
 from datamodules.checking.figure import draw_distributions
+from datamodules.checking.measure import Yardstick
 from datamodules.checking.report import print_report, problems_told
 from datamodules.checking.scan import Scanner, ShardToScan
 from datamodules.checking.statistics import Statistics
-from datamodules.checking.yardstick import Yardstick
-from datamodules.manifest import MANIFEST, read_manifest
 from datamodules.packing.pool import in_order
+from datamodules.shards.manifest import MANIFEST, read_manifest
 from lit_avg.errors import UserError
 from lit_avg.verb_options import VerbParser, process_count, whole_number
 

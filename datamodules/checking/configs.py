@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.base import ShardsDataModule
-from datamodules.checking.yardstick import Yardstick
-from datamodules.conversation import ConversationRenderer
+from datamodules.checking.measure import Yardstick
+from datamodules.encoding.conversation import ConversationRenderer
 from lit_avg.errors import UserError
 from lit_avg.strict_yaml import read_yaml
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from datamodules.checking.measure import Yardstick
 from datamodules.checking.statistics import ASPECT_STEPS, Statistics, Tally
-from datamodules.checking.yardstick import Yardstick
 
 _BINS = 40
 

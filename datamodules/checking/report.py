@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from datamodules.checking.measure import Yardstick
 from datamodules.checking.statistics import Statistics, Tally, aspect
-from datamodules.checking.yardstick import Yardstick
 
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _QUANTILE_NAMES = ("least", "5 %", "median", "95 %", "most")

@@ -7,14 +7,14 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+from datamodules.checking.measure import Yardstick
 from datamodules.checking.statistics import Statistics
-from datamodules.checking.yardstick import Yardstick
-from datamodules.conversation import ConversationRenderer
-from datamodules.images import best_plane
-from datamodules.manifest import Shard
-from datamodules.pictures import picture_size
-from datamodules.samples import Sample, parse_sample
-from datamodules.shards import sample_key
+from datamodules.encoding.conversation import ConversationRenderer
+from datamodules.encoding.image_decoding import picture_size
+from datamodules.encoding.tiling import best_plane
+from datamodules.shards.manifest import Shard
+from datamodules.shards.reader import sample_key
+from datamodules.shards.sample import Sample, parse_sample
 from lit_avg.anyres import VisualLayout
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import sha256_of_content

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.images import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
+from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
 from datamodules.jersey.drawing import (
     CELL,
     PLAYER_SIZE_SHARES,
@@ -31,7 +31,7 @@ from datamodules.jersey.drawing import (
     without_overlap,
 )
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE, Cells, cells_of, patches_of
-from datamodules.replay import ReplayedLoader
+from datamodules.jersey.replay import ReplayedLoader
 from lit_avg.arguments import check_counts, check_seed
 from lit_avg.stand_in_batch import PatchBatch
 

@@ -1,4 +1,4 @@
-"""Make the tokenizer that ships in datamodules/tokenizers/jersey. Run: python -m datamodules.jersey.make_tokenizer
+"""Make the tokenizer in datamodules/encoding/tokenizers/jersey. Run: python -m datamodules.jersey.make_tokenizer
 
 Byte-level BPE, so any text goes through it unchanged; digits never share a token; every digit and every word of
 Jersey's questions and answers is one token, with and without a space before it. 512 tokens at most.
@@ -10,11 +10,11 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.conversation import read_template
+from datamodules.encoding.conversation import read_template
 from datamodules.jersey.drawing import COLOURS
 from datamodules.jersey.questions import HORIZONTAL, QUESTIONS, VERTICAL
 
-FOLDER = Path(__file__).parents[1] / "tokenizers" / "jersey"
+FOLDER = Path(__file__).parents[1] / "encoding" / "tokenizers" / "jersey"
 """Where the shipped tokenizer lives."""
 
 

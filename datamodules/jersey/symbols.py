@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.collate import Collate, EncodedSample, Question
-from datamodules.conversation import ConversationRenderer
-from datamodules.images import TiledImage
+from datamodules.encoding.collate import Collate, EncodedSample, Question
+from datamodules.encoding.conversation import ConversationRenderer
+from datamodules.encoding.tiling import TiledImage
 from datamodules.jersey.drawing import CELL, Scene, random_scene
 from datamodules.jersey.labels import SIDE, tile_grid
 from datamodules.jersey.make_tokenizer import FOLDER
 from datamodules.jersey.questions import QUESTIONS, answers
+from datamodules.jersey.replay import ReplayedLoader
 from datamodules.jersey.spelling import Speller
-from datamodules.replay import ReplayedLoader
-from datamodules.samples import Turn
+from datamodules.shards.sample import Turn
 from lit_avg.arguments import check_counts, check_seed
 from lit_avg.stand_in_batch import SymbolBatch
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from datamodules.packing.names import RefusedError
-from datamodules.samples import Turn, parse_turns, problem_of
+from datamodules.shards.sample import Turn, parse_turns, problem_of
 from lit_avg.image_mark import IMAGE_MARK
 
 _PICTURE = r"(image|img|picture|pic|photo)"

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, cast
 
 from PIL import Image
 
+from datamodules.encoding.image_decoding import recognise_picture
 from datamodules.packing.cleaning import clean_turns, image_name
 from datamodules.packing.names import RefusedError
 from datamodules.packing.presets import Preset
 from datamodules.packing.records import Record
 from datamodules.packing.roots import Found, Pictures
-from datamodules.pictures import recognise_picture
 from lit_avg.errors import UserError
 
 DEFAULT_QUALITY = 95

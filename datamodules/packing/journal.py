@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.manifest import MANIFEST
 from datamodules.packing.report import PackReport, report_from_json
 from datamodules.packing.writer import WriterState
+from datamodules.shards.manifest import MANIFEST
 from lit_avg.errors import UserError
 
 INDEXES = ".indexes"

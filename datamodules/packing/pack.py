@@ -24,7 +24,7 @@ from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import ImageRoot, Pictures
 from datamodules.packing.writer import ShardWriter, write_manifest
-from datamodules.shards import held_out
+from datamodules.shards.reader import held_out
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import file_sha256
 

@@ -15,13 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from datamodules.manifest import MANIFEST
 from datamodules.packing.cleaning import image_name
 from datamodules.packing.examine import Examiner, Packable, under_name
 from datamodules.packing.names import RefusedError
 from datamodules.packing.pool import in_order
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
+from datamodules.shards.manifest import MANIFEST
 from lit_avg.errors import UserError
 
 _CHUNK = 64

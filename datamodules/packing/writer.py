@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datamodules.manifest import FORMAT, MANIFEST, Shard
 from datamodules.packing.examine import Packable
-from datamodules.shards import sample_key
+from datamodules.shards.manifest import FORMAT, MANIFEST, Shard
+from datamodules.shards.reader import sample_key
 from lit_avg.errors import UserError
 
 _BLOCK = 512

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from datamodules.fetching import Patience
-from datamodules.samples import Sample
-from datamodules.shard_cache import ShardCache
-from datamodules.shards import ShardedSamples
+from datamodules.shards.cache import ShardCache
+from datamodules.shards.download import Patience
+from datamodules.shards.reader import ShardedSamples
+from datamodules.shards.sample import Sample
 
 HASTY = Patience(tries=4, first_wait=0.001)
 

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from datamodules.jersey import writing
 from datamodules.jersey.datamodule import Jersey
 from datamodules.llava_shards import LLaVAShards
-from datamodules.mixture import WeightedShards
+from datamodules.loading.mixture import WeightedShards
 from lit_avg.errors import UserError
 from tests.datamodules.serving import Server, serving
 from tests.datamodules.tars import foreign_tar

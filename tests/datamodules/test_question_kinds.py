@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.llava_shards import LLaVAShards
-from datamodules.shards import ShardedSamples, kinds_in
+from datamodules.shards.reader import ShardedSamples, kinds_in
 from lit_avg.check import TellsKinds
 from lit_avg.studies.checking import _column_mistake  # pyright: ignore[reportPrivateUsage]
 from lit_avg.studies.identity import Checked

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
-from datamodules.conversation import ConversationRenderer, chat_template
-from datamodules.processor import llava_next_processor
-from datamodules.samples import BadSampleError, Turn
-from datamodules.tokenizer import load_tokenizer
+from datamodules.encoding.conversation import ConversationRenderer, chat_template
+from datamodules.encoding.hf_processor import llava_next_processor
+from datamodules.encoding.tokenizer import load_tokenizer
+from datamodules.shards.sample import BadSampleError, Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.chat_encoding import ChatEncoder, Message, TokenizedConversation, UnwritableError
 from lit_avg.errors import UserError
 from lit_avg.image_mark import words_of
 from lit_avg.prompts import PromptEncoder
-from tests.datamodules.test_templates import KINDS, TEXT, answers_of, dialogue
+from tests.datamodules.encoding.test_templates import KINDS, TEXT, answers_of, dialogue
 
 CONTROL = ["<s>", "</s>", "<unk>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>"]
 CONTROL += [

@@ -8,7 +8,7 @@ import torch
 from datamodules.jersey import Jersey
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.llava_shards import LLaVAShards
-from datamodules.samples import Turn
+from datamodules.shards.sample import Turn
 from lit_avg.anyres import VisualLayout
 from lit_avg.context_length import ContextLength, check_context_length
 from lit_avg.errors import UserError

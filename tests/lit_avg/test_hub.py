@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub.errors import HTTPError
 from transformers import AutoTokenizer
 
-from datamodules.tokenizer import load_tokenizer
+from datamodules.encoding.tokenizer import load_tokenizer
 from lit_avg import hub
 from lit_avg.backbone import Backbone
 from lit_avg.errors import UserError

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.encoding.image_decoding import decode_picture
 from datamodules.llava_shards import LLaVAShards
-from datamodules.pictures import decode_picture
-from datamodules.samples import Sample, Turn
+from datamodules.shards.sample import Sample, Turn
 from lit_avg.errors import UserError
 from lit_avg.image_decoding import upright_rgb
 from lit_avg.prompts import PromptEncoder

@@ -11,8 +11,8 @@ from PIL import Image
 
 from datamodules.checking.command import main, scan, shards_to_scan
 from datamodules.checking.configs import yardstick_of
+from datamodules.checking.measure import Yardstick
 from datamodules.checking.statistics import Statistics, Tally, aspect
-from datamodules.checking.yardstick import Yardstick
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
 from lit_avg.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.jersey import Jersey
-from datamodules.stream import BatchStream
+from datamodules.loading.loader import BatchStream
 from lit_avg.errors import UserError
 
 

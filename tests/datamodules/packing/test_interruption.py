@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.manifest import read_manifest
 from datamodules.packing.command import main
 from datamodules.packing.journal import Partial, Progress, partial_folder
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
+from datamodules.shards.manifest import read_manifest
 from lit_avg.errors import UserError
 from tests.drawn import draw_llava
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import webdataset
 
-from datamodules.manifest import MANIFEST, read_manifest
 from datamodules.packing.command import main
 from datamodules.packing.pack import REJECTS, PackJob, PackReport, pack
 from datamodules.packing.roots import ImageRoot
-from datamodules.shards import ShardedSamples
+from datamodules.shards.manifest import MANIFEST, read_manifest
+from datamodules.shards.reader import ShardedSamples
 from lit_avg.errors import UserError
 from tests.drawn import conversation, draw_llava, drawn_shards, picture
 

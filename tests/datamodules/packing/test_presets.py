@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from datamodules.encoding.image_decoding import decode_picture
 from datamodules.packing.command import main
 from datamodules.packing.examine import Resizing
 from datamodules.packing.pack import REJECTS, PackJob, PackReport, pack
 from datamodules.packing.presets import PRESETS, preset_named
 from datamodules.packing.roots import ImageRoot, parse_root
-from datamodules.pictures import decode_picture
-from datamodules.samples import Sample
-from datamodules.shards import ShardedSamples
+from datamodules.shards.reader import ShardedSamples
+from datamodules.shards.sample import Sample
 from lit_avg.errors import UserError
 from tests.drawn import picture
 

@@ -11,7 +11,7 @@ import pytest
 from datamodules.packing.command import main
 from datamodules.packing.journal import partial_folder
 from datamodules.packing.pack import REJECTS
-from datamodules.shards import ShardedSamples
+from datamodules.shards.reader import ShardedSamples
 from lit_avg.errors import UserError
 from tests.drawn import draw_llava, picture
 

@@ -1,0 +1,138 @@
+"""Names in tar files: one rule for all who read them, WebDataset's own."""
+
+import io
+import tarfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from datamodules.llava_shards import LLaVAShards
+from datamodules.loading.length_grouping import sample_sizes
+from datamodules.shards.cache import ShardCache
+from datamodules.shards.reader import ShardedSamples
+from datamodules.shards.sample import BadSampleError
+from datamodules.shards.tar_index import read_index, split_name
+from lit_avg.errors import UserError
+from tests.datamodules.tars import record, write_tar
+from tests.drawn import picture
+
+PICTURE = picture(30, 20, "red", 0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ShardCache:
+    return ShardCache(tmp_path / "cache", 10**9)
+
+
+NAMES = (
+    *("000000.jpg", "./000000.jpg", "v1.0/000000.jpg", "a/b.c/d.e.f", "a.b.jpg", "x.JSON", "a/x.tar.gz", "/abs/x.png"),
+    *(
+        "README",
+        "v1.0/README",
+        ".DS_Store",
+        "a/.hidden",
+        "._000000.jpg",
+        "__MACOSX/._a.jpg",
+        "..jpg",
+        "a b/ü.jpg",
+        "x.",
+    ),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_are_webdatasets(name: str) -> None:
+    tariterators = pytest.importorskip("webdataset.tariterators")
+    key, extension = tariterators.base_plus_ext(name)
+    expected = None if key is None else (key.removeprefix("./"), extension.lower())
+    assert split_name(name) == expected
+
+
+def mixed_tar(path: Path, prefix: str, with_folders: bool) -> list[bool]:
+    """Twelve samples as GNU tar packs a folder; which of them have no picture."""
+    members: dict[str, bytes | str | None] = {}
+    if with_folders:
+        members |= {"./": None} if prefix == "./" else {part: None for part in [prefix.rstrip("/")] if part}
+    for number in range(12):
+        has_picture = number % 3 != 1
+        members[f"{prefix}{number:06d}.json"] = record(number, has_picture=has_picture)
+        if has_picture:
+            members[f"{prefix}{number:06d}.png"] = picture(30 + number, 20, "red", number)
+    write_tar(path, members | ({"empty/": None, "notes": b"none"} if with_folders else {}))
+    return [number % 3 == 1 for number in range(12)]
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "v1.0/", "./v1.0/", "plain/"])
+@pytest.mark.parametrize("with_folders", [False, True])
+def test_lengths_and_pictures_are_those_of_the_sample_however_the_tar_file_was_made(
+    prefix: str, with_folders: bool, tmp_path: Path, cache: ShardCache
+) -> None:
+    text_only = mixed_tar(tmp_path / "mix.tar", prefix, with_folders)
+    samples = ShardedSamples(tmp_path / "mix.tar", cache=cache)
+    assert [samples[number].image is None for number in range(12)] == text_only
+    sizes = sample_sizes(samples)
+    assert sizes[:, 2].tolist() == [0 if without else 30 + number for number, without in enumerate(text_only)]
+    assert sizes[:, 0].tolist() == [len(record(number, has_picture=not text_only[number])) for number in range(12)]
+    data = LLaVAShards(str(tmp_path / "mix.tar"), "jersey", 2, 16, None, group_by_length=True)
+    pictures = [len(batch.tile_grids) for batch in data.train_dataloader()]
+    assert sorted(pictures) == [0, 0, 2, 2, 2, 2]  # 8 samples with a picture and 4 without, by twos
+
+
+def test_links_within_a_tar_file_are_followed_and_others_are_named(tmp_path: Path, cache: ShardCache) -> None:
+    members: dict[str, bytes | str | None] = {f"a/{n}.json": record(n) for n in range(4)}
+    members |= {"a/0.png": PICTURE, "a/1.png": "0.png", "a/2.png": "../a/1.png", "a/3.png": "../../gone.png"}
+    write_tar(tmp_path / "links.tar", members)
+    samples = ShardedSamples(tmp_path / "links.tar", cache=cache)
+    assert [samples[number].image for number in range(3)] == [PICTURE] * 3
+    with pytest.raises(BadSampleError, match=r"a/3 .*: its .png is a link to ../../gone.png, which is not in the tar"):
+        samples[3]
+    assert sample_sizes(samples)[:, 1].tolist() == [20, 20, 20, 1]
+
+
+def test_hard_links_are_followed_and_sparse_files_are_named(tmp_path: Path, cache: ShardCache) -> None:
+    (tmp_path / "0.json").write_bytes(record(0))
+    (tmp_path / "0.png").write_bytes(PICTURE)
+    (tmp_path / "1.json").write_bytes(record(1))
+    (tmp_path / "1.png").hardlink_to(tmp_path / "0.png")
+    with tarfile.open(tmp_path / "hard.tar", "w") as tar:
+        for name in ("0.json", "0.png", "1.json", "1.png"):
+            tar.add(tmp_path / name, f"./{name}")
+    with tarfile.open(tmp_path / "hard.tar") as tar:
+        assert [member.name for member in tar if member.islnk()] == ["./1.png"]
+    samples = ShardedSamples(tmp_path / "hard.tar", cache=cache)
+    assert [samples[number].image for number in range(2)] == [PICTURE] * 2
+    sparse = tarfile.TarInfo("2.png")  # as GNU tar writes it: one piece of 512 bytes at the beginning of 10,000
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
+    block = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    block[386:410] = b"%011o\0%011o\0" % (0, 512)
+    block[483:495] = b"%011o\0" % 10_000
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    head = io.BytesIO()
+    with tarfile.open(fileobj=head, mode="w") as tar:
+        said = tarfile.TarInfo("2.json")
+        said.size = len(record(2))
+        tar.addfile(said, io.BytesIO(record(2)))
+    json_member = head.getvalue()[:1024]
+    (tmp_path / "sparse.tar").write_bytes(json_member + bytes(block) + bytes(512) + bytes(1024))
+    with pytest.raises(BadSampleError, match=r"2 .*: its .png is stored with holes left out; .* without --sparse"):
+        ShardedSamples(tmp_path / "sparse.tar", cache=cache)[0]
+
+
+def test_names_with_dots_are_refused_by_the_rule(tmp_path: Path) -> None:
+    write_tar(tmp_path / "dots.tar", {f"img.{n}.{kind}": b"{}" for n in range(9) for kind in ("json", "png")})
+    with pytest.raises(UserError, match=r"key ends at the first dot .* are one sample img, img.0.json among them"):
+        LLaVAShards(str(tmp_path / "dots.tar"), "jersey", 2, 16, None).train_dataloader()
+
+
+def test_the_later_of_two_files_of_one_name_counts_as_tar_has_it(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar, warnings.catch_warnings():
+        for name, content in (("./0.json", b"old"), ("0.json", b"newer")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    file.seek(0)
+    ((key, members),) = read_index(file, "x")
+    assert (key, members["json"]) == ("0", (1536, 5))
