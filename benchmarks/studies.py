@@ -18,13 +18,13 @@ from pathlib import Path
 
 import yaml
 
-from lit_avg.studies.files import write_whole
-from lit_avg.studies.identity import Checked, source_of, write_checked
-from lit_avg.studies.plan import PlannedRun, plan
-from lit_avg.studies.records import RESULT
-from lit_avg.studies.sources import config_content
-from lit_avg.studies.study import Study, load_study
-from tests.studies.stored import finish
+from lit_avg.studies.runs.plan import PlannedRun, plan
+from lit_avg.studies.runs.run_record import RESULT
+from lit_avg.studies.spec.config_files import config_content
+from lit_avg.studies.spec.fingerprint import Checked, source_of, write_checked
+from lit_avg.studies.spec.study import Study, load_study
+from lit_avg.utils.atomic_io import write_whole
+from tests.lit_avg.studies.stored import finish
 
 ROOT = Path(__file__).parents[1]
 JERSEY = ROOT / "experiments" / "jersey"

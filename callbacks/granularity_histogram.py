@@ -16,7 +16,7 @@ from callbacks.watching import judged, logged_step, run_folder, tensorboard
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 FILE = "selection.csv"
 OVERALL = "all"

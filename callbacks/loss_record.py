@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor
 
 from callbacks.watching import run_folder
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 LOSSES = "losses.csv"
 

@@ -29,7 +29,7 @@ from lit_avg.recorded_hashes import BEFORE, OWN, read_result
 from lit_avg.run_folder import LAST_CHECKPOINT
 from lit_avg.saved_config import read_saved
 from lit_avg.stages.base import Stage
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 FILE = "result.json"
 OUTCOMES_FILE = "outcomes.csv"

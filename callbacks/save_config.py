@@ -10,9 +10,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.watching import run_folder
 from lit_avg.saved_config import as_saved
-from lit_avg.strict_yaml import StrictLoader, dump_yaml
-from lit_avg.studies.files import write_whole
 from lit_avg.training_parser import TrainingParser
+from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml
 
 
 class SaveConfig(SaveConfigCallback):

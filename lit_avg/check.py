@@ -2,7 +2,7 @@
 
 LIST is a JSON list of fit's options, a list of strings for each config. Each is parsed, and its stage built on torch's
 meta device, without memory or weights. FILE gets a list of answers in the same order: `{"error": …}`, or the fields of
-`lit_avg.studies.identity.Checked`. `lit-avg sweep` asks this before it starts anything.
+`lit_avg.studies.spec.fingerprint.Checked`. `lit-avg sweep` asks this before it starts anything.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
-from lit_avg.studies.identity import code_hash, states_of
+from lit_avg.studies.spec.fingerprint import code_hash, states_of
 from lit_avg.training_cli import hush
 from lit_avg.verb_options import VerbParser
 

@@ -52,13 +52,13 @@ VERBS = {
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"
     ),
-    "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.studies.sweep_command"),
-    "status": Verb("tell how far a study has come", "lit_avg.studies.status_command"),
-    "logs": Verb("show what a run of a study has printed", "lit_avg.studies.logs_command"),
-    "cancel": Verb("stop a study's runs and take back its jobs", "lit_avg.studies.cancel_command"),
-    "compare": Verb("tell in what two runs differ: config, environment, result", "lit_avg.studies.compare_command"),
-    "table": Verb("make a study's table from the results that are there", "lit_avg.studies.table_command"),
-    "figures": Verb("draw a study's figures from the results that are there", "lit_avg.studies.figures_command"),
+    "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.commands.sweep"),
+    "status": Verb("tell how far a study has come", "lit_avg.commands.status"),
+    "logs": Verb("show what a run of a study has printed", "lit_avg.commands.logs"),
+    "cancel": Verb("stop a study's runs and take back its jobs", "lit_avg.commands.cancel"),
+    "compare": Verb("tell in what two runs differ: config, environment, result", "lit_avg.commands.compare"),
+    "table": Verb("make a study's table from the results that are there", "lit_avg.commands.table"),
+    "figures": Verb("draw a study's figures from the results that are there", "lit_avg.commands.figures"),
 }
 
 

@@ -33,8 +33,8 @@ from lit_avg.model import AvgLlava
 from lit_avg.model_card import model_card
 from lit_avg.prompts import PromptEncoder
 from lit_avg.stages.base import Stage
-from lit_avg.studies.files import tidy
 from lit_avg.training_cli import hush
+from lit_avg.utils.atomic_io import tidy
 from lit_avg.verb_options import VerbParser
 
 PROMPT = "What is in this picture?"

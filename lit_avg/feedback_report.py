@@ -21,7 +21,7 @@ from lit_avg.feedback_figure import draw_report
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackStore
 from lit_avg.policies import Oracle
-from lit_avg.studies.files import writable
+from lit_avg.utils.atomic_io import writable
 from lit_avg.verb_options import VerbParser, number
 
 EPSILON = 0.01

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_avg.stages.base import Stage
-from lit_avg.studies.numbers import number
+from lit_avg.studies.report.numbers import number
 
 
 def model_card(stage: Stage, name: str, result: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
-from lit_avg.studies.files import obey_umask
+from lit_avg.utils.atomic_io import obey_umask
 from lit_avg.weight_files import load_exactly, read_file, read_json
 
 ROUTER_WEIGHTS, ROUTER_SETTINGS = "router.safetensors", "router.json"

@@ -13,7 +13,7 @@ from typing import Any, cast
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import file_sha256, file_state
 from lit_avg.run_folder import LAST_CHECKPOINT, RESULT, run_of
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 OWN, BEFORE = "own", "own before calibration"
 """Entries of a result's `checkpoint`: the hash of the run's own, and what it was before `lit-avg calibrate`."""

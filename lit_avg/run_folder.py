@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lit_avg.errors import UserError
-from lit_avg.studies.locks import BusyError, locked, owner_of
+from lit_avg.utils.locks import BusyError, locked, owner_of
 
 _log = logging.getLogger(__name__)
 

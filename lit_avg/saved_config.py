@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lit_avg.errors import UserError
 from lit_avg.run_folder import CHECKPOINTS, RESULT
-from lit_avg.strict_yaml import read_yaml
+from lit_avg.utils.yaml_reader import read_yaml
 
 _REFERENCE = re.compile(r"\$\{(\.*)([A-Za-z_][\w.\[\]-]*)\}")
 """A reference to another entry; `${oc.env:…}` and its like are none, and are saved as what they came to."""

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_avg.arguments import check_number
 from lit_avg.errors import UserError
-from lit_avg.strict_yaml import read_yaml
+from lit_avg.utils.yaml_reader import read_yaml
 
 _LEAST = {
     "num_nodes": 1,

@@ -30,7 +30,7 @@ from lit_avg.parser_messages import mistake_in
 from lit_avg.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
 from lit_avg.saved_config import where_it_lies
 from lit_avg.stages.base import RANDOM, Stage
-from lit_avg.studies.sources import named_files
+from lit_avg.studies.spec.config_files import named_files
 from lit_avg.trainer_options import check_callbacks, check_processes, check_trainer
 from lit_avg.training_parser import TrainingParser
 

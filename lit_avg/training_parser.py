@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_avg.errors import UserError
 from lit_avg.parser_messages import chain_of, in_short
-from lit_avg.strict_yaml import StrictLoader, dump_yaml
+from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml
 
 # one rule for files, for values within them, and for values on the command line; and what is written is read back so
 _loaders_dumpers.yaml_default_loader = StrictLoader

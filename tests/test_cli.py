@@ -197,7 +197,7 @@ def raising(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def table(argv: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr("lit_avg.studies.table_command.main", table)
+    monkeypatch.setattr("lit_avg.commands.table.main", table)
 
 
 @pytest.mark.parametrize(

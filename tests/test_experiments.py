@@ -14,10 +14,10 @@ from PIL import Image
 
 from lit_avg import cli
 from lit_avg.check import check
-from lit_avg.studies.files import link
-from lit_avg.studies.plan import plan, value_arguments
-from lit_avg.studies.study import load_study
-from lit_avg.studies.variants import Run
+from lit_avg.studies.runs.plan import plan, value_arguments
+from lit_avg.studies.spec.overrides import Run
+from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.atomic_io import link
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

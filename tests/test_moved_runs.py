@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_avg.build import finished_run, take_over_trained
 from lit_avg.cli import main
-from lit_avg.studies.locks import lock_of
+from lit_avg.utils.locks import lock_of
 from tests.tiny import tiny_model
 from tests.tiny_run import write_stage
 

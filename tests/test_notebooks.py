@@ -12,9 +12,9 @@ from nbformat import NotebookNode
 from callbacks.results_writer import outcomes_csv
 from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
-from lit_avg.studies.plan import plan
-from lit_avg.studies.study import Study
-from tests.studies.made_up import CHOICES, FIXED, KINDS, LEVELS, ROUTER, finish, made_up_study, router_metrics
+from lit_avg.studies.runs.plan import plan
+from lit_avg.studies.spec.study import Study
+from tests.lit_avg.studies.made_up import CHOICES, FIXED, KINDS, LEVELS, ROUTER, finish, made_up_study, router_metrics
 
 ROOT = Path(__file__).parents[1]
 QUICK_START = ROOT / "experiments" / "studies" / "quickstart.yaml"

@@ -8,7 +8,7 @@ import pytest
 
 from lit_avg.cli import main
 from lit_avg.saved_config import read_saved
-from lit_avg.strict_yaml import read_yaml
+from lit_avg.utils.yaml_reader import read_yaml
 from tests.tiny_run import write_stage
 
 ROOT = Path(__file__).parents[1]

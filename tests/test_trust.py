@@ -10,7 +10,7 @@ import torch
 from datamodules.encoding.tokenizer import load_tokenizer
 from lit_avg.checkpoints import read_checkpoint
 from lit_avg.errors import UserError
-from lit_avg.strict_yaml import read_yaml
+from lit_avg.utils.yaml_reader import read_yaml
 from lit_avg.weight_files import read_file
 
 

@@ -13,7 +13,7 @@ from datamodules.base import ShardsDataModule
 from datamodules.checking.measure import Yardstick
 from datamodules.encoding.conversation import ConversationRenderer
 from lit_avg.errors import UserError
-from lit_avg.strict_yaml import read_yaml
+from lit_avg.utils.yaml_reader import read_yaml
 
 _UNLIMITED = 2**31  # a maximum length that cuts nothing
 

@@ -21,7 +21,7 @@ from PIL import Image
 from datamodules.encoding.tiling import best_plane
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.tar_index import Place, PlaceReader, ShardIndex, Unreadable
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 BATCHES_AT_ONCE = 64
 """Batches that a buffer holds: more leave less padding, and less chance in who meets whom."""

@@ -23,7 +23,7 @@ from datamodules.shards.download import Expected, Fetched, Patience, fetch
 from lit_avg.cache_folder import default_cache
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import file_sha256, keep_sha256
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 _PART = ".part"
 

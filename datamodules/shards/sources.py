@@ -34,7 +34,7 @@ from datamodules.shards.manifest import (
 from datamodules.shards.tar_index import ShardIndex, read_index
 from lit_avg.errors import UserError
 from lit_avg.file_hashes import file_sha256
-from lit_avg.studies.files import write_whole
+from lit_avg.utils.atomic_io import write_whole
 
 SHARDS_AT_ONCE = 16
 """Training mixes the samples of so many shards at a time: well mixed, and yet no jumping about in a large data set."""

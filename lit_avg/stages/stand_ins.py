@@ -22,7 +22,7 @@ from lit_avg.scaler import GranularityScaler
 from lit_avg.sequences import llm_input
 from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
-from lit_avg.studies.files import obey_umask
+from lit_avg.utils.atomic_io import obey_umask
 
 COLOURS = 6
 """Colours a patch may have."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lit_avg.cli import main
-from lit_avg.studies.identity import Checked
+from lit_avg.studies.spec.fingerprint import Checked
 from tests.tiny_run import write_stage, write_yaml
 
 

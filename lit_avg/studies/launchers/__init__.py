@@ -1,0 +1,1 @@
+"""Doing the runs of a plan: in processes of this machine, or as jobs of SLURM."""

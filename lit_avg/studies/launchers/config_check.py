@@ -1,0 +1,126 @@
+"""Everything that can be wrong with a study's configs, found before the first run is started."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lit_avg.errors import UserError
+from lit_avg.studies.launchers.process import Command, call, last_lines
+from lit_avg.studies.runs.plan import value_arguments
+from lit_avg.studies.spec.config_files import named_files
+from lit_avg.studies.spec.fingerprint import Checked, read_checked, source_of, write_checked
+from lit_avg.studies.spec.overrides import Run
+from lit_avg.studies.spec.study import Study, load_study
+from lit_avg.studies.spec.validation import Mistake
+from lit_avg.utils.yaml_reader import located, located_name
+
+_NAME = re.compile(r"'([A-Za-z_][\w.]*)'|\b([A-Za-z_][\w.]*):(?= )")
+"""The names of entries that a message of the parser speaks of: in quotes, or before a colon."""
+
+
+def checked_study(path: str | Path, command: Command) -> Study:
+    """A study all of whose runs can be built, with their identities by what their configs come to.
+
+    Args:
+        path: the study file.
+        command: answers `check`.
+
+    Raises:
+        UserError: names every mistake at once, with file and line.
+    """
+    study = load_study(path)
+    known = read_checked(study.out)
+    sources = {run.name: source_of(run) for run in study.runs.values()}
+    settled = {source: entry.settled() for source in sources.values() if (entry := known.get(source)) is not None}
+    asked = {
+        sources[run.name]: run
+        for run in study.runs.values()
+        if (entry := known.get(sources[run.name])) is None or entry.may_have_changed or not entry.holds(read=True)
+    }
+    if copied := {key: entry for key, entry in settled.items() if key not in asked and entry != known[key]}:
+        write_checked(study.out, copied)
+        study = load_study(path)
+    errors = list[str]()
+    if asked:
+        answers = dict(zip(asked, _ask(study, list(asked.values()), command), strict=True))
+        errors = [_told(study, asked[key], answer["error"]) for key, answer in answers.items() if "error" in answer]
+        checked = {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer}
+        write_checked(study.out, {key: _with_data_of(entry, known.get(key)) for key, entry in checked.items()})
+        known = read_checked(study.out)
+        if not errors:
+            study = load_study(path)
+    built = {run.name: known[source] for run in study.runs.values() if (source := source_of(run)) in known}
+    errors += [f"  {mistake} ({located(mistake.place, study.files)})" for mistake in _table_mistakes(study, built)]
+    if errors:
+        raise UserError("\n".join([f"{study.path} has {len(errors)} mistake(s):", *errors]))
+    return study
+
+
+def _with_data_of(answer: Checked, earlier: Checked | None) -> Checked:
+    """What is known of a config: asked again only for the sake of the data, it is what it was but for that."""
+    if earlier is None:
+        return answer
+    return replace(earlier, manifests=answer.manifests, program=answer.program, states=answer.states)
+
+
+def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, Any]]:
+    """What the training program says of runs' configs."""
+    study.out.mkdir(parents=True, exist_ok=True)
+    configs = [[part for config in run.configs for part in ("--config", str(config))] for run in runs]
+    options = [own + value_arguments(run) for own, run in zip(configs, runs, strict=True)]
+    with TemporaryDirectory(prefix=".check-", dir=study.out) as folder:
+        asked, answered, log = (Path(folder) / name for name in ("asked.json", "answered.json", "log.txt"))
+        asked.write_text(json.dumps(options), encoding="utf-8")
+        process = call(("check", str(asked), "--out", str(answered)), log, command)
+        process.join()
+        if process.exitcode == 0 and answered.is_file():
+            return json.loads(answered.read_text(encoding="utf-8"))
+        end = "\n".join(f"    {line}" for line in last_lines(log, 15))
+    raise UserError(f"the configs of {study.path} could not be checked; what was said last:\n{end}")
+
+
+def _told(study: Study, run: Run, message: str) -> str:
+    """A mistake in a run's configs, with file and line."""
+    reason = message.splitlines()[0].partition(" (")[0]
+    files = [file for config in reversed(run.configs) for file in named_files(config)]
+    names = [quoted or before for quoted, before in _NAME.findall(reason)]
+    where = located_name(names, [*files, *study.files]) or ", ".join(map(str, run.configs))
+    return f"  {where}: {reason} (run {run.name})"
+
+
+def _table_mistakes(study: Study, built: Mapping[str, Checked]) -> list[Mistake]:
+    """What the table asks for that the rows' runs, as far as they can be built, will not have."""
+    mistakes = [
+        Mistake(f"runs.{run.stage}", f"{run.name} is no stage that learns from feedback, so none is stored")
+        for run in study.runs.values()
+        if run.feedback and run.name in built and built[run.name].feedback is None
+    ]
+    rows = [row for row in study.rows if row.run in built]
+    for row in rows:
+        policies = built[row.run].policies
+        if row.policy not in policies:
+            there = ", ".join(policies) or "none, since the stage compares none"
+            mistakes.append(Mistake(f"rows.{row.name}.policy", f"there is no policy {row.policy!r}; there are {there}"))
+    for column in study.columns:
+        for name in {row.run: None for row in rows}:
+            if mistake := _column_mistake(column, built[name]):
+                mistakes.append(Mistake("columns", f"there is no metric {column!r} in {name}; {mistake}"))
+                break
+    return mistakes
+
+
+def _column_mistake(column: str, known: Checked) -> str | None:
+    first, _, kind = column.partition("/")
+    if first not in known.metrics:
+        return f"there are {', '.join(known.metrics)}"
+    if first == "selected":
+        kind, _, level = kind.rpartition("/")
+        if known.levels and level not in map(str, known.levels):
+            return f"its levels are {', '.join(map(str, known.levels))}"
+    if kind and known.kinds is not None and kind not in known.kinds:
+        return f"its questions are of the kinds {', '.join(known.kinds)}"
+    return None

@@ -1,0 +1,1 @@
+"""A study as its file describes it: rows, axes, overlays, columns, and what decides a result."""

@@ -1,0 +1,62 @@
+"""A real training on a real SLURM: two nodes, told to make room in the midst of it."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_avg.commands import sweep as sweep_command
+from tests.lit_avg.studies.slurm import NODES, Slurm, missing
+from tests.tiny_run import write_stage, write_yaml
+
+ROOT = str(Path(__file__).parents[4])
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    if reason := missing():
+        pytest.skip(reason)
+    monkeypatch.setenv("PYTHONPATH", ROOT)  # the jobs' python must find the tests' data
+    (tmp_path / "slurm").mkdir()
+    cluster = Slurm(tmp_path / "slurm")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_run_that_is_requeued_without_a_step_lost_or_repeated(
+    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = write_stage(tmp_path, "MultiGranularityTuning")
+    told = {
+        "class_path": "tests.tiny_run.ToldToMakeRoom",
+        "init_args": {"step": 1, "told": str(tmp_path / "told")},
+    }
+    ddp = {"num_nodes": len(NODES), "devices": 1, "strategy": "ddp_find_unused_parameters_true", "callbacks+": told}
+    study = {
+        "out": str(tmp_path / "out"),
+        "seeds": [0],
+        "slurm": {"nodes": len(NODES), "tasks": 1, "time": 30},
+        "runs": {"stage3": {"configs": [stage, write_yaml(tmp_path / "ddp.yaml", {"trainer": ddp})], "test": True}},
+        "rows": {"finest": {"run": "stage3", "policy": "fixed 16"}},
+        "columns": ["accuracy"],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    status = sweep_command.main([str(path), "--launcher", "slurm", "--poll", "1"])
+    run = tmp_path / "out" / "seed-0" / "stage3"
+    assert status == 0, capsys.readouterr().out + "".join(log.read_text() for log in tmp_path.rglob("*.out"))
+    for rank in range(len(NODES)):  # both ended step 1 and went on with 2, though only the first was told
+        assert (run / f"steps-{rank}.txt").read_text().split() == ["0", "1", "2"], rank
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert json.loads((run / "result.json").read_text())["steps"] == 3
+    assert list((tmp_path / "out" / "slurm").glob("started-*-1.json"))
+    assert os.environ["MASTER_ADDR"] == "127.0.0.1"
