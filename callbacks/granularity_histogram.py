@@ -13,10 +13,10 @@ from torch import Tensor
 
 from callbacks.drawing_watcher import DrawingWatcher
 from callbacks.watching import judged, logged_step, run_folder, tensorboard
-from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.visual_tokens.granularity import Granularities
 
 FILE = "selection.csv"
 OVERALL = "all"

@@ -21,10 +21,10 @@ from callbacks.settled_steps import (
     set_place,
     validation_follows,
 )
-from lit_avg.arguments import check_counts
-from lit_avg.random_state import RANDOM_STATE_KEY, random_states
 from lit_avg.run_folder import LAST_CHECKPOINT, OLDER, PARTIAL
+from lit_avg.utils.arguments import check_counts
 from lit_avg.utils.atomic_io import tidy
+from lit_avg.utils.distributed import RANDOM_STATE_KEY, random_states
 
 METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
 """Entries of a checkpoint: see `callbacks.resumption`."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from callbacks.settled_steps import Place
 from callbacks.watching import tensorboard
-from lit_avg.errors import UserError
-from lit_avg.random_state import RandomState, random_states, restore
+from lit_avg.utils.distributed import RandomState, random_states, restore
+from lit_avg.utils.errors import UserError
 
 
 @runtime_checkable

@@ -11,8 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.watcher import Watcher
-from lit_avg.arguments import check_counts, check_number
 from lit_avg.stages.base import Stage
+from lit_avg.utils.arguments import check_counts, check_number
 
 
 class RunProgress(Watcher, ProgressBar):

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 ERRORS = "watcher-errors.log"
 """File in the run's directory that keeps the tracebacks."""

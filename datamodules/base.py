@@ -27,11 +27,11 @@ from datamodules.loading.sequential import stretch
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.sources import SHARDS_AT_ONCE, check_room
 from datamodules.splits import Split, Splits
-from lit_avg.anyres import VisualLayout
-from lit_avg.arguments import check_counts, check_number, check_seed
 from lit_avg.batch import Batch
-from lit_avg.cache_folder import default_cache
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_counts, check_number, check_seed
+from lit_avg.utils.cache_folder import default_cache
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.anyres import VisualLayout
 
 VALIDATED_ON = "validated_on"
 """Entry of a data module's state: SHA-256 of the validation samples, None as long as nothing was validated."""

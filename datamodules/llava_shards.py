@@ -10,7 +10,7 @@ from datamodules.loading.mixture import WeightedShards, check_mixture
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.reader import held_out, kinds_in
 from datamodules.splits import NAMES
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 MAX_LOOKED_THROUGH = 50_000
 """Samples of a test whose kinds are found out before anything is run: that takes a second or a few."""

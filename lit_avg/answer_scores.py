@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lit_avg.sharding import shards
+from lit_avg.utils.distributed import shards
 
 CHUNK = 1024
 """C, tokens that the LM head takes at a time."""

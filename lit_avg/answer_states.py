@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_avg.errors import UserError
 from lit_avg.llm_configs import check_lengths
 from lit_avg.packed_rows import PACKED_ATTENTION, last_hidden
 from lit_avg.sequences import LlmInput
+from lit_avg.utils.errors import UserError
 
 
 def answer_states(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput, gradient_checkpointing: bool) -> Tensor:

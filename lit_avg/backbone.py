@@ -15,19 +15,19 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from lit_avg.answer_scores import score
 from lit_avg.answer_states import answer_states
-from lit_avg.errors import UserError
 from lit_avg.exact_buffers import ExactBuffers
-from lit_avg.finite import check_weights
 from lit_avg.generation import Generation, NonFiniteWatch, listed
-from lit_avg.hub import check_source
 from lit_avg.length_groups import STEP, groups_of_like_length
 from lit_avg.llava_next import check_head, composed, config_of, llm_left_out, settings_hash, whole
 from lit_avg.llm_configs import check_attention, check_lengths, check_same_computation
 from lit_avg.packed_rows import PACKED_ATTENTION
 from lit_avg.sequences import LlmInput
 from lit_avg.unread import unread_parameters
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_weights
+from lit_avg.utils.hub import check_source
+from lit_avg.utils.weight_io import tensors_hash
 from lit_avg.vision_layers import hidden_state
-from lit_avg.weight_hashes import tensors_hash
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 

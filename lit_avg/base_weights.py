@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lit_avg.backbone import BackbonePart
 from lit_avg.checkpoints import RUN_BEFORE, SCALER, checkpoint_path, read_checkpoint
-from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, hash_in_checkpoint
-from lit_avg.weight_hashes import tensors_hash
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import tensors_hash
 
 
 def base_weights(source: str) -> dict[str, str]:

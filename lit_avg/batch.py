@@ -6,6 +6,8 @@ Three things are counted apart, because they come in different numbers:
 - **rows** (B): token sequences for the LLM. A row shows at most one image; several rows may show the same one;
 - **questions** (Q): what is answered, judged and routed. A row holds one dialogue as one question, or several
   independent questions behind one visual prefix: these see the prefix and themselves, never each other.
+
+`PatchBatch` and `SymbolBatch` are those of the toy pretraining that comes before stage 1 on a laptop.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -100,3 +102,33 @@ class Batch:
         first = dict(reversed([*zip(images, self.keys, strict=True)]))
         names = dict(enumerate(self.image_hashes)) if self.image_hashes else first
         return [key if image < 0 else names[image] for image, key in zip(images, self.keys, strict=True)]
+
+
+NO_DIGIT = 10
+"""Label of a patch that shows no digit."""
+
+UNLABELLED = -100
+"""Label of a patch that is not asked about."""
+
+
+@dataclass
+class PatchBatch:
+    """V views (tiles and global views) of P patches, row by row, with what each patch shows."""
+
+    pixel_values: Tensor  # (V, 3, S, S) float32
+    tens: Tensor  # (V, P) int64: tens digit, or NO_DIGIT
+    units: Tensor  # (V, P) int64: units digit, or NO_DIGIT
+    jersey: Tensor  # (V, P) int64: 1 on a jersey, 0 beside it
+    colour: Tensor  # (V, P) int64: colour of jersey or crowd, UNLABELLED on boards and in the padding
+    brightness: Tensor  # (V, P) float32: of the crowd, medium on what stands in it; NaN in the padding
+    global_view: Tensor  # (V,) int64: 1 for a global view, 0 for a tile
+
+
+@dataclass
+class SymbolBatch:
+    """Questions on pictures whose visual tokens are spelled in words: each is a weighted sum of word embeddings."""
+
+    text: Batch  # with an image for every row, and no pixels
+    words: Tensor  # (tiles, P, W) int64: token ids, row by row of the finest grid
+    weights: Tensor  # (tiles, P, W) float32: what each word counts; 0 for filling
+    newline: int  # token id whose embedding ends each row of a plane of tiles

@@ -2,10 +2,10 @@
 
 import torch
 
-from lit_avg.errors import UserError
-from lit_avg.finite import check_scores
 from lit_avg.outcomes import Outcomes
 from lit_avg.policies import CoarsestWithin
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_scores
 
 
 def fit_delta(outcomes: Outcomes, max_accuracy_loss: float = 0.0) -> float:

@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lit_avg.build import BuildingCLI
-from lit_avg.errors import UserError
 from lit_avg.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.studies.spec.fingerprint import code_hash, states_of
 from lit_avg.training_cli import hush
-from lit_avg.verb_options import VerbParser
+from lit_avg.utils.command_line import VerbParser
+from lit_avg.utils.errors import UserError
 
 PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
 SEED = "--seed_everything"

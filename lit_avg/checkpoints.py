@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from lit_avg.backbone import BACKBONE_PARTS, Backbone, BackbonePart
-from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
 from lit_avg.llava_next import LLM_LAYERS
 from lit_avg.model import AvgLlava
 from lit_avg.origins import Origin, beside, folder_now, found_again
 from lit_avg.recorded_hashes import check_undamaged
 from lit_avg.run_folder import checkpoint_path, run_of, shared_files
-from lit_avg.weight_files import check_fit
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import check_fit
 
 _PLACES = ("init_from", "feedback", "pretrained_parts.vision_encoder", "pretrained_parts.llm")
 """Hyperparameters that say where something lies; what lies there is compared by its hash, wherever that is."""

@@ -9,9 +9,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import cast
 
-from lit_avg.errors import UserError
-from lit_avg.shown_warnings import show_warnings
-from lit_avg.terminals import write_plain_signs
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.terminal import show_warnings, write_plain_signs
 
 USER_MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 

@@ -14,10 +14,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lit_avg.anyres import VisualLayout
 from lit_avg.build import BuildingCLI
 from lit_avg.stages.base import PARTS, Stage
 from lit_avg.training_cli import hush
+from lit_avg.visual_tokens.anyres import VisualLayout
 
 PLANE = (2, 2)
 """Rows and columns of tiles in the example that the tokens of a whole image are told for."""

@@ -27,15 +27,15 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration, Llava
 
 from lit_avg.batch import IGNORED_LABEL
 from lit_avg.build import finished_run, take_over_trained
-from lit_avg.errors import UserError
-from lit_avg.finite import check_feedback, check_scores
 from lit_avg.model import AvgLlava
 from lit_avg.model_card import model_card
 from lit_avg.prompts import PromptEncoder
 from lit_avg.stages.base import Stage
 from lit_avg.training_cli import hush
 from lit_avg.utils.atomic_io import tidy
-from lit_avg.verb_options import VerbParser
+from lit_avg.utils.command_line import VerbParser
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_feedback, check_scores
 
 PROMPT = "What is in this picture?"
 

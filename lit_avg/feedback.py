@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_avg.backbone import AnswerTokens
 from lit_avg.batch import IGNORED_LABEL, Batch
-from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
+from lit_avg.utils.errors import UserError
 
 
 @dataclass

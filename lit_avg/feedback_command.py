@@ -17,14 +17,14 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from lit_avg.build import BuildingCLI
-from lit_avg.errors import UserError
 from lit_avg.feedback_identity import FeedsBack, identity_of
 from lit_avg.feedback_store import StoredSplit, open_store
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.stored_feedback import compute_feedback, feeds_back
 from lit_avg.training_cli import hush
-from lit_avg.verb_options import VerbParser, whole_number
+from lit_avg.utils.command_line import VerbParser, whole_number
+from lit_avg.utils.errors import UserError
 
 
 def main(argv: list[str]) -> int:

@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 
 from lit_avg.base_weights import base_weights
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
 from lit_avg.model import AvgLlava
+from lit_avg.utils.errors import UserError
 
 GRANULARITIES = "granularities"
 """The one entry that need not be equal: whoever wants some of the levels may read a store of more."""

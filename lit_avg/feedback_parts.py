@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 SUFFIX = ".safetensors"
 

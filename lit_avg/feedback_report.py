@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lit_avg.errors import UserError
 from lit_avg.feedback_figure import draw_report
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackStore
 from lit_avg.policies import Oracle
 from lit_avg.utils.atomic_io import writable
-from lit_avg.verb_options import VerbParser, number
+from lit_avg.utils.command_line import VerbParser, number
+from lit_avg.utils.errors import UserError
 
 EPSILON = 0.01
 """Nats per answer token within which two granularities are called a tie, unless told otherwise."""

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from lit_avg.errors import UserError
 from lit_avg.feedback import Feedback
 from lit_avg.feedback_identity import GRANULARITIES, Identity, check_identity
 from lit_avg.feedback_parts import StoredFeedback, find_part, part_name, read_part, write_part
-from lit_avg.finite import check_feedback
-from lit_avg.weight_files import read_json
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_feedback
+from lit_avg.utils.weight_io import read_json
 
 MANIFEST = "manifest.json"
 

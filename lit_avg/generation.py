@@ -11,7 +11,7 @@ from transformers.generation.logits_process import LogitsProcessor
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 @runtime_checkable

@@ -18,16 +18,16 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from lit_avg.backbone import Backbone
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.model_folder import save_model
 from lit_avg.release_config import ReleaseConfig, release_config
 from lit_avg.release_weights import from_release
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
-from lit_avg.verb_options import VerbParser
-from lit_avg.weight_files import load_exactly, read_json, read_weights
+from lit_avg.utils.command_line import VerbParser
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import load_exactly, read_json, read_weights
+from lit_avg.visual_tokens.granularity import Granularities
 
 CONFIGS = ["*.json"]
 WEIGHTS = ["*.safetensors", "pytorch_model*.bin"]

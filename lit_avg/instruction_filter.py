@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_avg.errors import UserError
 from lit_avg.semantics import EmptySlots
+from lit_avg.utils.errors import UserError
 
 
 @dataclass

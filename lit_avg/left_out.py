@@ -14,9 +14,9 @@ from typing import NotRequired, TypedDict
 from torch import Tensor
 
 from lit_avg.backbone import Backbone, BackbonePart
-from lit_avg.errors import UserError
 from lit_avg.origins import Origin
-from lit_avg.weight_hashes import hashes_with_types, tensors_hash
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
 
 LEFT_OUT_KEY = "lit_avg_left_out"
 """Entry of a checkpoint with a `LeftOut` for every part that it leaves out."""

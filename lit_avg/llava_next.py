@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.configuration_utils import PreTrainedConfig
 
-from lit_avg.errors import UserError
-from lit_avg.finite import check_weights
-from lit_avg.hub import check_source
 from lit_avg.llm_configs import check_llm
-from lit_avg.weight_files import named_differences
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_weights
+from lit_avg.utils.hub import check_source
+from lit_avg.utils.weight_io import named_differences
 
 ENCODERS = ("clip_vision_model", "siglip_vision_model")
 """Model types that a vision encoder may have: those whose layers and norms `unread` and `vision_layers` know."""

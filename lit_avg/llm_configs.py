@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from transformers.configuration_utils import PreTrainedConfig
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 LLM_TYPES = ("gemma2", "gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3", "stablelm")
 """Model types that an LLM may have."""

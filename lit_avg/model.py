@@ -8,20 +8,14 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from lit_avg.anyres import VisualLayout
 from lit_avg.backbone import AnswerTokens, Backbone
 from lit_avg.batch import PADDING, Batch
-from lit_avg.context_length import ContextLength
-from lit_avg.errors import UserError
-from lit_avg.finite import check_scores
 from lit_avg.generation import Generation
-from lit_avg.granularity import Granularities
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.policies import Fixed, Policy, Routed, Unanswered
 from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
-from lit_avg.scaler import GranularityScaler, Pooling
 from lit_avg.semantics import Attention, Preset, Semantics, choices_of
 from lit_avg.sequences import (
     LlmInput,
@@ -31,6 +25,12 @@ from lit_avg.sequences import (
     visual_token_counts,
     without_last_answers,
 )
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_scores
+from lit_avg.visual_tokens.anyres import VisualLayout
+from lit_avg.visual_tokens.context_length import ContextLength
+from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import GranularityScaler, Pooling
 
 Levels = Sequence[Tensor] | Mapping[int, Tensor]
 """Visual tokens (tiles, tokens of the level, D) of every level, or of those that are needed, by their places."""

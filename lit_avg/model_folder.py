@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 from transformers import LlavaNextProcessor
 
 from lit_avg.backbone import Backbone
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.utils.atomic_io import obey_umask
-from lit_avg.weight_files import load_exactly, read_file, read_json
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import load_exactly, read_file, read_json
+from lit_avg.visual_tokens.granularity import Granularities
 
 ROUTER_WEIGHTS, ROUTER_SETTINGS = "router.safetensors", "router.json"
 SCALER_WEIGHTS = "scaler.safetensors"

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 def check_no_null(section: object, where: str) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from lit_avg.arguments import check_number, check_numbers
+from lit_avg.utils.arguments import check_number, check_numbers
 
 
 @dataclass

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import file_sha256
 from lit_avg.recorded_hashes import recorded
 from lit_avg.run_folder import LAST_CHECKPOINT, RESULT, checkpoint_path
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_sha256
 
 ORIGIN_KEY = "lit_avg_begun_from"
 """Entry of a checkpoint with the `Origin` of its run."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_avg.errors import UserError
-from lit_avg.finite import check_feedback, check_scores
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_feedback, check_scores
 
 
 @dataclass

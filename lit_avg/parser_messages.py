@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lit_avg.arguments import LARGEST_SEED
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import LARGEST_SEED
+from lit_avg.utils.errors import UserError
 
 NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lit_avg.errors import UserError
-from lit_avg.finite import check_feedback, check_scores
-from lit_avg.granularity import Granularities
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_feedback, check_scores
+from lit_avg.visual_tokens.granularity import Granularities
 
 
 class Evidence(Protocol):

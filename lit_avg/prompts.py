@@ -16,10 +16,10 @@ from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 from transformers.image_processing_utils import select_best_resolution
 
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
-from lit_avg.chat_encoding import ChatEncoder, Message, TokenizedConversation, UnwritableError
-from lit_avg.errors import UserError
-from lit_avg.image_decoding import upright_rgb
-from lit_avg.image_mark import IMAGE_MARK
+from lit_avg.inputs import IMAGE_MARK
+from lit_avg.inputs.chat_encoding import ChatEncoder, Message, TokenizedConversation, UnwritableError
+from lit_avg.inputs.image_decoding import upright_rgb
+from lit_avg.utils.errors import UserError
 
 
 class PromptEncoder:

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import file_sha256, file_state
 from lit_avg.run_folder import LAST_CHECKPOINT, RESULT, run_of
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_sha256, file_state
 
 OWN, BEFORE = "own", "own before calibration"
 """Entries of a result's `checkpoint`: the hash of the run's own, and what it was before `lit-avg calibrate`."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 
 LLMS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 """The LLM under each of LLaVA's model types, as transformers calls it."""

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lit_avg.arguments import check_counts, check_number
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionTokens
 from lit_avg.router_layer import FusionLayer
 from lit_avg.semantics import Attention
+from lit_avg.utils.arguments import check_counts, check_number
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 
 VoterInit = Literal["normal", "mean"]
 

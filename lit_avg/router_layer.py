@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_avg.granularity import Granularities
-from lit_avg.scaler import averages
+from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import averages
 
 
 class SlotAttention(nn.MultiheadAttention):

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import BusyError, locked, owner_of
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ gives released checkpoints the numbers their authors got. Each point can be chos
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from lit_avg.arguments import check_number
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_number
+from lit_avg.utils.errors import UserError
 
 Preset = Literal["paper", "release"]
 Attention = Literal["tokens", "tiles"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_avg.anyres import NEWLINE, VisualLayout
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
+from lit_avg.visual_tokens.anyres import NEWLINE, VisualLayout
 
 
 @dataclass

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 class StepMean:

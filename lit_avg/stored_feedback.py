@@ -8,13 +8,13 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from lit_avg.alone import fed_back, seen
 from lit_avg.batch import IGNORED_LABEL, Batch
-from lit_avg.errors import UserError
 from lit_avg.feedback_identity import FeedsBack, check_identity, identity_of
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackReader, FeedbackStore, check_data
-from lit_avg.finite import check_feedback
 from lit_avg.model import AvgLlava
 from lit_avg.sequences import visual_token_counts
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_feedback
 
 
 def feeds_back(data: LightningDataModule | None) -> FeedsBack:

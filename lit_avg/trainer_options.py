@@ -14,8 +14,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 
-from lit_avg.arguments import check_number
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_number
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import read_yaml
 
 _LEAST = {

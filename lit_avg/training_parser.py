@@ -12,8 +12,8 @@ from jsonargparse import (
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_avg.errors import UserError
 from lit_avg.parser_messages import chain_of, in_short
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml
 
 # one rule for files, for values within them, and for values on the command line; and what is written is read back so

@@ -12,19 +12,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("lit_avg", "datamodules", "callbacks")
 
 SHARED_WORDS = {
-    "lit_avg.arguments",  # how wrong numbers are refused
-    "lit_avg.verb_options",  # and on the command line
-    "lit_avg.anyres",  # where visual tokens are counted, for everyone
+    "lit_avg.utils.arguments",  # how wrong numbers are refused
+    "lit_avg.utils.command_line",  # and on the command line
+    "lit_avg.visual_tokens.anyres",  # where visual tokens are counted, for everyone
     "lit_avg.batch",
-    "lit_avg.cache_folder",
-    "lit_avg.file_hashes",  # what names files, for everyone
-    "lit_avg.chat_encoding",  # what training and `generate` make of words must be one thing
-    "lit_avg.granularity",
-    "lit_avg.hub",  # which names the Hugging Face hub knows
-    "lit_avg.errors",
-    "lit_avg.image_decoding",  # and so of pictures
-    "lit_avg.image_mark",
-    "lit_avg.stand_in_batch",
+    "lit_avg.utils.cache_folder",
+    "lit_avg.utils.hashing",  # what names files, for everyone
+    "lit_avg.inputs.chat_encoding",  # what training and `generate` make of words must be one thing
+    "lit_avg.visual_tokens.granularity",
+    "lit_avg.utils.hub",  # which names the Hugging Face hub knows
+    "lit_avg.utils.errors",
+    "lit_avg.inputs.image_decoding",  # and so of pictures
+    "lit_avg.inputs",
     "lit_avg.utils.yaml_reader",  # a config means the same to a data check and to a training
     "lit_avg.utils.atomic_io",  # writing whole or not at all, for everyone
 }
@@ -38,7 +37,7 @@ KNOWS_TRANSFORMERS = {
     "lit_avg.attention",
     "lit_avg.llm_configs",
     "lit_avg.backbone",
-    "lit_avg.chat_encoding",
+    "lit_avg.inputs.chat_encoding",
     "lit_avg.export",
     "lit_avg.generation",
     "lit_avg.llava_next",
@@ -60,13 +59,13 @@ KNOWS_TRANSFORMERS = {
 """The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 
 WITHOUT_TORCH = (
-    "lit_avg.granularity",
-    "lit_avg.errors",
+    "lit_avg.visual_tokens.granularity",
+    "lit_avg.utils.errors",
     "lit_avg.cli",
-    "lit_avg.file_hashes",
-    "lit_avg.cache_folder",
-    "lit_avg.terminals",
-    "lit_avg.arguments",
+    "lit_avg.utils.hashing",
+    "lit_avg.utils.cache_folder",
+    "lit_avg.utils.terminal",
+    "lit_avg.utils.arguments",
 )
 WITHOUT_LIGHTNING = (
     "model",
@@ -151,7 +150,7 @@ def test_callbacks_do_not_know_datamodules() -> None:
 
 
 def test_studies_know_no_training_code() -> None:
-    words = ("lit_avg.errors", "lit_avg.file_hashes", "lit_avg.verb_options")
+    words = ("lit_avg.utils.errors", "lit_avg.utils.hashing", "lit_avg.utils.command_line")
     allowed = ("lit_avg.studies", "lit_avg.utils", *words)
     for module in MODULES:
         if module.name.startswith("lit_avg.studies"):

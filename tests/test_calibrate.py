@@ -7,8 +7,8 @@ import torch
 from lit_avg.calibrate_command import store_delta
 from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.cli import main
-from lit_avg.errors import UserError
 from lit_avg.outcomes import Outcomes
+from lit_avg.utils.errors import UserError
 from tests.tiny_run import write_stage
 
 

@@ -12,13 +12,13 @@ from lit_avg.backbone import Backbone
 from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.cli import main
-from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import StoredSplit, open_store
 from lit_avg.model import AvgLlava
 from lit_avg.policies import CoarsestWithin, Fixed, Oracle, Policy, Routed
-from lit_avg.weight_files import load_exactly
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import load_exactly
 from tests.drawn import drawn_shards
 from tests.stored import config
 from tests.tiny_run import write_stage

@@ -10,10 +10,10 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from callbacks.results_writer import outcomes_csv
-from lit_avg.granularity import Granularities
 from lit_avg.outcomes import Outcomes
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.spec.study import Study
+from lit_avg.visual_tokens.granularity import Granularities
 from tests.lit_avg.studies.made_up import CHOICES, FIXED, KINDS, LEVELS, ROUTER, finish, made_up_study, router_metrics
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from datamodules.encoding.tiling import best_plane
-from lit_avg.anyres import VisualLayout
-from lit_avg.granularity import Granularities
 from lit_avg.semantics import PRESETS, Unpad
+from lit_avg.visual_tokens.anyres import VisualLayout
+from lit_avg.visual_tokens.granularity import Granularities
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ import torch
 
 from datamodules.encoding.tokenizer import load_tokenizer
 from lit_avg.checkpoints import read_checkpoint
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import read_file
 from lit_avg.utils.yaml_reader import read_yaml
-from lit_avg.weight_files import read_file
 
 
 class Touches:

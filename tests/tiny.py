@@ -6,11 +6,11 @@ import torch
 
 from lit_avg.backbone import Backbone
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
-from lit_avg.granularity import Granularities
 from lit_avg.model import AvgLlava
 from lit_avg.router import GranularityRouter
-from lit_avg.scaler import Pooling
 from lit_avg.semantics import Preset, Semantics
+from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import Pooling
 
 TILE, VOCABULARY = 32, 50
 LEVELS = (1, 2, 4, 8, 16)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
 from lit_avg.stages import RGLF
+from lit_avg.utils.errors import UserError
 from tests.tiny import TILE, VOCABULARY, make_batch
 
 PICTURES = [((1, 2), (32, 64)), ((2, 1), (60, 20))]

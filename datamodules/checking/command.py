@@ -17,8 +17,8 @@ from datamodules.checking.scan import Scanner, ShardToScan
 from datamodules.checking.statistics import Statistics
 from datamodules.packing.pool import in_order
 from datamodules.shards.manifest import MANIFEST, read_manifest
-from lit_avg.errors import UserError
-from lit_avg.verb_options import VerbParser, process_count, whole_number
+from lit_avg.utils.command_line import VerbParser, process_count, whole_number
+from lit_avg.utils.errors import UserError
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.base import ShardsDataModule
 from datamodules.checking.measure import Yardstick
 from datamodules.encoding.conversation import ConversationRenderer
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import read_yaml
 
 _UNLIMITED = 2**31  # a maximum length that cuts nothing

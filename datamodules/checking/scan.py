@@ -15,11 +15,11 @@ from datamodules.encoding.tiling import best_plane
 from datamodules.shards.manifest import Shard
 from datamodules.shards.reader import sample_key
 from datamodules.shards.sample import Sample, parse_sample
-from lit_avg.anyres import VisualLayout
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import sha256_of_content
-from lit_avg.granularity import Granularities
-from lit_avg.image_mark import words_of
+from lit_avg.inputs import words_of
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import sha256_of_content
+from lit_avg.visual_tokens.anyres import VisualLayout
+from lit_avg.visual_tokens.granularity import Granularities
 
 NAMED = 10
 """Problems of a shard that are told one by one."""

@@ -15,8 +15,8 @@ from datamodules.encoding.tiling import TiledImage, Tiling
 from datamodules.shards.reader import NO_KIND
 from datamodules.shards.sample import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
-from lit_avg.chat_encoding import TokenizedConversation
-from lit_avg.errors import UserError
+from lit_avg.inputs.chat_encoding import TokenizedConversation
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

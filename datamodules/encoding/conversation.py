@@ -1,7 +1,7 @@
 """A conversation to token ids, by the same chat template in training, in evaluation and in the exported processor.
 
-How messages become tokens is `lit_avg.chat_encoding`'s; here are the templates, what a conversation's turns are as
-messages, and what is left of a conversation that is too long.
+How messages become tokens is `lit_avg.inputs.chat_encoding`'s; here are the templates, what a conversation's turns are
+as messages, and what is left of a conversation that is too long.
 """
 
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.shards.sample import BadSampleError, Turn
-from lit_avg.chat_encoding import ChatEncoder, Message, Role, TokenizedConversation, UnwritableError
-from lit_avg.errors import UserError
-from lit_avg.image_mark import IMAGE_MARK, words_of
+from lit_avg.inputs import IMAGE_MARK, words_of
+from lit_avg.inputs.chat_encoding import ChatEncoder, Message, Role, TokenizedConversation, UnwritableError
+from lit_avg.utils.errors import UserError
 
 VICUNA_SYSTEM_PROMPT = (
     "A chat between a curious human and an artificial intelligence assistant. "

@@ -1,7 +1,7 @@
 """Picture files to RGB: one way for packing and for training, so that what was packed can be trained on.
 
 What the bytes are decides, not the file's name. What is opened becomes RGB as in `generate`: see
-`lit_avg.image_decoding`. Broken files and ones of too many pixels are refused.
+`lit_avg.inputs.image_decoding`. Broken files and ones of too many pixels are refused.
 """
 
 import io
@@ -13,8 +13,8 @@ from functools import cache
 
 from PIL import Image, UnidentifiedImageError
 
-from lit_avg.errors import UserError
-from lit_avg.image_decoding import orientation, upright_rgb
+from lit_avg.inputs.image_decoding import orientation, upright_rgb
+from lit_avg.utils.errors import UserError
 
 MAX_PIXELS = 2**26
 """67 megapixels, 200 MB as RGB: a small file can claim to be any size."""

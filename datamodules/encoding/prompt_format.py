@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 WORDING_KEY = "wording"
 """Entry of a data module's state."""

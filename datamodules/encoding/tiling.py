@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_avg.arguments import check_counts, check_numbers
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_counts, check_numbers
+from lit_avg.utils.errors import UserError
 
 CHANNELS = 3
 

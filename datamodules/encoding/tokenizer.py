@@ -5,8 +5,8 @@ from typing import cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from lit_avg.errors import UserError
-from lit_avg.hub import check_source
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hub import check_source
 
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 """Tokenizers that ship with the project, one folder each."""

@@ -10,9 +10,9 @@ from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached, is_wide
 from datamodules.splits import Split
-from lit_avg.arguments import check_counts, check_seed
-from lit_avg.cache_folder import default_cache
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_counts, check_seed
+from lit_avg.utils.cache_folder import default_cache
+from lit_avg.utils.errors import UserError
 
 Pictures = Literal["all", "wide", "tall"]
 """Which of Jersey's pictures, half of them wider than high, half of them higher than wide."""

@@ -32,8 +32,8 @@ from datamodules.jersey.drawing import (
 )
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE, Cells, cells_of, patches_of
 from datamodules.jersey.replay import ReplayedLoader
-from lit_avg.arguments import check_counts, check_seed
-from lit_avg.stand_in_batch import PatchBatch
+from lit_avg.batch import PatchBatch
+from lit_avg.utils.arguments import check_counts, check_seed
 
 TRAIN_STREAM, VAL_STREAM = 10, 11
 """Numbers of the random streams, apart from those of Jersey's splits."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.jersey.drawing import CELL, COLOURS, Scene
-from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED
+from lit_avg.batch import NO_DIGIT, UNLABELLED
 
 SIDE = 8
 """Patches of a tile's side; a patch of a tile is as large as a cell."""

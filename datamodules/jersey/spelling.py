@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.jersey.drawing import COLOURS, Scene
 from datamodules.jersey.labels import MEAN_BRIGHTNESS, SIDE, Cells, cells_of, patches_of
 from datamodules.jersey.questions import HORIZONTAL, VERTICAL
-from lit_avg.stand_in_batch import NO_DIGIT
+from lit_avg.batch import NO_DIGIT
 
 _BRIGHTNESS_WEIGHT = 3.0
 _DIGIT_WEIGHT = 3.0  # at 1 the LLM needs many more steps before it finds the one patch with the digit

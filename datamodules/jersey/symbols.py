@@ -21,8 +21,8 @@ from datamodules.jersey.questions import QUESTIONS, answers
 from datamodules.jersey.replay import ReplayedLoader
 from datamodules.jersey.spelling import Speller
 from datamodules.shards.sample import Turn
-from lit_avg.arguments import check_counts, check_seed
-from lit_avg.stand_in_batch import SymbolBatch
+from lit_avg.batch import SymbolBatch
+from lit_avg.utils.arguments import check_counts, check_seed
 
 TRAIN_STREAM, VAL_STREAM = 20, 21
 """Numbers of the random streams, apart from those of Jersey's splits and of the dense pictures."""

@@ -19,7 +19,7 @@ from PIL import Image
 
 from datamodules.jersey.drawing import draw, random_scene, random_shape
 from datamodules.jersey.questions import conversation
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.encoding.collate import EncodedSample
 from datamodules.loading.mixture import Mixture
 from datamodules.shards.sample import BadSampleError, Sample
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 BAD_SAMPLES = "bad_samples"
 """Beginning of the names of the files in a run's directory, one for each rank: `bad_samples.rank0.jsonl`."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from datamodules.loading.length_grouping import Lengths, grouped
 from datamodules.shards.sources import SHARDS_AT_ONCE
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

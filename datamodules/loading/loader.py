@@ -17,7 +17,7 @@ from datamodules.encoding.collate import EncodedSample
 from datamodules.loading.bad_samples import BadSample, BadSampleLog, EncodedSamples
 from datamodules.loading.batch_sampler import EpochOrder
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

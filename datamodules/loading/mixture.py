@@ -17,7 +17,7 @@ import numpy as np
 from datamodules.loading.batch_sampler import Source
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import Sample
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 STAND_INS = 20
 """So many samples in a row that are no good are no accident."""

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 from datamodules.packing.names import MAX_FILE_BYTES, RefusedError, inside, spellings
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 _ENCRYPTED, _NAMED_IN_UTF8 = 0x1, 0x800  # flags of a zip's entry
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of an entry: signature, and the bytes of its name and of its extra field

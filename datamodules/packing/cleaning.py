@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from datamodules.packing.names import RefusedError
 from datamodules.shards.sample import Turn, parse_turns, problem_of
-from lit_avg.image_mark import IMAGE_MARK
+from lit_avg.inputs import IMAGE_MARK
 
 _PICTURE = r"(image|img|picture|pic|photo)"
 _MEDIA = re.compile(

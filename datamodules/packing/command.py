@@ -14,8 +14,8 @@ from datamodules.packing.pack import REJECTS, PackJob, must_pack_anew, pack
 from datamodules.packing.progress_bar import progress_bar
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import parse_root
-from lit_avg.errors import UserError
-from lit_avg.verb_options import VerbParser, number, process_count, whole_number
+from lit_avg.utils.command_line import VerbParser, number, process_count, whole_number
+from lit_avg.utils.errors import UserError
 
 
 def main(argv: list[str]) -> int:

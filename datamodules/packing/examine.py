@@ -19,7 +19,7 @@ from datamodules.packing.names import RefusedError
 from datamodules.packing.presets import Preset
 from datamodules.packing.records import Record
 from datamodules.packing.roots import Found, Pictures
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 DEFAULT_QUALITY = 95
 """Of the JPEGs that pictures become which are made smaller."""

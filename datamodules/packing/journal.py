@@ -17,7 +17,7 @@ from typing import Any
 from datamodules.packing.report import PackReport, report_from_json
 from datamodules.packing.writer import WriterState
 from datamodules.shards.manifest import MANIFEST
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 INDEXES = ".indexes"
 """Below the partial folder: the indexes of archives."""

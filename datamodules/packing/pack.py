@@ -25,8 +25,8 @@ from datamodules.packing.report import PackReport
 from datamodules.packing.roots import ImageRoot, Pictures
 from datamodules.packing.writer import ShardWriter, write_manifest
 from datamodules.shards.reader import held_out
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import file_sha256
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_sha256
 
 REJECTS = "rejects.jsonl"
 """The records that were refused, beside the shards: id, source and reason."""

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any, TypeVar, cast
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 _AHEAD = 3
 """Items that are under way for each process, so that none waits for the next."""

@@ -28,7 +28,7 @@ open-llava-next-1m
 
 from dataclasses import dataclass
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from datamodules.packing.pool import in_order
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.shards.manifest import MANIFEST
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 _CHUNK = 64
 _DIGESTS = 2**256

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"
 

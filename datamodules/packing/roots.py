@@ -14,8 +14,8 @@ from datamodules.packing.names import (
     spellings,
     with_other_extensions,
 )
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import file_sha256
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_sha256
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from datamodules.packing.examine import Packable
 from datamodules.shards.manifest import FORMAT, MANIFEST, Shard
 from datamodules.shards.reader import sample_key
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)  # what a tar ends with

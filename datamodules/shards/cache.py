@@ -20,10 +20,10 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from datamodules.shards.download import Expected, Fetched, Patience, fetch
-from lit_avg.cache_folder import default_cache
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import file_sha256, keep_sha256
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.cache_folder import default_cache
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_sha256, keep_sha256
 
 _PART = ".part"
 

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 PIPE = "pipe:"
 

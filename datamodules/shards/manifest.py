@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import changed_beneath, is_later, known_sha256
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import changed_beneath, is_later, known_sha256
 
 MANIFEST = "manifest.json"
 

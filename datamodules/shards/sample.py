@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from lit_avg.errors import UserError
-from lit_avg.image_mark import IMAGE_MARK, words_of
+from lit_avg.inputs import IMAGE_MARK, words_of
+from lit_avg.utils.errors import UserError
 
 SPEAKERS = ("human", "gpt", "system")
 

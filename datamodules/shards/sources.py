@@ -32,9 +32,9 @@ from datamodules.shards.manifest import (
     read_manifest,
 )
 from datamodules.shards.tar_index import ShardIndex, read_index
-from lit_avg.errors import UserError
-from lit_avg.file_hashes import file_sha256
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_sha256
 
 SHARDS_AT_ONCE = 16
 """Training mixes the samples of so many shards at a time: well mixed, and yet no jumping about in a large data set."""

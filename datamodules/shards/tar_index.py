@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from posixpath import dirname, join, normpath
 from typing import BinaryIO
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 Place = tuple[int, int]
 """Offset in the tar file, and bytes."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lit_avg.studies.launchers.slurm_queue import cancel_jobs, living_jobs
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.locks import Owner, locked, owner_of
-from lit_avg.verb_options import VerbParser
 
 ELSEWHERE = 1
 

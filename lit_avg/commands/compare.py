@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lit_avg.errors import UserError
 from lit_avg.studies.report.run_diff import (
     MetricPair,
     Side,
@@ -23,7 +22,8 @@ from lit_avg.studies.report.run_diff import (
 from lit_avg.studies.runs.plan import named_run, split_seed
 from lit_avg.studies.runs.run_record import OUTCOMES
 from lit_avg.studies.spec.study import Study, load_study
-from lit_avg.verb_options import VerbParser
+from lit_avg.utils.command_line import VerbParser
+from lit_avg.utils.errors import UserError
 
 
 def main(argv: list[str]) -> int:

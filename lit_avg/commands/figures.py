@@ -5,7 +5,7 @@ from pathlib import Path
 from lit_avg.studies.report.figure_cache import FIGURES
 from lit_avg.studies.spec.study import load_study
 from lit_avg.utils.atomic_io import writable
-from lit_avg.verb_options import VerbParser
+from lit_avg.utils.command_line import VerbParser
 
 
 def main(argv: list[str]) -> int:

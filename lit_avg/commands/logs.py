@@ -3,13 +3,13 @@
 import sys
 import time
 
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.process import last_lines
 from lit_avg.studies.runs.plan import named_run, split_seed
 from lit_avg.studies.runs.run_record import LOG
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.command_line import VerbParser, whole_number
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import owner_of
-from lit_avg.verb_options import VerbParser, whole_number
 
 
 def main(argv: list[str]) -> int:

@@ -9,15 +9,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.process import last_lines
 from lit_avg.studies.launchers.slurm_queue import living_jobs
 from lit_avg.studies.runs.dry_run import clock, expected_seconds, time_left
 from lit_avg.studies.runs.plan import PlannedRun, plan, unchecked
 from lit_avg.studies.runs.run_record import LOG, STATES, State, read_record, states
 from lit_avg.studies.spec.study import Study, load_study
+from lit_avg.utils.command_line import LONGEST_WAIT, VerbParser, number
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import owner_of
-from lit_avg.verb_options import LONGEST_WAIT, VerbParser, number
 
 _STYLES: dict[State, str] = {"running": "bold", "failed": "red", "interrupted": "yellow"}
 

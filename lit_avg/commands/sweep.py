@@ -8,7 +8,6 @@ from rich.console import Console
 
 from lit_avg import cli
 from lit_avg.commands.cancel import announced
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.config_check import checked_study
 from lit_avg.studies.launchers.local import Sweep, Watcher, dependants
 from lit_avg.studies.launchers.process import Command
@@ -20,7 +19,8 @@ from lit_avg.studies.runs.dry_run import graph_lines
 from lit_avg.studies.runs.plan import PlannedRun, plan
 from lit_avg.studies.runs.run_record import is_finished
 from lit_avg.studies.spec.study import Study, load_study
-from lit_avg.verb_options import LONGEST_WAIT, VerbParser, number, process_count
+from lit_avg.utils.command_line import LONGEST_WAIT, VerbParser, number, process_count
+from lit_avg.utils.errors import UserError
 
 if TYPE_CHECKING:
     from lit_avg.studies.launchers.slurm import ClusterSweep

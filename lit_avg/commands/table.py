@@ -8,7 +8,7 @@ from lit_avg.studies.report.table_cells import Sheet
 from lit_avg.studies.report.table_formats import as_csv, as_markdown, print_table, write_tables
 from lit_avg.studies.spec.study import load_study
 from lit_avg.utils.atomic_io import READ_ONLY, writable, write_whole
-from lit_avg.verb_options import VerbParser
+from lit_avg.utils.command_line import VerbParser
 
 FORMS = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
 

@@ -9,17 +9,12 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lit_avg.arguments import check_validated
 from lit_avg.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
-from lit_avg.context_length import check_context_length
-from lit_avg.errors import UserError
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
-from lit_avg.finite import check_weights
 from lit_avg.generation import check_end_token
-from lit_avg.granularity import Granularities
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
 from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
@@ -30,6 +25,11 @@ from lit_avg.policies import Policy, fixed_policies
 from lit_avg.run_folder import checkpoint_path
 from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.step_mean import StepMean, check_step_mean
+from lit_avg.utils.arguments import check_validated
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_weights
+from lit_avg.visual_tokens.context_length import check_context_length
+from lit_avg.visual_tokens.granularity import Granularities
 
 Part = BackbonePart | Literal["router"]
 

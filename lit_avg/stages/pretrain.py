@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from lit_avg.backbone import BackbonePart
-from lit_avg.errors import UserError
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.origins import folder_now
 from lit_avg.stages.base import Part, Stage
+from lit_avg.utils.errors import UserError
 
 
 class Pretrain(Stage):

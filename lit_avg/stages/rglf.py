@@ -8,10 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_avg.alone import fed_back, seen
-from lit_avg.arguments import check_number
 from lit_avg.base_weights import base_weights
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
 from lit_avg.evaluation import outcomes_of
 from lit_avg.feedback import Feedback
 from lit_avg.feedback_store import FeedbackReader
@@ -23,6 +21,8 @@ from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.stored_feedback import open_readers
+from lit_avg.utils.arguments import check_number
+from lit_avg.utils.errors import UserError
 
 
 class RGLF(RouterStage):

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from lit_avg.anyres import VisualLayout
-from lit_avg.arguments import check_counts, check_number
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
+from lit_avg.batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
-from lit_avg.scaler import GranularityScaler
 from lit_avg.sequences import llm_input
 from lit_avg.stages.finite_training import FiniteTraining
-from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
+from lit_avg.utils.arguments import check_counts, check_number
 from lit_avg.utils.atomic_io import obey_umask
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.anyres import VisualLayout
+from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import GranularityScaler
 
 COLOURS = 6
 """Colours a patch may have."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 _held = dict[Path, TextIO]()
 """Lock files that this process holds: a run that it was told to do may hold its own folder again."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 if TYPE_CHECKING or not yaml.__with_libyaml__:
     from yaml import SafeLoader

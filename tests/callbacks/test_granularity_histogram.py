@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from callbacks.granularity_histogram import Selection, append_rows, selection_figure, selections_by_kind
-from lit_avg.granularity import Granularities
+from lit_avg.visual_tokens.granularity import Granularities
 
 LEVELS = Granularities((1, 2, 4))
 

@@ -13,7 +13,7 @@ import yaml
 import callbacks
 from callbacks.watcher import ERRORS, HOOKS, Watcher
 from lit_avg.cli import main
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.tiny_run import write_stage
 
 RESULTS = {"LossRecord", "LastCheckpoint", "Preemption", "PredictionsWriter", "ResultsWriter", "SaveConfig"}

@@ -16,7 +16,7 @@ from datamodules.jersey import writing
 from datamodules.jersey.datamodule import Jersey
 from datamodules.llava_shards import LLaVAShards
 from datamodules.loading.mixture import WeightedShards
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.datamodules.serving import Server, serving
 from tests.datamodules.tars import foreign_tar
 from tests.drawn import drawn_shards

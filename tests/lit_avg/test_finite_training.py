@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from callbacks import LastCheckpoint, LossRecord, ResultsWriter
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
-from lit_avg.finite import check_weights, non_finite
 from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_weights, non_finite
 from tests.tiny import tiny_model
 from tests.two_ranks import on_ranks, one_rank_meets_a_nan
 

@@ -11,10 +11,10 @@ from transformers import GenerationConfig, LlavaNextForConditionalGeneration, Ma
 from transformers.generation.streamers import BaseStreamer
 
 from lit_avg.batch import IGNORED_LABEL, PREFIX, Batch
-from lit_avg.errors import UserError
 from lit_avg.generation import Generation
 from lit_avg.model import AvgLlava
 from lit_avg.sequences import separate_questions, without_last_answers
+from lit_avg.utils.errors import UserError
 from tests.llava_next import ENCODERS, END, LLMS, Asked, Theirs, model, ours_and_theirs, twin
 
 SAMPLES = [

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lit_avg.errors import UserError
 from lit_avg.instruction_filter import InstructionFilter
+from lit_avg.utils.errors import UserError
 
 
 def test_the_score_is_the_mean_of_the_full_cosine_matrix() -> None:

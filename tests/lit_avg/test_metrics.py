@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from lit_avg.calibration import fit_delta
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
 from lit_avg.metrics import policy_metrics
 from lit_avg.outcomes import Outcomes
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 
 LEVELS = Granularities((1, 2, 4))
 

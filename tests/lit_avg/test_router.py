@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
 from lit_avg.instruction_filter import InstructionTokens
 from lit_avg.router import GranularityRouter
-from lit_avg.scaler import GranularityScaler
 from lit_avg.semantics import Attention
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import GranularityScaler
 
 GRANULARITIES = Granularities((1, 2, 4))
 WIDTH = 8

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
-from lit_avg.errors import UserError
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.losses import ranking_loss, release_ranking_loss
 from lit_avg.semantics import PRESETS, Choices, EmptySlots, Semantics, choices_of
+from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model
 
 ROW = [([(4, 2)], 0)]

@@ -8,13 +8,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
 from lit_avg.feedback import lmm_feedback
 from lit_avg.losses import best_granularity_loss, ranking_loss
 from lit_avg.optim import Optimization
 from lit_avg.policies import Random
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import PARTS, Stage
+from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model
 
 Make = Callable[..., Batch]

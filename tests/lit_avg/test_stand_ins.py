@@ -7,9 +7,9 @@ import torch
 
 from datamodules.jersey import JerseyPatches, JerseySymbols
 from lit_avg.backbone import Backbone
-from lit_avg.granularity import Granularities
 from lit_avg.optim import Optimization
 from lit_avg.stages.stand_ins import EncoderStandIn, LanguageModelStandIn
+from lit_avg.visual_tokens.granularity import Granularities
 
 SETTINGS = Optimization(lr=3e-3, betas=(0.9, 0.98))
 VISION = {"model_type": "clip_vision_model", "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}

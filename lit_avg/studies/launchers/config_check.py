@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.process import Command, call, last_lines
 from lit_avg.studies.runs.plan import value_arguments
 from lit_avg.studies.spec.config_files import named_files
@@ -16,6 +15,7 @@ from lit_avg.studies.spec.fingerprint import Checked, read_checked, source_of, w
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.studies.spec.validation import Mistake
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import located, located_name
 
 _NAME = re.compile(r"'([A-Za-z_][\w.]*)'|\b([A-Za-z_][\w.]*):(?= )")

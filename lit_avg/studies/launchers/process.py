@@ -14,7 +14,6 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from lit_avg.errors import UserError
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.studies.runs.run_folder import claim
 from lit_avg.studies.runs.run_record import (
@@ -27,6 +26,7 @@ from lit_avg.studies.runs.run_record import (
     write_record,
 )
 from lit_avg.studies.spec.fingerprint import source_of
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import BusyError, locked
 
 Command = Callable[[list[str]], int]

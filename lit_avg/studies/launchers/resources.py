@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 def cores() -> int:

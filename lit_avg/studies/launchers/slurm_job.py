@@ -14,11 +14,11 @@ from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission
 
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.process import Command, execute
 from lit_avg.studies.launchers.slurm_queue import FOLDER
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.errors import UserError
 
 _PATIENCE_SECONDS = 300
 """How long the other processes wait for the first to claim the run."""

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_avg.errors import UserError
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.errors import UserError
 
 FOLDER = "slurm"
 """Folder, inside a study's, of what SLURM and submitit write."""

@@ -9,13 +9,13 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 from submitit.slurm import slurm
 
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.process import Command
 from lit_avg.studies.launchers.slurm_job import ClusterJob
 from lit_avg.studies.launchers.slurm_queue import FOLDER
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.studies.spec.fingerprint import read_checked, source_of
 from lit_avg.studies.spec.study import Study
+from lit_avg.utils.errors import UserError
 
 _REQUEUES = 1000
 """How often submitit may requeue a job that reaches its limit: as often as the run needs."""

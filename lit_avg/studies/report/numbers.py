@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.errors import UserError
 from lit_avg.utils.atomic_io import write_whole, written
+from lit_avg.utils.errors import UserError
 
 FILE = "numbers.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 IMAGE = "image"
 """The column with the hash of a question's image, or its own key without one; tests of earlier versions have none."""

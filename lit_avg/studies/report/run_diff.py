@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.errors import UserError
 from lit_avg.studies.report.numbers import bad_metric, bad_outcome, number
 from lit_avg.studies.runs.run_record import OUTCOMES, RESULT, read_entries, read_record
+from lit_avg.utils.errors import UserError
 
 HEADLINES = ("loss", "accuracy", "tokens_per_tile", "token_share")
 """The metrics that are shown unless all are asked for."""

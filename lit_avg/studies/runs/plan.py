@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lit_avg.errors import UserError
 from lit_avg.studies.spec.fingerprint import code_hash, digest, read_checked
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.studies.spec.study import Study
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lit_avg.errors import UserError
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.utils.atomic_io import write_whole, written
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import owner_of
 
 RECORD = "identity.json"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.errors import UserError
 from lit_avg.studies.spec.validation import Mistake
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import located, read_yaml
 
 

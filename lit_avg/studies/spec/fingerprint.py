@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lit_avg.file_hashes import changed_beneath, file_sha256, file_state, known_sha256, sha256_of_content
 from lit_avg.studies.spec.config_files import config_content
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.hashing import changed_beneath, file_sha256, file_state, known_sha256, sha256_of_content
 from lit_avg.utils.locks import locked
 
 CHECKED = "checked.json"

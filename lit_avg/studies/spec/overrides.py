@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.errors import UserError
 from lit_avg.studies.spec.axes import combinations, read_axes, refuse_axes_in_runs, refuse_unknown_axes, substituted
 from lit_avg.studies.spec.columns import column_mistakes, take_paper
 from lit_avg.studies.spec.config_files import config_content, study_content
@@ -37,6 +36,7 @@ from lit_avg.studies.spec.fingerprint import contributions, digest, unified
 from lit_avg.studies.spec.overrides import Change, Run, branched, way_to
 from lit_avg.studies.spec.slurm_options import ClusterOptions, read_options
 from lit_avg.studies.spec.validation import Fields, Mistake
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import located
 
 

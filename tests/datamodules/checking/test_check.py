@@ -15,7 +15,7 @@ from datamodules.checking.measure import Yardstick
 from datamodules.checking.statistics import Statistics, Tally, aspect
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import conversation, draw_llava, drawn_shards, picture
 
 ROOT = Path(__file__).parents[3]

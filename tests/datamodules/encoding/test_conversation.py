@@ -10,8 +10,8 @@ from datamodules.encoding.conversation import ConversationRenderer, NoRoomError,
 from datamodules.encoding.tokenizer import load_tokenizer
 from datamodules.shards.sample import Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
-from lit_avg.chat_encoding import TokenizedConversation
-from lit_avg.errors import UserError
+from lit_avg.inputs.chat_encoding import TokenizedConversation
+from lit_avg.utils.errors import UserError
 
 ONE_ROUND = (Turn("human", "<image>\nWhich number?"), Turn("gpt", "42"))
 TWO_ROUNDS = (*ONE_ROUND, Turn("human", "Why is it 42?"), Turn("gpt", "It was drawn — by chance."))

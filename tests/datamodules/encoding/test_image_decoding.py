@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.encoding.image_decoding import MAX_PIXELS, decode_picture, picture_size, recognise_picture
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:

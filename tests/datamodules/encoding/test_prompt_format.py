@@ -8,9 +8,9 @@ import pytest
 
 from datamodules import CC595K, ALLaVA, InstructionMix, LLaVAShards
 from datamodules.encoding.tokenizer import load_tokenizer
-from lit_avg.errors import UserError
 from lit_avg.generation import check_end_token
-from lit_avg.image_mark import IMAGE_MARK
+from lit_avg.inputs import IMAGE_MARK
+from lit_avg.utils.errors import UserError
 
 
 def data(template: str = "vicuna", system_prompt: str | None = None) -> LLaVAShards:

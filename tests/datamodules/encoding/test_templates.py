@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.encoding.conversation import ConversationRenderer, NoRoomError
 from datamodules.shards.sample import Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
-from lit_avg.chat_encoding import TokenizedConversation
-from lit_avg.errors import UserError
+from lit_avg.inputs.chat_encoding import TokenizedConversation
+from lit_avg.utils.errors import UserError
 
 SPECIAL = ["<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
 

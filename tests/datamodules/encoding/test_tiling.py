@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 
 from datamodules.encoding.tiling import Normalisation, Tiling
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
 SIDES = st.one_of(st.sampled_from([1, 3, 56, 2000]), st.integers(1, 300))

@@ -2,7 +2,7 @@ import numpy as np
 
 from datamodules.jersey.drawing import BOARD, Player, Scene
 from datamodules.jersey.labels import MEAN_BRIGHTNESS, cells_of, patches_of
-from lit_avg.stand_in_batch import NO_DIGIT, UNLABELLED
+from lit_avg.batch import NO_DIGIT, UNLABELLED
 
 
 def scene_with(player: Player, shape: tuple[int, int]) -> Scene:

@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.jersey import Jersey
 from datamodules.loading.loader import BatchStream
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 def jersey(tmp_path: Path, **changes: object) -> Jersey:

@@ -14,7 +14,7 @@ from datamodules.jersey import Jersey
 from datamodules.jersey import writing as jersey_writing
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import VERSION, JerseySettings, cached, picture
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 SMALL = JerseySettings(train=12, val=3, test=4, seed=0)
 

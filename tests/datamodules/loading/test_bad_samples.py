@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.loading.bad_samples import BadSample, BadSampleLog
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import drawn_shards, raw_shards
 
 

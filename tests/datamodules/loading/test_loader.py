@@ -15,7 +15,7 @@ from datamodules.loading.batch_sampler import EpochOrder, Source
 from datamodules.loading.loader import BatchStream
 from datamodules.shards.reader import held_out
 from lit_avg.batch import Batch
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import drawn_shards
 
 SAMPLES = 23

@@ -12,7 +12,7 @@ from datamodules.loading.length_grouping import sample_sizes
 from datamodules.loading.loader import BatchStream
 from datamodules.loading.mixture import WeightedShards
 from datamodules.shards.reader import ShardedSamples
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import drawn_shards
 
 

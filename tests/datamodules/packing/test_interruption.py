@@ -14,7 +14,7 @@ from datamodules.packing.journal import Partial, Progress, partial_folder
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
 from datamodules.shards.manifest import read_manifest
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import draw_llava
 
 SAMPLES = 360

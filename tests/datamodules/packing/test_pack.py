@@ -14,7 +14,7 @@ from datamodules.packing.pack import REJECTS, PackJob, PackReport, pack
 from datamodules.packing.roots import ImageRoot
 from datamodules.shards.manifest import MANIFEST, read_manifest
 from datamodules.shards.reader import ShardedSamples
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import conversation, draw_llava, drawn_shards, picture
 
 ASKED = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]

@@ -7,7 +7,7 @@ from operator import neg
 import pytest
 
 from datamodules.packing.pool import in_order
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 def test_results_come_in_order_and_items_are_read_as_they_are_needed() -> None:

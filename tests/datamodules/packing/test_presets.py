@@ -15,7 +15,7 @@ from datamodules.packing.presets import PRESETS, preset_named
 from datamodules.packing.roots import ImageRoot, parse_root
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import Sample
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import picture
 
 PNG = picture(30, 20, "red", 0)

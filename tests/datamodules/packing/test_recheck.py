@@ -12,7 +12,7 @@ from datamodules.packing.command import main
 from datamodules.packing.journal import partial_folder
 from datamodules.packing.pack import REJECTS
 from datamodules.shards.reader import ShardedSamples
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.drawn import draw_llava, picture
 
 SAMPLES = 8  # of which 4 has no picture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from datamodules.packing.records import Records
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 
 def written(folder: Path, content: str | bytes, name: str = "it.json") -> Path:

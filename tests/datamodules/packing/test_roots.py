@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from datamodules.packing import archives
 from datamodules.packing.names import RefusedError, inside
 from datamodules.packing.roots import ImageRoot, Pictures, parse_root
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 FILES = {
     "a.b.c.jpg": b"one",

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from datamodules.shards.sample import Turn, parse_sample
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 ROUND = [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "This."}]
 

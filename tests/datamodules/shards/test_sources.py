@@ -17,7 +17,7 @@ from datamodules.shards.cache import ShardCache
 from datamodules.shards.download import MissingError, fetch
 from datamodules.shards.manifest import MANIFEST, read_manifest
 from datamodules.shards.reader import ShardedSamples
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.datamodules.serving import HASTY, Server, cached_bytes, samples_at, serving
 from tests.datamodules.tars import write_tar
 from tests.drawn import conversation, drawn_shards, picture

@@ -13,7 +13,7 @@ from datamodules.shards.cache import ShardCache
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import BadSampleError
 from datamodules.shards.tar_index import read_index, split_name
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 from tests.datamodules.tars import record, write_tar
 from tests.drawn import picture
 

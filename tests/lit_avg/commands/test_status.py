@@ -12,11 +12,11 @@ from lit_avg import cli
 from lit_avg.commands import logs as logs_command
 from lit_avg.commands import status as status_command
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.slurm_queue import living_jobs, write_jobs
 from lit_avg.studies.runs.plan import named_run, plan
 from lit_avg.studies.runs.run_record import Record, write_record
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import lock_of, locked
 from tests.lit_avg.studies.toy_command import toy_command
 

@@ -7,7 +7,6 @@ import torch
 import yaml
 
 from callbacks.results_writer import outcomes_csv
-from lit_avg.granularity import Granularities
 from lit_avg.metrics import policy_metrics
 from lit_avg.outcomes import Outcomes
 from lit_avg.policies import all_policies
@@ -15,6 +14,7 @@ from lit_avg.studies.runs.plan import PlannedRun, plan
 from lit_avg.studies.runs.run_record import LOG, RESULT, Record, write_record
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.visual_tokens.granularity import Granularities
 
 LEVELS = Granularities((4, 16, 64), step=4)
 KINDS = ("number", "place")

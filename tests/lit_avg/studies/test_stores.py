@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.errors import UserError
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.runs.run_record import states
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.errors import UserError
 from tests.lit_avg.studies.toy_command import toy_command
 
 WriteStudy = Callable[..., Path]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from lit_avg.file_hashes import file_sha256
 from lit_avg.studies.spec.fingerprint import states_of
+from lit_avg.utils.hashing import file_sha256
 
 KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill", "levels", "data")
 POLICIES = ("router", "fixed 4", "fixed 64")

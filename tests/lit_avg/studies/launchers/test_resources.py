@@ -1,7 +1,7 @@
 import pytest
 
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.resources import cores, crowding, deal, visible_gpus
+from lit_avg.utils.errors import UserError
 
 
 def test_gpus_are_dealt_out_among_the_runs() -> None:

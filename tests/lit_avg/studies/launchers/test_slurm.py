@@ -16,10 +16,10 @@ import pytest
 from lit_avg.commands import cancel as cancel_command
 from lit_avg.commands import status as status_command
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.errors import UserError
 from lit_avg.studies.launchers.slurm_queue import living_jobs
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import owner_of
 from tests.lit_avg.studies.launchers.test_local import SWEEP
 from tests.lit_avg.studies.slurm import NODES, Slurm, missing, wait_for

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lit_avg.errors import UserError
 from lit_avg.studies.report.intervals import FILE, Interval, intervals
 from lit_avg.studies.report.results import collect
 from lit_avg.studies.report.table import sheet_of
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.spec.study import Study
+from lit_avg.utils.errors import UserError
 from tests.lit_avg.studies.stored import finish, stored_study
 
 ROWS = {

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from lit_avg.cli import main
-from lit_avg.errors import UserError
 from lit_avg.studies.report.numbers import FILE, bad_metric, bad_outcome, number
 from lit_avg.studies.report.results import collect, finished_results
 from lit_avg.studies.report.table import sheet_of
 from lit_avg.studies.runs import run_record as records
 from lit_avg.studies.spec.columns import kinds_in_order
 from lit_avg.studies.spec.study import Study
+from lit_avg.utils.errors import UserError
 from tests.lit_avg.studies.stored import stored_study
 
 Change = Callable[[Path], None]

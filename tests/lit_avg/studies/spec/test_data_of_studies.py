@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lit_avg import file_hashes
 from lit_avg.commands import sweep as sweep_command
 from lit_avg.studies.runs.plan import plan, unchecked
 from lit_avg.studies.runs.run_record import states
 from lit_avg.studies.spec.fingerprint import Checked, code_hash, read_checked
 from lit_avg.studies.spec.study import Study, load_study
+from lit_avg.utils import hashing as file_hashes
 from tests.lit_avg.studies.toy_command import toy_command
 
 WriteStudy = Callable[..., Path]

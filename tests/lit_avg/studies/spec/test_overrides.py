@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.errors import UserError
 from lit_avg.studies.runs.plan import plan, value_arguments
 from lit_avg.studies.spec.axes import substituted
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.errors import UserError
 from tests.lit_avg.studies.toy_command import toy_command
 
 WriteStudy = Callable[..., Path]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_avg.errors import UserError
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.spec.columns import METRICS
 from lit_avg.studies.spec.study import load_study
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import read_yaml
 
 WriteStudy = Callable[..., Path]

@@ -9,10 +9,10 @@ from datamodules.jersey import Jersey
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.sample import Turn
-from lit_avg.anyres import VisualLayout
-from lit_avg.context_length import ContextLength, check_context_length
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.anyres import VisualLayout
+from lit_avg.visual_tokens.context_length import ContextLength, check_context_length
+from lit_avg.visual_tokens.granularity import Granularities
 from tests.tiny import make_batch, tiny_backbone, tiny_model
 
 PLANES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]

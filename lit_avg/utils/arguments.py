@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 LARGEST_SEED = 2**32 - 1
 """NumPy takes none beyond it."""

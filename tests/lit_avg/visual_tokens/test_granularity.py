@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 
 
 def test_grids_halve_the_width_first_as_in_the_paper() -> None:

@@ -1,9 +1,10 @@
-"""The random numbers a run draws from (dropout, Gumbel noise), so that it can go on with the very next one."""
+"""What several ranks need to know of each other: their random numbers, and whether parameters are spread over them."""
 
 from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 RANDOM_STATE_KEY = "random_states"
 """Entry of a checkpoint: one state for each rank."""
@@ -32,3 +33,9 @@ def restore(states: list[RandomState], rank: int) -> None:
     torch.set_rng_state(state["cpu"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def shards(module: nn.Module) -> bool:
+    """Whether parameters of a module are sharded by FSDP2 or DeepSpeed's ZeRO stage 3."""
+    # DeepSpeed may not be installed, so its parameters are known by the number it gives each.
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters())

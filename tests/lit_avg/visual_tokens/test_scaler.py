@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
-from lit_avg.scaler import GranularityScaler, Pooling
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import GranularityScaler, Pooling
 
 GRANULARITIES = Granularities((4, 8, 16, 32, 64))
 

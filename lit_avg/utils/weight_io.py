@@ -1,7 +1,11 @@
-"""Weights on disk: read without running code, and loaded only where every name and every shape fits."""
+"""Weights on disk: read without running code, and loaded only where every name and every shape fits.
 
+They are known by hashes of their values, in whatever type of number they lie.
+"""
+
+import hashlib
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
@@ -11,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lit_avg.errors import UserError
-from lit_avg.finite import check_weights
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.finite import check_weights
 
 FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """Stem and suffix of the weight files of a transformers checkpoint, in the order they are looked for."""
@@ -117,3 +121,33 @@ def _some(names: list[str]) -> str:
 
 def _merged(paths: list[Path]) -> dict[str, Tensor]:
     return {name: tensor for path in paths for name, tensor in read_file(path).items()}
+
+
+def tensors_hash(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 over shapes and values: of float32, or of what float32 has exactly."""
+    return _hash(_in_float32(tensor) for tensor in tensors)
+
+
+def hashes_with_types(tensors: Sequence[Tensor]) -> Iterator[str]:
+    """What earlier checkpoints knew these weights by where a run did not compute in float32: the type was part of it.
+
+    The values are rounded as such a run has rounded them.
+    """
+    for dtype in (torch.bfloat16, torch.half, torch.double):
+        yield _hash(tensor.to(dtype) for tensor in tensors)
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    """The same values in float32, where it has them all."""
+    if not tensor.is_floating_point():
+        return tensor
+    single = tensor.float()
+    return single if tensor.dtype != torch.double or torch.equal(single.double(), tensor) else tensor
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

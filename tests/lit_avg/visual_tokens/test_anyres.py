@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from lit_avg.anyres import NEWLINE, count_visual_tokens, visual_sequence
-from lit_avg.granularity import Granularities
+from lit_avg.visual_tokens.anyres import NEWLINE, count_visual_tokens, visual_sequence
+from lit_avg.visual_tokens.granularity import Granularities
 
 LEVELS = Granularities().grids
 FINEST = LEVELS[-1]

@@ -10,8 +10,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from lit_avg.arguments import check_number, in_words
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_number, in_words
+from lit_avg.utils.errors import UserError
 
 Kind = TypeVar("Kind", int, float)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_avg.shown_warnings import shown
+from lit_avg.utils.terminal import shown
 from tests.tiny_run import write_stage
 
 IN_ALL_PROCESSES = """

@@ -1,4 +1,4 @@
-"""The image's place in the text of a conversation."""
+"""What a user brings, words and images, as training and `generate` must take it alike; and the image's place in the words."""
 
 IMAGE_MARK = "<image>"
 """Stands for the image in the first question."""

@@ -16,10 +16,10 @@ from datamodules.encoding.hf_processor import llava_next_processor
 from datamodules.encoding.tokenizer import load_tokenizer
 from datamodules.shards.sample import BadSampleError, Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
-from lit_avg.chat_encoding import ChatEncoder, Message, TokenizedConversation, UnwritableError
-from lit_avg.errors import UserError
-from lit_avg.image_mark import words_of
+from lit_avg.inputs import words_of
+from lit_avg.inputs.chat_encoding import ChatEncoder, Message, TokenizedConversation, UnwritableError
 from lit_avg.prompts import PromptEncoder
+from lit_avg.utils.errors import UserError
 from tests.datamodules.encoding.test_templates import KINDS, TEXT, answers_of, dialogue
 
 CONTROL = ["<s>", "</s>", "<unk>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>"]

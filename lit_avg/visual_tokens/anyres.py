@@ -16,8 +16,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lit_avg.granularity import Granularities
 from lit_avg.semantics import Unpad
+from lit_avg.visual_tokens.granularity import Granularities
 
 NEWLINE = -1
 """Index that stands for the newline token in a visual sequence."""

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lit_avg.anyres import VisualLayout
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.anyres import VisualLayout
 
 _log = logging.getLogger(__name__)
 

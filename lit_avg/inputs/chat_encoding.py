@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lit_avg.batch import IMAGE_PLACEHOLDER
-from lit_avg.errors import UserError
-from lit_avg.image_mark import IMAGE_MARK
+from lit_avg.inputs import IMAGE_MARK
+from lit_avg.utils.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_avg import file_hashes
-from lit_avg.file_hashes import file_sha256, keep_sha256, known_sha256
+from lit_avg.utils import hashing as file_hashes
+from lit_avg.utils.hashing import file_sha256, keep_sha256, known_sha256
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_avg.errors import UserError
-from lit_avg.granularity import Granularities
+from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 
 Pooling = Literal["average", "max", "strided", "learned"]
 """What a coarser token is of its window: the mean, the maximum, the first token, or a mean by learned weights."""

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 SECONDS = 10.0
 """How long the hub may take to say that it has something."""

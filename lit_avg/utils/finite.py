@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lit_avg.errors import UserError
+from lit_avg.utils.errors import UserError
 
 NAMED = 32
 """Samples that a message names; of more it tells how many."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from lit_avg.arguments import check_numbers
-from lit_avg.errors import UserError
+from lit_avg.utils.arguments import check_numbers
+from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)

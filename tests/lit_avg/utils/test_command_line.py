@@ -7,7 +7,7 @@ import pytest
 
 from lit_avg.cli import VERBS, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 SWEEP, LOGS, STATUS = ["sweep", "no.yaml"], ["logs", "no.yaml", "run"], ["status", "no.yaml"]
 SHARD = ["shard", "--annotations", "no.json", "--out", "no"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lit_avg.cli import main
-from lit_avg.terminals import PLAIN, write_plain_signs
+from lit_avg.utils.terminal import PLAIN, write_plain_signs
 from tests.tiny_run import write_stage
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 DRAWN_OR_TYPESET = ("latex.py", "picture_gallery.py", "terminals.py")
 """Modules whose signs go into a picture or a LaTeX file, or are replaced themselves."""

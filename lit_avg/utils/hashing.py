@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lit_avg.cache_folder import default_cache
 from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.cache_folder import default_cache
 
 _WORTH_KEEPING = 2**20
 """Bytes of a file from which on its hash is kept on the disk; a smaller one is read as fast as the note of it."""
