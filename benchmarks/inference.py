@@ -18,9 +18,9 @@ from benchmarks.measure import counted_gflop, machine, ratio, seconds_in_turn, t
 from benchmarks.naive import Naive
 from benchmarks.shapes import SHAPES, Shape, make_batch, make_model
 from lit_avg.batch import Batch
-from lit_avg.generation import Generation
+from lit_avg.llava_next.generation import Generation
+from lit_avg.llava_next.llm_input import llm_input, separate_questions, without_last_answers
 from lit_avg.model import AvgLlava
-from lit_avg.sequences import llm_input, separate_questions, without_last_answers
 
 
 def prompts(shape: Shape, rows: int) -> Batch:

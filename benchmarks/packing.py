@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from lit_avg.backbone import Backbone
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PREFIX, Batch
+from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.router import GranularityRouter
-from lit_avg.sequences import separate_questions
 from lit_avg.stages import MultiGranularityTuning
 from lit_avg.visual_tokens.granularity import Granularities
 

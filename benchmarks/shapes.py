@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-from lit_avg.backbone import Backbone
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PREFIX, Batch
+from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.router import GranularityRouter

@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.drawing_watcher import DrawingWatcher
 from callbacks.watching import Decodes, datamodule, judged, logged_step, tensorboard
 from lit_avg.batch import PADDING, Batch
-from lit_avg.sequences import separate_questions
+from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.stages.base import Stage
 from lit_avg.utils.arguments import check_counts
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from callbacks.watcher import Watcher
 from callbacks.watching import judged, logged_step
-from lit_avg.flops import llm_forward_flops
-from lit_avg.llm_configs import LlmShape
+from lit_avg.llava_next.flops import llm_forward_flops
+from lit_avg.llava_next.llm_configs import LlmShape
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from lit_avg.backbone import BackbonePart
 from lit_avg.checkpoints import RUN_BEFORE, SCALER, checkpoint_path, read_checkpoint
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, hash_in_checkpoint
+from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import tensors_hash
 

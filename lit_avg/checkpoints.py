@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_avg.backbone import BACKBONE_PARTS, Backbone, BackbonePart
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
-from lit_avg.llava_next import LLM_LAYERS
+from lit_avg.llava_next.backbone import BACKBONE_PARTS, Backbone, BackbonePart
+from lit_avg.llava_next.hf_model import LLM_LAYERS
 from lit_avg.model import AvgLlava
 from lit_avg.origins import Origin, beside, folder_now, found_again
 from lit_avg.recorded_hashes import check_undamaged

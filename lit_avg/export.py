@@ -27,9 +27,9 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration, Llava
 
 from lit_avg.batch import IGNORED_LABEL
 from lit_avg.build import finished_run, take_over_trained
+from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
 from lit_avg.model_card import model_card
-from lit_avg.prompts import PromptEncoder
 from lit_avg.stages.base import Stage
 from lit_avg.training_cli import hush
 from lit_avg.utils.atomic_io import tidy

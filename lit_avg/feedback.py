@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_avg.backbone import AnswerTokens
 from lit_avg.batch import IGNORED_LABEL, Batch
+from lit_avg.llava_next.backbone import AnswerTokens
 from lit_avg.model import AvgLlava
 from lit_avg.utils.errors import UserError
 

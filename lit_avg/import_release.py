@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from lit_avg.backbone import Backbone
+from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
 from lit_avg.model_folder import save_model
 from lit_avg.release_config import ReleaseConfig, release_config

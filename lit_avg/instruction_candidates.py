@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, Batch
+from lit_avg.llava_next.llm_input import separate_questions, without_last_answers
 from lit_avg.semantics import Heard
-from lit_avg.sequences import separate_questions, without_last_answers
 
 
 @dataclass

@@ -8,16 +8,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from lit_avg.backbone import AnswerTokens, Backbone
 from lit_avg.batch import PADDING, Batch
-from lit_avg.generation import Generation
 from lit_avg.instruction_candidates import instruction_candidates
 from lit_avg.instruction_filter import InstructionFilter
-from lit_avg.policies import Fixed, Policy, Routed, Unanswered
-from lit_avg.prompts import PromptEncoder
-from lit_avg.router import GranularityRouter
-from lit_avg.semantics import Attention, Preset, Semantics, choices_of
-from lit_avg.sequences import (
+from lit_avg.llava_next.backbone import AnswerTokens, Backbone
+from lit_avg.llava_next.generation import Generation
+from lit_avg.llava_next.llm_input import (
     LlmInput,
     llm_input,
     separate_questions,
@@ -25,6 +21,10 @@ from lit_avg.sequences import (
     visual_token_counts,
     without_last_answers,
 )
+from lit_avg.llava_next.prompts import PromptEncoder
+from lit_avg.policies import Fixed, Policy, Routed, Unanswered
+from lit_avg.router import GranularityRouter
+from lit_avg.semantics import Attention, Preset, Semantics, choices_of
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_scores
 from lit_avg.visual_tokens.anyres import VisualLayout

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlavaNextProcessor
 
-from lit_avg.backbone import Backbone
+from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
-from lit_avg.prompts import PromptEncoder
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.utils.atomic_io import obey_umask

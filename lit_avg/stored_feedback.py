@@ -11,8 +11,8 @@ from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.feedback_identity import FeedsBack, check_identity, identity_of
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackReader, FeedbackStore, check_data
+from lit_avg.llava_next.llm_input import visual_token_counts
 from lit_avg.model import AvgLlava
-from lit_avg.sequences import visual_token_counts
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback
 

@@ -107,7 +107,7 @@ def write_config(folder: Path, shards: Path, steps: int, every_steps: int = 2, *
     model: dict[str, Any] = {**MODEL, "init_args": {**MODEL["init_args"]}}
     backbone = MODEL["init_args"]["backbone"]["init_args"]
     model["init_args"]["backbone"] = {
-        "class_path": "lit_avg.backbone.Backbone",
+        "class_path": "lit_avg.llava_next.backbone.Backbone",
         "init_args": {**backbone, "llm": {**backbone["llm"], "vocab_size": 512}},
     }
     write_yaml(folder / "model.yaml", model)

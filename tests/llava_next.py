@@ -14,9 +14,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from datamodules.encoding.collate import Collate, EncodedSample, Question
 from datamodules.encoding.tiling import Normalisation, Tiling
-from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
 from lit_avg.inputs.chat_encoding import TokenizedConversation
+from lit_avg.llava_next.backbone import Backbone, FeatureSelection
 from lit_avg.model import AvgLlava
 from lit_avg.router import GranularityRouter
 from lit_avg.visual_tokens.granularity import Granularities

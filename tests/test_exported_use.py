@@ -15,12 +15,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from datamodules.encoding.conversation import ConversationRenderer
 from datamodules.encoding.hf_processor import llava_next_processor
 from datamodules.shards.sample import Turn
-from lit_avg.backbone import Backbone
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.export import make_readable_by_transformers
+from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
 from lit_avg.policies import Fixed
-from lit_avg.prompts import PromptEncoder
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.datamodules.encoding.test_templates import bpe, byte_level
 from tests.tiny import LEVELS, TILE

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration
 
-from lit_avg.backbone import Backbone, FeatureSelection
 from lit_avg.batch import IGNORED_LABEL, Batch
+from lit_avg.llava_next.backbone import Backbone, FeatureSelection
+from lit_avg.llava_next.llm_input import separate_questions, visual_token_counts
 from lit_avg.model import AvgLlava
-from lit_avg.sequences import separate_questions, visual_token_counts
 from tests.close import SHARE, assert_close, gradient_share
 from tests.llava_next import ENCODERS, LLMS, TILE, Asked, Theirs, backbone, model, ours_and_theirs, twin
 

@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lit_avg.backbone import Backbone
 from lit_avg.batch import PADDING, Batch
 from lit_avg.export import PROMPT, fixed_picture, grow_vocabulary, in_full_precision, own_log_probs
-from lit_avg.flops import llm_forward_flops
-from lit_avg.llava_next import without_llm
-from lit_avg.llm_configs import LLM_TYPES, LlmShape
+from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.flops import llm_forward_flops
+from lit_avg.llava_next.hf_model import without_llm
+from lit_avg.llava_next.llm_configs import LLM_TYPES, LlmShape
+from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.model import AvgLlava
 from lit_avg.model_folder import made_in
 from lit_avg.policies import Fixed
 from lit_avg.router import GranularityRouter
-from lit_avg.sequences import llm_input, separate_questions
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.ask_transformers import ask

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_avg.backbone import Backbone
 from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.cli import main
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import StoredSplit, open_store
+from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
 from lit_avg.policies import CoarsestWithin, Fixed, Oracle, Policy, Routed
 from lit_avg.utils.errors import UserError

@@ -6,7 +6,7 @@ from PIL import Image
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.sample import Turn
-from lit_avg.prompts import PromptEncoder
+from lit_avg.llava_next.prompts import PromptEncoder
 
 DATA = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 16], [32, 32]])
 QUESTION = "which number is on the player ?"

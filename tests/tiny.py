@@ -4,8 +4,8 @@ from functools import partial
 
 import torch
 
-from lit_avg.backbone import Backbone
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
+from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
 from lit_avg.router import GranularityRouter
 from lit_avg.semantics import Preset, Semantics

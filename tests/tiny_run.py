@@ -22,7 +22,7 @@ MODEL = {
     "class_path": "lit_avg.model.AvgLlava",
     "init_args": {
         "backbone": {
-            "class_path": "lit_avg.backbone.Backbone",
+            "class_path": "lit_avg.llava_next.backbone.Backbone",
             "init_args": {
                 "vision_encoder": {
                     "model_type": "clip_vision_model",

@@ -64,7 +64,7 @@ def write_config(folder: Path, stage: str, run: str, family: str, variant: Varia
     settings = llm(family, vocab_size=len(tokenizer) + variant.room, bos_token_id=tokenizer.bos_token_id, **ids)
     backbone = {"vision_encoder": dict(VISION), "llm": settings, "attention": variant.attention}
     avg_llava = {
-        "backbone": {"class_path": "lit_avg.backbone.Backbone", "init_args": backbone},
+        "backbone": {"class_path": "lit_avg.llava_next.backbone.Backbone", "init_args": backbone},
         "granularities": {"tokens": [1, 2, 4, 8, 16]},
         "k": 4,
         "router": {

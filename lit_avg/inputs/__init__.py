@@ -1,4 +1,4 @@
-"""What a user brings, words and images, as training and `generate` must take it alike; and the image's place in the words."""
+"""Words and images as users bring them, taken alike by training and by `generate`; and the image's mark."""
 
 IMAGE_MARK = "<image>"
 """Stands for the image in the first question."""

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lit_avg.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
-from lit_avg.generation import check_end_token
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
+from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
+from lit_avg.llava_next.generation import check_end_token
 from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_avg.batch import Batch
+from lit_avg.llava_next.llm_input import LlmInput, llm_input
 from lit_avg.model import AvgLlava
 from lit_avg.one_by_one import summed_one_by_one
 from lit_avg.optim import Optimization
 from lit_avg.outcomes import Outcomes
-from lit_avg.sequences import LlmInput, llm_input
 from lit_avg.stages.base import Part, Stage
 from lit_avg.utils.arguments import check_counts
 from lit_avg.utils.distributed import shards

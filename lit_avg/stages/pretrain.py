@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from lit_avg.backbone import BackbonePart
 from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
+from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.origins import folder_now

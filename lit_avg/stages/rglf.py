@@ -13,7 +13,7 @@ from lit_avg.batch import Batch
 from lit_avg.evaluation import outcomes_of
 from lit_avg.feedback import Feedback
 from lit_avg.feedback_store import FeedbackReader
-from lit_avg.llava_next import without_llm
+from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.losses import best_granularity_loss, ranking_loss, release_ranking_loss
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization

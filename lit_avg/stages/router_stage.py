@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta
-from lit_avg.exact_buffers import ExactBuffers
+from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.model import AvgLlava
 from lit_avg.optim import Optimization
 from lit_avg.policies import Policy, all_policies

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from lit_avg.batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
+from lit_avg.llava_next.llm_input import llm_input
 from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
-from lit_avg.sequences import llm_input
 from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.utils.arguments import check_counts, check_number
 from lit_avg.utils.atomic_io import obey_umask

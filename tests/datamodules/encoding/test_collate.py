@@ -9,8 +9,8 @@ from datamodules.base import ShardsDataModule
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.sample import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
+from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.model import AvgLlava
-from lit_avg.sequences import separate_questions
 from tests.drawn import drawn_shards
 
 MakeBatch = Callable[..., Batch]

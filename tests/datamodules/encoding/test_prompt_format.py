@@ -8,8 +8,8 @@ import pytest
 
 from datamodules import CC595K, ALLaVA, InstructionMix, LLaVAShards
 from datamodules.encoding.tokenizer import load_tokenizer
-from lit_avg.generation import check_end_token
 from lit_avg.inputs import IMAGE_MARK
+from lit_avg.llava_next.generation import check_end_token
 from lit_avg.utils.errors import UserError
 
 

@@ -18,7 +18,7 @@ from datamodules.shards.sample import BadSampleError, Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
 from lit_avg.inputs import words_of
 from lit_avg.inputs.chat_encoding import ChatEncoder, Message, TokenizedConversation, UnwritableError
-from lit_avg.prompts import PromptEncoder
+from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.utils.errors import UserError
 from tests.datamodules.encoding.test_templates import KINDS, TEXT, answers_of, dialogue
 

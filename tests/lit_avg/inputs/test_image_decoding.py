@@ -11,7 +11,7 @@ from datamodules.encoding.image_decoding import decode_picture
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.sample import Sample, Turn
 from lit_avg.inputs.image_decoding import upright_rgb
-from lit_avg.prompts import PromptEncoder
+from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.utils.errors import UserError
 
 DATA = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 32], [32, 16], [32, 32]])

@@ -5,7 +5,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoTokenizer
 
 from datamodules.encoding.tokenizer import load_tokenizer
-from lit_avg.backbone import Backbone
+from lit_avg.llava_next.backbone import Backbone
 from lit_avg.utils import hub
 from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_backbone

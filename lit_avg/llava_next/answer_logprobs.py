@@ -1,12 +1,19 @@
-"""What the LLM makes of rows, where an answer token is predicted: its last hidden states there, and nothing else."""
+"""Log-probabilities of answer tokens: the LLM's last hidden states where one is predicted, and its head on these.
+
+The logits of all answer tokens are never held at once. The LM head takes the hidden states a few at a time, and again in the backward pass: what is held is C x V logits,
+whatever the number of answer tokens.
+"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from lit_avg.llm_configs import check_lengths
-from lit_avg.packed_rows import PACKED_ATTENTION, last_hidden
-from lit_avg.sequences import LlmInput
+from lit_avg.llava_next.llm_configs import check_lengths
+from lit_avg.llava_next.llm_input import LlmInput
+from lit_avg.llava_next.packed_attention import PACKED_ATTENTION, last_hidden
+from lit_avg.utils.distributed import shards
 from lit_avg.utils.errors import UserError
 
 
@@ -46,3 +53,36 @@ def _padded(llm: PreTrainedModel, embeddings: Tensor, rows: LlmInput) -> Tensor:
 def implementation_of(llm: PreTrainedModel) -> str | None:
     """transformers' name of how an LLM attends."""
     return llm.config._attn_implementation  # pyright: ignore[reportPrivateUsage]  it has no public name
+
+
+CHUNK = 1024
+"""C, tokens that the LM head takes at a time."""
+
+
+def score(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What the LM head makes of each answer token.
+
+    Where the head's weights are sharded all tokens are taken at once: every rank must call the head equally often,
+    and their numbers of answer tokens differ.
+
+    Args:
+        head: (..., D) to logits (..., V).
+        hidden: (A, D) last hidden state where each token is predicted.
+        tokens: (A,) the answer tokens.
+
+    Returns:
+        Their log-probs in float32 and the most probable tokens, both (A,).
+    """
+    if len(tokens) <= CHUNK or shards(head):
+        return _scored(head, hidden, tokens)
+    scored = [
+        checkpoint(_scored, head, some, these, use_reentrant=False)
+        for some, these in zip(hidden.split(CHUNK), tokens.split(CHUNK), strict=True)
+    ]
+    log_probs, best = zip(*scored, strict=True)
+    return torch.cat(log_probs), torch.cat(best)
+
+
+def _scored(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float()
+    return -F.cross_entropy(logits, tokens, reduction="none"), logits.argmax(dim=1)

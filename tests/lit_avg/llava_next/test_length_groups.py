@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_avg.backbone import Backbone
-from lit_avg.length_groups import groups_of_like_length
+from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.generation import groups_of_like_length
 from tests.tiny import tiny_backbone
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.configuration_utils import PreTrainedConfig
 
-from lit_avg.llm_configs import check_llm
+from lit_avg.llava_next.llm_configs import check_llm
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights
 from lit_avg.utils.hub import check_source

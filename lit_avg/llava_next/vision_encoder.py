@@ -1,5 +1,6 @@
-"""The vision encoder up to the layer that is read, and no further."""
+"""The vision encoder up to the layer that is read, and no further; what lies behind it never learns."""
 
+from collections.abc import Iterator
 from typing import cast
 
 from torch import Tensor, nn
@@ -35,3 +36,22 @@ def hidden_state(encoder: PreTrainedModel, pixel_values: Tensor, index: int) -> 
         inner.layers = layers
         hook.remove()
     return read[0]
+
+
+BEHIND_THE_LAYERS = ("post_layernorm", "head")
+"""What CLIP and SigLIP do with the last hidden state; a LLaVA-NeXT takes none of it."""
+
+
+def unread_parameters(encoder: nn.Module, layers: int, index: int) -> Iterator[nn.Parameter]:
+    """Parameters that have no influence on a hidden state, and so get no gradient, which DDP does not forgive.
+
+    Args:
+        encoder: transformers' CLIP or SigLIP.
+        layers: how many it has.
+        index: which hidden state is read: 0 what goes into the first layer, -1 what comes out of the last.
+    """
+    read = index if index >= 0 else layers + 1 + index
+    unread = tuple(f"encoder.layers.{number}." for number in range(read, layers))
+    for name, parameter in encoder.named_parameters():
+        if name.startswith((*unread, *BEHIND_THE_LAYERS)):
+            yield parameter

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lit_avg import answer_scores
-from lit_avg.answer_scores import score
-from lit_avg.backbone import Backbone
 from lit_avg.batch import Batch
+from lit_avg.llava_next import answer_logprobs as answer_scores
+from lit_avg.llava_next.answer_logprobs import score
+from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.llm_input import LlmInput, llm_input, separate_questions
+from lit_avg.llava_next.packed_attention import PACKED_ATTENTION, PackedRows, packed_rows
+from lit_avg.llava_next.vision_encoder import hidden_state
 from lit_avg.model import AvgLlava
-from lit_avg.packed_rows import PACKED_ATTENTION, PackedRows, packed_rows
-from lit_avg.sequences import LlmInput, llm_input, separate_questions
-from lit_avg.vision_layers import hidden_state
 from tests.tiny import make_batch, tiny_backbone, tiny_model
 
 GRIDS = [((1, 2), (32, 64)), ((2, 1), (60, 20)), ((2, 2), (64, 64)), ((0, 0), (32, 32))]

@@ -7,7 +7,7 @@ Attention counts the full S x S square: a fused causal kernel does about half of
 
 from torch import Tensor
 
-from lit_avg.llm_configs import LlmShape
+from lit_avg.llava_next.llm_configs import LlmShape
 
 
 def llm_forward_flops(shape: LlmShape, lengths: Tensor) -> float:

@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_avg.flops import llm_forward_flops
+from lit_avg.llava_next.flops import llm_forward_flops
 
 
 @pytest.mark.parametrize("key_value_heads", [4, 2])

@@ -11,9 +11,9 @@ from transformers import GenerationConfig, LlavaNextForConditionalGeneration, Ma
 from transformers.generation.streamers import BaseStreamer
 
 from lit_avg.batch import IGNORED_LABEL, PREFIX, Batch
-from lit_avg.generation import Generation
+from lit_avg.llava_next.generation import Generation
+from lit_avg.llava_next.llm_input import separate_questions, without_last_answers
 from lit_avg.model import AvgLlava
-from lit_avg.sequences import separate_questions, without_last_answers
 from lit_avg.utils.errors import UserError
 from tests.llava_next import ENCODERS, END, LLMS, Asked, Theirs, model, ours_and_theirs, twin
 

@@ -13,21 +13,18 @@ from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.logits_process import LogitsProcessorList
 
-from lit_avg.answer_scores import score
-from lit_avg.answer_states import answer_states
-from lit_avg.exact_buffers import ExactBuffers
-from lit_avg.generation import Generation, NonFiniteWatch, listed
-from lit_avg.length_groups import STEP, groups_of_like_length
-from lit_avg.llava_next import check_head, composed, config_of, llm_left_out, settings_hash, whole
-from lit_avg.llm_configs import check_attention, check_lengths, check_same_computation
-from lit_avg.packed_rows import PACKED_ATTENTION
-from lit_avg.sequences import LlmInput
-from lit_avg.unread import unread_parameters
+from lit_avg.llava_next.answer_logprobs import answer_states, score
+from lit_avg.llava_next.exact_buffers import ExactBuffers
+from lit_avg.llava_next.generation import STEP, Generation, NonFiniteWatch, groups_of_like_length, listed
+from lit_avg.llava_next.hf_model import check_head, composed, config_of, llm_left_out, settings_hash, whole
+from lit_avg.llava_next.llm_configs import check_attention, check_lengths, check_same_computation
+from lit_avg.llava_next.llm_input import LlmInput
+from lit_avg.llava_next.packed_attention import PACKED_ATTENTION
+from lit_avg.llava_next.vision_encoder import hidden_state, unread_parameters
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights
 from lit_avg.utils.hub import check_source
 from lit_avg.utils.weight_io import tensors_hash
-from lit_avg.vision_layers import hidden_state
 
 BackbonePart = Literal["vision_encoder", "connector", "llm"]
 
