@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, Batch
-from lit_avg.losses import best_granularity_loss, release_ranking_loss
 from lit_avg.model import AvgLlava
+from lit_avg.routing.losses import best_granularity_loss, release_ranking_loss
 
 
 class Naive:

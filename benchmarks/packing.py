@@ -17,9 +17,9 @@ from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PREFIX, Batch
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.stages import MultiGranularityTuning
+from lit_avg.training.optim import Optimization
 from lit_avg.visual_tokens.granularity import Granularities
 
 MODEL = Path(__file__).parents[1] / "experiments" / "jersey" / "model.yaml"

@@ -12,10 +12,10 @@ import torch
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PREFIX, Batch
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.stages import RGLF, MultiGranularityTuning
 from lit_avg.stages.base import Stage
+from lit_avg.training.optim import Optimization
 from lit_avg.visual_tokens.granularity import Granularities
 
 

@@ -21,7 +21,7 @@ from callbacks.settled_steps import (
     set_place,
     validation_follows,
 )
-from lit_avg.run_folder import LAST_CHECKPOINT, OLDER, PARTIAL
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, OLDER, PARTIAL
 from lit_avg.utils.arguments import check_counts
 from lit_avg.utils.atomic_io import tidy
 from lit_avg.utils.distributed import RANDOM_STATE_KEY, random_states
@@ -174,7 +174,7 @@ def _take_place(new: Path, path: Path) -> None:
 
     Lightning writes to the system's temporary folder and moves the file, which copies it bit by bit if that is
     another disk. Beside its place, a file moves in one step. A sharded strategy's folder takes two, between which the
-    older one is found by its other name: see `lit_avg.run_folder.checkpoint_path`.
+    older one is found by its other name: see `lit_avg.runs.run_folder.checkpoint_path`.
     """
     older = path.with_name(OLDER)
     if path.is_dir() or (path.exists() and new.is_dir()):

@@ -21,10 +21,10 @@ from torch import Tensor
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from callbacks.watching import datamodule, judged, run_folder
+from lit_avg.config.saved_config import read_saved
 from lit_avg.outcomes import Outcomes
-from lit_avg.recorded_hashes import BEFORE, OWN, read_result
-from lit_avg.run_folder import LAST_CHECKPOINT
-from lit_avg.saved_config import read_saved
+from lit_avg.runs.recorded_hashes import BEFORE, OWN, read_result
+from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError

@@ -9,14 +9,16 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.watching import run_folder
-from lit_avg.saved_config import as_saved
-from lit_avg.training_parser import TrainingParser
+from lit_avg.config.parser import TrainingParser
+from lit_avg.config.saved_config import as_saved
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` when a fit begins, `config.<verb>.yaml` for the other verbs (see `lit_avg.saved_config`).
+    """Writes `config.yaml` when a fit begins, `config.<verb>.yaml` for the other verbs.
+
+    See `lit_avg.config.saved_config`.
 
     A second run into the same directory is no error: where its config differs, the earlier one is kept as
     `config.1.yaml`, `config.2.yaml` and so on.

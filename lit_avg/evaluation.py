@@ -11,7 +11,7 @@ from lit_avg.feedback import Feedback, lmm_feedback
 from lit_avg.llava_next.llm_input import visual_token_counts
 from lit_avg.model import AvgLlava
 from lit_avg.outcomes import Outcomes, Prediction
-from lit_avg.policies import Policy, Unanswered
+from lit_avg.routing.policies import Policy, Unanswered
 from lit_avg.utils.finite import check_scores
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
-from lit_avg.base_weights import base_weights
 from lit_avg.batch import Batch
 from lit_avg.model import AvgLlava
+from lit_avg.training.handover import base_weights
 from lit_avg.utils.errors import UserError
 
 GRANULARITIES = "granularities"

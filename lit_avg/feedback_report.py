@@ -2,8 +2,8 @@
 
     lit-avg feedback report runs/jersey/feedback
 
-Questions without a picture are left out. The ideal router is the oracle of `lit_avg.policies`: it knows the answer and
-takes the coarsest granularity whose feedback is within ε nats of the best; ε from 0 upwards makes its curve.
+Questions without a picture are left out. The ideal router is the oracle of `lit_avg.routing.policies`: it knows the answer
+and takes the coarsest granularity whose feedback is within ε nats of the best; ε from 0 upwards makes its curve.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 from lit_avg.feedback_figure import draw_report
 from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import FeedbackStore
-from lit_avg.policies import Oracle
+from lit_avg.routing.policies import Oracle
 from lit_avg.utils.atomic_io import writable
 from lit_avg.utils.command_line import VerbParser, number
 from lit_avg.utils.errors import UserError

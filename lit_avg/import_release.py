@@ -3,7 +3,7 @@
     lit-avg import-release SOURCE --out DIR
 
 SOURCE is a folder or a hub id: an AVG-LLaVA checkpoint, a LLaVA-NeXT in LLaVA's own layout, or one in transformers'.
-The folder that is written holds a plain LLaVA-NeXT of transformers and the router (see `lit_avg.model_folder`). A
+The folder that is written holds a plain LLaVA-NeXT of transformers and the router (see `lit_avg.pretrained.folder`). A
 source without a router gets a fresh one, with the paper's semantics, for stage 4 to train.
 """
 
@@ -19,10 +19,9 @@ from torch import Tensor
 
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
-from lit_avg.model_folder import save_model
-from lit_avg.release_config import ReleaseConfig, release_config
-from lit_avg.release_weights import from_release
-from lit_avg.router import GranularityRouter
+from lit_avg.pretrained.folder import save_model
+from lit_avg.pretrained.release import ReleaseConfig, from_release, release_config
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError

@@ -9,8 +9,6 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from lit_avg.batch import PADDING, Batch
-from lit_avg.instruction_candidates import instruction_candidates
-from lit_avg.instruction_filter import InstructionFilter
 from lit_avg.llava_next.backbone import AnswerTokens, Backbone
 from lit_avg.llava_next.generation import Generation
 from lit_avg.llava_next.llm_input import (
@@ -22,8 +20,9 @@ from lit_avg.llava_next.llm_input import (
     without_last_answers,
 )
 from lit_avg.llava_next.prompts import PromptEncoder
-from lit_avg.policies import Fixed, Policy, Routed, Unanswered
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.instruction_filter import InstructionFilter, instruction_candidates
+from lit_avg.routing.policies import Fixed, Policy, Routed, Unanswered
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Attention, Preset, Semantics, choices_of
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_scores
@@ -182,13 +181,13 @@ class AvgLlava(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "AvgLlava":
         """The model in a folder that `save_pretrained`, `lit-avg export` or `lit-avg import-release` wrote."""
-        from lit_avg.model_folder import load_model  # it builds models, so it comes after this module
+        from lit_avg.pretrained.folder import load_model  # it builds models, so it comes after this module
 
         return load_model(Path(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, and its processor if it has one, so that `from_pretrained` gives it back bit for bit."""
-        from lit_avg.model_folder import save_model
+        from lit_avg.pretrained.folder import save_model
 
         save_model(self, Path(folder))
 

@@ -22,15 +22,15 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.trainer.states import TrainerStatus
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_avg.checkpoints import check_same_run, plain, read_checkpoint
-from lit_avg.null_values import check_no_null
-from lit_avg.parser_messages import mistake_in
-from lit_avg.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
-from lit_avg.saved_config import where_it_lies
+from lit_avg.config.null_values import check_no_null
+from lit_avg.config.parser import TrainingParser
+from lit_avg.config.parser_messages import mistake_in
+from lit_avg.config.saved_config import where_it_lies
+from lit_avg.config.trainer_options import check_callbacks, check_processes, check_trainer
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
 from lit_avg.stages.base import RANDOM, Stage
 from lit_avg.studies.spec.config_files import named_files
-from lit_avg.trainer_options import check_callbacks, check_processes, check_trainer
-from lit_avg.training_parser import TrainingParser
+from lit_avg.training.handover import check_same_run, plain, read_checkpoint
 from lit_avg.utils.arguments import check_seed, check_validated
 from lit_avg.utils.errors import UserError
 

@@ -18,7 +18,7 @@ from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
 from lit_avg.inputs.chat_encoding import TokenizedConversation
 from lit_avg.llava_next.backbone import Backbone, FeatureSelection
 from lit_avg.model import AvgLlava
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.visual_tokens.granularity import Granularities
 
 TILE, PATCH, VOCABULARY = 16, 4, 50

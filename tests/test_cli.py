@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lit_avg.cli import VERBS, main
-from lit_avg.parser_messages import in_short
-from lit_avg.saved_config import read_saved
+from lit_avg.config.parser_messages import in_short
+from lit_avg.config.saved_config import read_saved
 from tests.tiny_run import MODEL, write_stage, write_yaml
 
 

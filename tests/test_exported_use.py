@@ -20,7 +20,7 @@ from lit_avg.export import make_readable_by_transformers
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
-from lit_avg.policies import Fixed
+from lit_avg.routing.policies import Fixed
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.datamodules.encoding.test_templates import bpe, byte_level
 from tests.tiny import LEVELS, TILE

@@ -19,9 +19,8 @@ from lit_avg import cli
 from lit_avg.batch import Batch
 from lit_avg.import_release import imported
 from lit_avg.model import AvgLlava
-from lit_avg.model_folder import load_model, save_model
-from lit_avg.release_config import release_config
-from lit_avg.release_weights import PREFIXES, VOTER, from_release, to_release
+from lit_avg.pretrained.folder import load_model, save_model
+from lit_avg.pretrained.release import PREFIXES, VOTER, from_release, release_config, to_release
 from tests.hub import hub
 
 CASE = Path(__file__).parent / "data" / "golden" / "case_a"

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_avg.base_weights import base_weights
 from lit_avg.cli import main
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
 from lit_avg.stages import MultiGranularityTuning
+from lit_avg.training.handover import base_weights
+from lit_avg.training.optim import Optimization
 from tests.tiny import make_batch, tiny_model
 from tests.tiny_run import write_stage
 

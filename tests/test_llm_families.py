@@ -17,9 +17,9 @@ from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.llava_next.llm_configs import LLM_TYPES, LlmShape
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.model import AvgLlava
-from lit_avg.model_folder import made_in
-from lit_avg.policies import Fixed
-from lit_avg.router import GranularityRouter
+from lit_avg.pretrained.folder import made_in
+from lit_avg.routing.policies import Fixed
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.ask_transformers import ask

@@ -12,13 +12,13 @@ from datamodules.encoding.tiling import Normalisation, Tiling
 from datamodules.jersey import Jersey, JerseyPatches, JerseySymbols
 from datamodules.llava_shards import LLaVAShards
 from lit_avg.cli import main
-from lit_avg.instruction_filter import InstructionFilter
-from lit_avg.optim import Optimization
-from lit_avg.policies import CoarsestWithin, Fixed, Oracle
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.instruction_filter import InstructionFilter
+from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.stand_ins import EncoderStandIn, LanguageModelStandIn
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.tiny import tiny_model

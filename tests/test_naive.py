@@ -8,9 +8,9 @@ from benchmarks.naive import Naive
 from benchmarks.shapes import SHAPES, make_batch, make_model, make_stage
 from lit_avg.batch import Batch
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF, MultiGranularityTuning
 from lit_avg.stages.base import Stage
+from lit_avg.training.optim import Optimization
 from tests import tiny
 
 RATE = Optimization(lr=1e-3)

@@ -16,7 +16,7 @@ from lit_avg.feedback_parts import StoredFeedback
 from lit_avg.feedback_store import StoredSplit, open_store
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
-from lit_avg.policies import CoarsestWithin, Fixed, Oracle, Policy, Routed
+from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle, Policy, Routed
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import load_exactly
 from tests.drawn import drawn_shards

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg.cli import main
-from lit_avg.saved_config import read_saved
+from lit_avg.config.saved_config import read_saved
 from lit_avg.utils.yaml_reader import read_yaml
 from tests.tiny_run import write_stage
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
 from lit_avg.feedback import lmm_feedback
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage
+from lit_avg.training.optim import Optimization
 from lit_avg.visual_tokens.anyres import NEWLINE, visual_sequence
 from lit_avg.visual_tokens.granularity import Granularities
 from lit_avg.visual_tokens.scaler import GranularityScaler

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lit_avg.losses import release_ranking_loss
+from lit_avg.routing.losses import release_ranking_loss
 from tests.close import AFTER_NORM, SHARE, assert_close, gradient_share, share
 from tests.golden import GoldenCase, stage3
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from callbacks.last_checkpoint import _recover, _take_place  # pyright: ignore[reportPrivateUsage]  the steps in between
-from lit_avg.checkpoints import read_checkpoint
-from lit_avg.run_folder import LAST_CHECKPOINT, checkpoint_path, is_sharded
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, checkpoint_path, is_sharded
+from lit_avg.training.handover import read_checkpoint
 
 
 def write(folder: Path, step: int, sharded: bool = True) -> Path:

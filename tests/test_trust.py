@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.encoding.tokenizer import load_tokenizer
-from lit_avg.checkpoints import read_checkpoint
+from lit_avg.training.handover import read_checkpoint
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import read_file
 from lit_avg.utils.yaml_reader import read_yaml

@@ -7,7 +7,7 @@ import torch
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Preset, Semantics
 from lit_avg.visual_tokens.granularity import Granularities
 from lit_avg.visual_tokens.scaler import Pooling

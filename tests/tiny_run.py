@@ -47,7 +47,7 @@ MODEL = {
         "granularities": {"tokens": [1, 2, 4, 8, 16]},
         "k": 4,
         "router": {
-            "class_path": "lit_avg.router.GranularityRouter",
+            "class_path": "lit_avg.routing.router.GranularityRouter",
             "init_args": {"instruction_tokens": 4, "heads": 2, "dropout": 0.0},
         },
     },

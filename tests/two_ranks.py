@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
 from lit_avg.cli import main
-from lit_avg.optim import Optimization
 from lit_avg.stages.base import Part
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from tests.killing import PRELOADED
 from tests.tiny import make_batch, tiny_model

@@ -1,7 +1,7 @@
 """Log-probabilities of answer tokens: the LLM's last hidden states where one is predicted, and its head on these.
 
-The logits of all answer tokens are never held at once. The LM head takes the hidden states a few at a time, and again in the backward pass: what is held is C x V logits,
-whatever the number of answer tokens.
+The logits of all answer tokens are never held at once. The LM head takes the hidden states a few at a time, and again
+in the backward pass: what is held is C x V logits, whatever the number of answer tokens.
 """
 
 import torch

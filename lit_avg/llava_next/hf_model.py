@@ -38,7 +38,7 @@ def without_llm(sha256: str) -> Generator[None]:
     """Backbones made here have no LLM but its token embeddings, which is all that a router needs of it.
 
     Args:
-        sha256: of the LLM that is left out, as `lit_avg.base_weights` tells it.
+        sha256: of the LLM that is left out, as `lit_avg.training.handover` tells it.
     """
     token = _llm_left_out.set(sha256)
     try:

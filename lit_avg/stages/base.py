@@ -10,21 +10,21 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_avg.batch import IGNORED_LABEL, Batch
-from lit_avg.checkpoints import STAGE_KEY, initialise_from, plain
 from lit_avg.evaluation import answer_questions, try_every_granularity
 from lit_avg.feedback import require_answers
-from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.llava_next.generation import check_end_token
 from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
-from lit_avg.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.outcomes import Outcomes, Prediction
-from lit_avg.policies import Policy, fixed_policies
-from lit_avg.run_folder import checkpoint_path
+from lit_avg.routing.policies import Policy, fixed_policies
+from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
+from lit_avg.runs.run_folder import checkpoint_path
 from lit_avg.stages.finite_training import FiniteTraining
-from lit_avg.step_mean import StepMean, check_step_mean
+from lit_avg.training.frozen_parts import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
+from lit_avg.training.handover import STAGE_KEY, initialise_from, plain
+from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
+from lit_avg.training.step_mean import StepMean, check_step_mean
 from lit_avg.utils.arguments import check_validated
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights

@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_avg.run_folder import LAST_CHECKPOINT
+from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import named, non_finite
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from lit_avg.batch import Batch
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
 from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.arguments import check_number
 
 

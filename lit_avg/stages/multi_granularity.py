@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lit_avg.batch import Batch
 from lit_avg.llava_next.llm_input import LlmInput, llm_input
 from lit_avg.model import AvgLlava
-from lit_avg.one_by_one import summed_one_by_one
-from lit_avg.optim import Optimization
 from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Part, Stage
+from lit_avg.training.optim import Optimization
+from lit_avg.training.sequential_backward import summed_one_by_one
 from lit_avg.utils.arguments import check_counts
 from lit_avg.utils.distributed import shards
 from lit_avg.utils.errors import UserError
@@ -117,7 +117,7 @@ class MultiGranularityTuning(Stage):
         return [parameter for parameter in after if parameter.requires_grad]
 
     def _must_add_up(self) -> bool:
-        """See `lit_avg.one_by_one` for the reasons."""
+        """See `lit_avg.training.sequential_backward` for the reasons."""
         device = self.model.backbone.image_newline.device.type
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
         return half or shards(self.model)

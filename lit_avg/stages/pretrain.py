@@ -5,12 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
 from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
-from lit_avg.origins import folder_now
+from lit_avg.runs.origins import folder_now
 from lit_avg.stages.base import Part, Stage
+from lit_avg.training.frozen_parts import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 
 

@@ -12,9 +12,9 @@ from lit_avg.batch import Batch
 from lit_avg.calibration import fit_delta
 from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.model import AvgLlava
-from lit_avg.optim import Optimization
-from lit_avg.policies import Policy, all_policies
+from lit_avg.routing.policies import Policy, all_policies
 from lit_avg.stages.base import Part, Stage
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.arguments import check_numbers
 from lit_avg.utils.errors import UserError
 

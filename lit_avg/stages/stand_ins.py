@@ -15,8 +15,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 
 from lit_avg.batch import NO_DIGIT, UNLABELLED, PatchBatch, SymbolBatch
 from lit_avg.llava_next.llm_input import llm_input
-from lit_avg.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.stages.finite_training import FiniteTraining
+from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.utils.arguments import check_counts, check_number
 from lit_avg.utils.atomic_io import obey_umask
 from lit_avg.utils.errors import UserError

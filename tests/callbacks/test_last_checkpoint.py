@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from callbacks.last_checkpoint import LastCheckpoint
 from lit_avg.batch import Batch
 from lit_avg.cli import main
-from lit_avg.optim import Optimization
-from lit_avg.run_folder import LAST_CHECKPOINT
+from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages import InstructionTuning
+from lit_avg.training.optim import Optimization
 from tests.tiny import tiny_model
 from tests.tiny_run import write_stage, write_yaml
 

@@ -6,8 +6,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks.picture_gallery import Answered, answer_everywhere, first_pictures, picture, picture_figure
 from lit_avg.batch import Batch
-from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF
+from lit_avg.training.optim import Optimization
 from tests.tiny import TILE, tiny_model
 from tests.tiny_run import TinyData
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lit_avg.cli import main
-from lit_avg.saved_config import as_saved, read_saved
+from lit_avg.config.saved_config import as_saved, read_saved
 from tests.tiny_run import write_stage
 
 

@@ -7,8 +7,8 @@ import torch
 from callbacks.token_savings import cost_shares
 from lit_avg.batch import Batch
 from lit_avg.llava_next.flops import llm_forward_flops
-from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF
+from lit_avg.training.optim import Optimization
 from tests.tiny import tiny_model
 
 

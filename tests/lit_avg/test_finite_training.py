@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from callbacks import LastCheckpoint, LossRecord, ResultsWriter
 from lit_avg.batch import Batch
-from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights, non_finite
 from tests.tiny import tiny_model

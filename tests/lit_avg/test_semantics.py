@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, Batch
-from lit_avg.instruction_candidates import instruction_candidates
-from lit_avg.instruction_filter import InstructionFilter
-from lit_avg.losses import ranking_loss, release_ranking_loss
+from lit_avg.routing.instruction_filter import InstructionFilter, instruction_candidates
+from lit_avg.routing.losses import ranking_loss, release_ranking_loss
 from lit_avg.semantics import PRESETS, Choices, EmptySlots, Semantics, choices_of
 from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model

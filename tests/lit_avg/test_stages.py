@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
 from lit_avg.feedback import lmm_feedback
-from lit_avg.losses import best_granularity_loss, ranking_loss
-from lit_avg.optim import Optimization
-from lit_avg.policies import Random
+from lit_avg.routing.losses import best_granularity_loss, ranking_loss
+from lit_avg.routing.policies import Random
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import PARTS, Stage
+from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model
 

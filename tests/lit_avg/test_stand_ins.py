@@ -7,8 +7,8 @@ import torch
 
 from datamodules.jersey import JerseyPatches, JerseySymbols
 from lit_avg.llava_next.backbone import Backbone
-from lit_avg.optim import Optimization
 from lit_avg.stages.stand_ins import EncoderStandIn, LanguageModelStandIn
+from lit_avg.training.optim import Optimization
 from lit_avg.visual_tokens.granularity import Granularities
 
 SETTINGS = Optimization(lr=3e-3, betas=(0.9, 0.98))

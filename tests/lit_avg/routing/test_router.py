@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lit_avg.instruction_filter import InstructionTokens
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.instruction_filter import InstructionTokens
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Attention
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities

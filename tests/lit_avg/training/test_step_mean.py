@@ -15,9 +15,9 @@ from callbacks import LossRecord
 from lit_avg.alone import samples_alone
 from lit_avg.batch import Batch
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
-from lit_avg.optim import Optimization
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage
+from lit_avg.training.optim import Optimization
 from tests.tiny import make_batch, tiny_model
 from tests.two_ranks import on_ranks
 

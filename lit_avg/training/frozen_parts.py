@@ -14,7 +14,7 @@ from typing import NotRequired, TypedDict
 from torch import Tensor
 
 from lit_avg.llava_next.backbone import Backbone, BackbonePart
-from lit_avg.origins import Origin
+from lit_avg.runs.origins import Origin
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
 

@@ -6,7 +6,7 @@ import pytest
 from jsonargparse import Namespace
 
 from lit_avg.cli import main
-from lit_avg.null_values import check_no_null
+from lit_avg.config.null_values import check_no_null
 from lit_avg.utils.errors import UserError
 from tests.tiny_run import write_stage
 

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_avg.losses import best_granularity_loss, ranking_loss
+from lit_avg.routing.losses import best_granularity_loss, ranking_loss
 
 
 def test_losses_0_1_3_with_uniform_scores_give_6() -> None:

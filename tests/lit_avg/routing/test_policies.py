@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lit_avg.policies import CoarsestWithin, Fixed, Oracle, Random, Routed, all_policies
+from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle, Random, Routed, all_policies
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 

@@ -12,7 +12,7 @@ from jsonargparse import (
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_avg.parser_messages import chain_of, in_short
+from lit_avg.config.parser_messages import chain_of, in_short
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml
 

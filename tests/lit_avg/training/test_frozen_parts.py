@@ -7,11 +7,11 @@ from shutil import copytree, move, rmtree
 import pytest
 import torch
 
-from lit_avg.checkpoints import initialise_from, read_checkpoint
 from lit_avg.cli import main
-from lit_avg.left_out import LEFT_OUT_KEY, part_hash
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.model import AvgLlava
+from lit_avg.training.frozen_parts import LEFT_OUT_KEY, part_hash
+from lit_avg.training.handover import initialise_from, read_checkpoint
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import tensors_hash
 from tests.tiny import tiny_model

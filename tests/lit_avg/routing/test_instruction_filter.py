@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lit_avg.instruction_filter import InstructionFilter
+from lit_avg.routing.instruction_filter import InstructionFilter
 from lit_avg.utils.errors import UserError
 
 

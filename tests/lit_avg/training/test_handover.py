@@ -1,6 +1,6 @@
 import pytest
 
-from lit_avg.checkpoints import check_same_run
+from lit_avg.training.handover import check_same_run
 from lit_avg.utils.errors import UserError
 
 RUN = {"_class_path": "lit_avg.stages.RGLF", "optimization": {"lr": 0.1, "betas": [0.9, 0.98]}, "alpha": 0.1}

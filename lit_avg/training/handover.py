@@ -1,7 +1,9 @@
 """What one stage hands the next, and what keeps a run from continuing as another.
 
 `init_from` takes weights only, from a stage that may come before. Continuing the same run is Lightning's business
-(`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters.
+(`--ckpt_path`, `--resume auto`) and asks for the same stage and the same hyperparameters. Which weights a checkpoint's
+backbone has, its file alone tells, by the hashes of `lit_avg.training.frozen_parts.part_hash`: tensors are read as they
+are hashed, so that a 7B model needs no memory of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +15,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lit_avg.left_out import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, Backbone, BackbonePart
 from lit_avg.llava_next.hf_model import LLM_LAYERS
 from lit_avg.model import AvgLlava
-from lit_avg.origins import Origin, beside, folder_now, found_again
-from lit_avg.recorded_hashes import check_undamaged
-from lit_avg.run_folder import checkpoint_path, run_of, shared_files
+from lit_avg.runs.origins import Origin, beside, folder_now, found_again
+from lit_avg.runs.recorded_hashes import check_undamaged
+from lit_avg.runs.run_folder import checkpoint_path, run_of, shared_files
+from lit_avg.training.frozen_parts import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.weight_io import check_fit
+from lit_avg.utils.weight_io import check_fit, tensors_hash
 
 _PLACES = ("init_from", "feedback", "pretrained_parts.vision_encoder", "pretrained_parts.llm")
 """Hyperparameters that say where something lies; what lies there is compared by its hash, wherever that is."""
@@ -180,3 +182,29 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def base_weights(source: str) -> dict[str, str]:
+    """SHA-256 of what lies below the router in a run's newest checkpoint, or in a checkpoint file.
+
+    Returns:
+        A hash for each part of the backbone, and for the `scaler` if it has learned anything.
+
+    Raises:
+        UserError: there is no checkpoint, or it has no backbone.
+    """
+    path = checkpoint_path(source)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint at {path}; {RUN_BEFORE}")
+    checkpoint: dict[str, Any] = read_checkpoint(path)
+    left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
+    weights = cast(dict[str, Tensor], checkpoint["state_dict"])
+    hashes = dict[str, str]()
+    for part in ("vision_encoder", "connector", "llm"):
+        sha256 = left_out[part]["sha256"] if part in left_out else hash_in_checkpoint(weights, part)
+        if sha256 is None:
+            raise UserError(f"{path} has no {part.replace('_', ' ')}; name a run of stage 3")
+        hashes[part] = sha256
+    if learned := sorted(name for name in weights if name.startswith(SCALER)):
+        hashes["scaler"] = tensors_hash(weights[name] for name in learned)
+    return hashes

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lit_avg.batch import Batch
 from lit_avg.llava_next.llm_input import llm_input
-from lit_avg.one_by_one import summed_one_by_one
-from lit_avg.optim import Optimization
 from lit_avg.stages import MultiGranularityTuning
+from lit_avg.training.optim import Optimization
+from lit_avg.training.sequential_backward import summed_one_by_one
 from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model
 

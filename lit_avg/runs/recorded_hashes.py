@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.run_folder import LAST_CHECKPOINT, RESULT, run_of
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, RESULT, run_of
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, file_state

@@ -22,7 +22,7 @@ from transformers import LlavaNextProcessor
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
-from lit_avg.router import GranularityRouter
+from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.utils.atomic_io import obey_umask
 from lit_avg.utils.errors import UserError

@@ -1,0 +1,1 @@
+"""Folders of models: ours, as transformers loads it, and the authors' layout."""
