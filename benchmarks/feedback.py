@@ -15,9 +15,9 @@ from benchmarks.measure import machine, ratio, seconds_in_turn
 from benchmarks.necessary import Necessary, necessary
 from benchmarks.shapes import SHAPES, Shape, make_batch, make_model, make_stage
 from lit_avg.batch import Batch
-from lit_avg.feedback import Feedback
-from lit_avg.feedback_parts import StoredFeedback
-from lit_avg.feedback_store import FeedbackReader
+from lit_avg.feedback.lmm_feedback import Feedback
+from lit_avg.feedback.part_files import StoredFeedback
+from lit_avg.feedback.store import FeedbackReader
 from lit_avg.stages import RGLF
 
 

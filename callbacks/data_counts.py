@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from torch import Tensor
 
+from callbacks.run_context import logged_step
 from callbacks.watcher import Watcher
-from callbacks.watching import logged_step
 
 
 @runtime_checkable

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.drawing_watcher import DrawingWatcher
-from callbacks.watching import judged, logged_step, run_folder, tensorboard
-from lit_avg.outcomes import Outcomes
+from callbacks.run_context import judged, logged_step, run_folder, tensorboard
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.visual_tokens.granularity import Granularities

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from callbacks.watching import run_folder
+from callbacks.run_context import run_folder
 from lit_avg.utils.atomic_io import write_whole
 
 LOSSES = "losses.csv"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.drawing_watcher import DrawingWatcher
-from callbacks.watching import Decodes, datamodule, judged, logged_step, tensorboard
+from callbacks.run_context import Decodes, datamodule, judged, logged_step, tensorboard
 from lit_avg.batch import PADDING, Batch
 from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.stages.base import Stage

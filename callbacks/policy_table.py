@@ -5,9 +5,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.run_context import judged
 from callbacks.watcher import Watcher
-from callbacks.watching import judged
-from lit_avg.metrics import policy_metrics
+from lit_avg.evaluation.metrics import policy_metrics
 
 
 class PolicyTable(Watcher):

@@ -7,8 +7,8 @@ from typing import Any, cast
 import lightning as L
 from torch import Tensor
 
-from callbacks.watching import Decodes, datamodule, run_folder
-from lit_avg.outcomes import Prediction
+from callbacks.run_context import Decodes, datamodule, run_folder
+from lit_avg.evaluation.outcomes import Prediction
 
 
 class PredictionsWriter(L.Callback):

@@ -18,11 +18,11 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from callbacks.run_context import datamodule, judged, run_folder
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
-from callbacks.watching import datamodule, judged, run_folder
 from lit_avg.config.saved_config import read_saved
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.runs.recorded_hashes import BEFORE, OWN, read_result
 from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages.base import Stage

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.watching import run_folder
+from callbacks.run_context import run_folder
 from lit_avg.config.parser import TrainingParser
 from lit_avg.config.saved_config import as_saved
 from lit_avg.utils.atomic_io import write_whole

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from callbacks.run_context import logged_step
 from callbacks.watcher import Watcher
-from callbacks.watching import logged_step
 from lit_avg.batch import IGNORED_LABEL, PADDING, Batch
 
 

@@ -3,11 +3,11 @@
 import lightning as L
 from torch import Tensor
 
+from callbacks.run_context import judged, logged_step
 from callbacks.watcher import Watcher
-from callbacks.watching import judged, logged_step
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.llava_next.flops import llm_forward_flops
 from lit_avg.llava_next.llm_configs import LlmShape
-from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 
 

@@ -35,21 +35,21 @@ class Verb:
 
 
 VERBS = {
-    "fit": Verb("train one stage", "lit_avg.training_cli", named=True),
-    "validate": Verb("judge a run's newest checkpoint on the validation split", "lit_avg.training_cli", named=True),
-    "test": Verb("compare all policies on the test split", "lit_avg.training_cli", named=True),
-    "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.training_cli", named=True),
-    "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.describe"),
+    "fit": Verb("train one stage", "lit_avg.commands.fit", named=True),
+    "validate": Verb("judge a run's newest checkpoint on the validation split", "lit_avg.commands.fit", named=True),
+    "test": Verb("compare all policies on the test split", "lit_avg.commands.fit", named=True),
+    "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.commands.fit", named=True),
+    "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.commands.describe"),
     "shard": Verb("pack conversations and images into shards", "datamodules.packing.command"),
     "data": Verb("check shards by their hashes and tell what is in them", "datamodules.checking.command"),
-    "check": Verb("see whether configs can be built, without weights or data", "lit_avg.check"),
+    "check": Verb("see whether configs can be built, without weights or data", "lit_avg.commands.check"),
     "feedback": Verb(
-        "compute what the LMM thinks of each granularity, once; or report on it", "lit_avg.feedback_command"
+        "compute what the LMM thinks of each granularity, once; or report on it", "lit_avg.commands.feedback"
     ),
-    "calibrate": Verb("fit how much of a run's accuracy may be given for fewer tokens", "lit_avg.calibrate_command"),
-    "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.export"),
+    "calibrate": Verb("fit how much of a run's accuracy may be given for fewer tokens", "lit_avg.commands.calibrate"),
+    "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.commands.export"),
     "import-release": Verb(
-        "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.import_release"
+        "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.commands.import_release"
     ),
     "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.commands.sweep"),
     "status": Verb("tell how far a study has come", "lit_avg.commands.status"),

@@ -29,7 +29,7 @@ SHARED_WORDS = {
 }
 """What a datamodule may know of `lit_avg`."""
 
-ROOF = {"lit_avg.cli", "lit_avg.training_cli"}
+ROOF = {"lit_avg.cli", "lit_avg.commands.fit"}
 """The modules that may reach over to other packages, inside a function."""
 
 KNOWS_TRANSFORMERS = {
@@ -38,14 +38,14 @@ KNOWS_TRANSFORMERS = {
     "lit_avg.llava_next.llm_configs",
     "lit_avg.llava_next.backbone",
     "lit_avg.inputs.chat_encoding",
-    "lit_avg.export",
+    "lit_avg.commands.export",
     "lit_avg.llava_next.generation",
     "lit_avg.llava_next.hf_model",
     "lit_avg.pretrained.folder",
     "lit_avg.llava_next.prompts",
     "lit_avg.training.optim",
     "lit_avg.llava_next.vision_encoder",
-    "lit_avg.stages.stand_ins",
+    "lit_avg.stages.toy_pretraining",
     "datamodules.base",
     "datamodules.encoding.conversation",
     "datamodules.jersey.make_tokenizer",

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from lit_avg import cli
-from lit_avg.check import check
+from lit_avg.commands.check import check
 from lit_avg.studies.runs.plan import plan, value_arguments
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.studies.spec.study import load_study

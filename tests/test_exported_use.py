@@ -16,7 +16,7 @@ from datamodules.encoding.conversation import ConversationRenderer
 from datamodules.encoding.hf_processor import llava_next_processor
 from datamodules.shards.sample import Turn
 from lit_avg.batch import IMAGE_PLACEHOLDER
-from lit_avg.export import make_readable_by_transformers
+from lit_avg.commands.export import make_readable_by_transformers
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava

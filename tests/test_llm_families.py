@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_avg.batch import PADDING, Batch
-from lit_avg.export import PROMPT, fixed_picture, grow_vocabulary, in_full_precision, own_log_probs
+from lit_avg.commands.export import PROMPT, fixed_picture, grow_vocabulary, in_full_precision, own_log_probs
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.flops import llm_forward_flops
 from lit_avg.llava_next.hf_model import without_llm

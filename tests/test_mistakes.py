@@ -17,7 +17,7 @@ from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
-from lit_avg.stages.stand_ins import EncoderStandIn, LanguageModelStandIn
+from lit_avg.stages.toy_pretraining import EncoderStandIn, LanguageModelStandIn
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_avg.build import finished_run, take_over_trained
 from lit_avg.cli import main
+from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.utils.locks import lock_of
 from tests.tiny import tiny_model
 from tests.tiny_run import write_stage

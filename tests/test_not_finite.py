@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lit_avg.batch import Batch
-from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.cli import main
-from lit_avg.evaluation import answer_questions, try_every_granularity
-from lit_avg.feedback_parts import StoredFeedback
-from lit_avg.feedback_store import StoredSplit, open_store
+from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
+from lit_avg.evaluation.evaluate import answer_questions, try_every_granularity
+from lit_avg.feedback.part_files import StoredFeedback
+from lit_avg.feedback.store import StoredSplit, open_store
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
 from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle, Policy, Routed

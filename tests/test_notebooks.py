@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from callbacks.results_writer import outcomes_csv
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.spec.study import Study
 from lit_avg.visual_tokens.granularity import Granularities

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
-from lit_avg.feedback import lmm_feedback
+from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.model import AvgLlava
 from lit_avg.stages import RGLF, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg import cli
-from lit_avg.build import BuildingCLI
+from lit_avg.commands.offline import BuildingCLI
 from lit_avg.semantics import Choices, Semantics
 from lit_avg.stages import MultiGranularityTuning
 from lit_avg.stages.base import Stage

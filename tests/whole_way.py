@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lit_avg.cli import main
-from lit_avg.export import PROMPT, fixed_picture
+from lit_avg.commands.export import PROMPT, fixed_picture
 from tests.llms import llm
 from tests.tiny_run import write_yaml
 

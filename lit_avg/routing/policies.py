@@ -15,7 +15,7 @@ from lit_avg.visual_tokens.granularity import Granularities
 
 
 class Evidence(Protocol):
-    """What a policy may look at; `lit_avg.outcomes.Outcomes` has it."""
+    """What a policy may look at; `lit_avg.evaluation.outcomes.Outcomes` has it."""
 
     @property
     def keys(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The training stages, one LightningModule each; stage 0's stand-ins live in `lit_avg.stages.stand_ins`."""
+"""The training stages, one LightningModule each; stage 0's stand-ins live in `lit_avg.stages.toy_pretraining`."""
 
 from lit_avg.stages.gumbel import GumbelRouterTuning
 from lit_avg.stages.instruction_tuning import InstructionTuning

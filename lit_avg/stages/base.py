@@ -10,13 +10,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_avg.batch import IGNORED_LABEL, Batch
-from lit_avg.evaluation import answer_questions, try_every_granularity
-from lit_avg.feedback import require_answers
+from lit_avg.evaluation.evaluate import answer_questions, try_every_granularity
+from lit_avg.evaluation.metrics import policy_metrics
+from lit_avg.evaluation.outcomes import Outcomes, Prediction
+from lit_avg.feedback.lmm_feedback import require_answers
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.llava_next.generation import check_end_token
-from lit_avg.metrics import policy_metrics
 from lit_avg.model import AvgLlava
-from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.routing.policies import Policy, fixed_policies
 from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.runs.run_folder import checkpoint_path

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_avg.batch import Batch
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.llava_next.llm_input import LlmInput, llm_input
 from lit_avg.model import AvgLlava
-from lit_avg.outcomes import Outcomes
 from lit_avg.stages.base import Part, Stage
 from lit_avg.training.optim import Optimization
 from lit_avg.training.sequential_backward import summed_one_by_one

@@ -7,18 +7,17 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lit_avg.alone import fed_back, seen
 from lit_avg.batch import Batch
-from lit_avg.evaluation import outcomes_of
-from lit_avg.feedback import Feedback
-from lit_avg.feedback_store import FeedbackReader
+from lit_avg.evaluation.evaluate import outcomes_of
+from lit_avg.evaluation.outcomes import Outcomes
+from lit_avg.feedback.compute import open_readers
+from lit_avg.feedback.lmm_feedback import Feedback, fed_back, seen
+from lit_avg.feedback.store import FeedbackReader
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.model import AvgLlava
-from lit_avg.outcomes import Outcomes
 from lit_avg.routing.losses import best_granularity_loss, ranking_loss, release_ranking_loss
 from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
-from lit_avg.stored_feedback import open_readers
 from lit_avg.training.handover import base_weights
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.arguments import check_number

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_avg.batch import Batch
-from lit_avg.calibration import fit_delta
+from lit_avg.evaluation.calibration import fit_delta
 from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.model import AvgLlava
 from lit_avg.routing.policies import Policy, all_policies

@@ -12,7 +12,7 @@ import yaml
 
 from callbacks.results_writer import asked, is_changed, outcomes_csv
 from lit_avg.cli import main
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.tiny_run import write_stage
 

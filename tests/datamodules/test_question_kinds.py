@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.reader import ShardedSamples, kinds_in
-from lit_avg.check import TellsKinds
+from lit_avg.commands.check import TellsKinds
 from lit_avg.studies.launchers.config_check import _column_mistake  # pyright: ignore[reportPrivateUsage]
 from lit_avg.studies.spec.fingerprint import Checked
 from tests.drawn import conversation, raw_shards

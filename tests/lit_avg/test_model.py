@@ -6,7 +6,7 @@ import torch
 from transformers import LlavaNextForConditionalGeneration
 
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, Batch
-from lit_avg.feedback import lmm_feedback
+from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.llava_next.llm_input import separate_questions, visual_token_counts
 from lit_avg.model import AvgLlava
 from lit_avg.utils.errors import UserError

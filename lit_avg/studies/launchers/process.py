@@ -41,7 +41,7 @@ CHANGED = 65
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a command that somebody has stopped: no failure of its own."""
 
-PRELOADED = ["lightning.pytorch.cli", "transformers", "torch.utils.tensorboard", "lit_avg.training_cli", "callbacks"]
+PRELOADED = ["lightning.pytorch.cli", "transformers", "torch.utils.tensorboard", "lit_avg.commands.fit", "callbacks"]
 """What every run needs and takes long to import."""
 
 

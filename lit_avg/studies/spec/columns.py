@@ -31,7 +31,7 @@ METRICS = {
     "token_share": Metric("share", has_best=False),
     "selected": Metric("share", has_best=False),
 }
-"""Those that a test reports, by the first part of their names; held equal to those of `lit_avg.metrics` by a test."""
+"""Those that a test reports, by the first part of their names, as in `lit_avg.evaluation.metrics`, which a test holds."""
 
 
 _OF_KINDS = ("accuracy", "selected")

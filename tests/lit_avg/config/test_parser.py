@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from datamodules.llava_shards import LLaVAShards
-from lit_avg.build import BuildingCLI
+from lit_avg.commands.offline import BuildingCLI
 from tests.datamodules.serving import Server, serving
 from tests.datamodules.tars import foreign_tar
 from tests.tiny_run import write_stage

@@ -7,7 +7,7 @@ from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
-from lit_avg.feedback import lmm_feedback
+from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.llava_next.llm_input import llm_input, separate_questions, visual_token_counts, without_last_answers
 from lit_avg.model import AvgLlava
 from lit_avg.visual_tokens.anyres import VisualLayout

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from callbacks.results_writer import outcomes_csv
-from lit_avg.metrics import policy_metrics
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.metrics import policy_metrics
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.routing.policies import all_policies
 from lit_avg.studies.runs.plan import PlannedRun, plan
 from lit_avg.studies.runs.run_record import LOG, RESULT, Record, write_record

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks import LossRecord
-from lit_avg.alone import samples_alone
 from lit_avg.batch import Batch
+from lit_avg.feedback.lmm_feedback import samples_alone
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.checking.configs import yardstick_of
+from lit_avg.commands.fit import TrainingCLI
 from lit_avg.config.parser import TrainingParser
 from lit_avg.studies.spec.config_files import config_content
-from lit_avg.training_cli import TrainingCLI
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml, read_yaml
 

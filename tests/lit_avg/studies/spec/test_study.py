@@ -310,6 +310,6 @@ def test_columns_and_numbers_of_the_paper_that_mean_nothing_are_told_with_their_
 
 
 def test_the_table_knows_the_metrics_that_a_test_reports() -> None:
-    from lit_avg.metrics import METRICS as REPORTED
+    from lit_avg.evaluation.metrics import METRICS as REPORTED
 
     assert tuple(METRICS) == REPORTED

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lit_avg.alone import fed_back, seen
 from lit_avg.batch import IGNORED_LABEL, Batch
-from lit_avg.feedback_identity import FeedsBack, check_identity, identity_of
-from lit_avg.feedback_parts import StoredFeedback
-from lit_avg.feedback_store import FeedbackReader, FeedbackStore, check_data
+from lit_avg.feedback.fingerprint import FeedsBack, check_identity, identity_of
+from lit_avg.feedback.lmm_feedback import fed_back, seen
+from lit_avg.feedback.part_files import StoredFeedback
+from lit_avg.feedback.store import FeedbackReader, FeedbackStore, check_data
 from lit_avg.llava_next.llm_input import visual_token_counts
 from lit_avg.model import AvgLlava
 from lit_avg.utils.errors import UserError

@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_avg.batch import Batch
-from lit_avg.build import finished_run, take_over_trained
-from lit_avg.calibration import fit_delta, fit_delta_to_budget
-from lit_avg.metrics import policy_metrics
-from lit_avg.outcomes import Outcomes
+from lit_avg.commands.fit import hush
+from lit_avg.commands.offline import finished_run, take_over_trained
+from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
+from lit_avg.evaluation.metrics import policy_metrics
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.routing.policies import CoarsestWithin, Fixed, Policy, Routed
 from lit_avg.runs.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import checkpoint_path, read_checkpoint
-from lit_avg.training_cli import hush
 from lit_avg.utils.command_line import VerbParser, number
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256

@@ -7,7 +7,7 @@ import torch
 
 from datamodules.jersey import JerseyPatches, JerseySymbols
 from lit_avg.llava_next.backbone import Backbone
-from lit_avg.stages.stand_ins import EncoderStandIn, LanguageModelStandIn
+from lit_avg.stages.toy_pretraining import EncoderStandIn, LanguageModelStandIn
 from lit_avg.training.optim import Optimization
 from lit_avg.visual_tokens.granularity import Granularities
 

@@ -34,7 +34,7 @@ from lit_avg.training.handover import check_same_run, plain, read_checkpoint
 from lit_avg.utils.arguments import check_seed, check_validated
 from lit_avg.utils.errors import UserError
 
-BASE_CONFIG = Path(__file__).parents[1] / "experiments" / "base.yaml"
+BASE_CONFIG = Path(__file__).parents[2] / "experiments" / "base.yaml"
 """Read before every --config."""
 
 CONFIG_OPTIONS = ("-c", "--config")

@@ -1,8 +1,8 @@
 """The feedback store: what the LMM thinks of each granularity, computed once and read by every router.
 
 A folder with `manifest.json`, which says what the feedback was computed with and on, and a folder of parts for each
-split (`lit_avg.feedback_parts`). Any number of processes may fill it: a part is computed by whoever holds the lock on
-its `.lock` file, and the kernel takes a dead process's lock away.
+split (`lit_avg.feedback.part_files`). Any number of processes may fill it: a part is computed by whoever holds the lock
+on its `.lock` file, and the kernel takes a dead process's lock away.
 """
 
 import fcntl
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from lit_avg.feedback import Feedback
-from lit_avg.feedback_identity import GRANULARITIES, Identity, check_identity
-from lit_avg.feedback_parts import StoredFeedback, find_part, part_name, read_part, write_part
+from lit_avg.feedback.fingerprint import GRANULARITIES, Identity, check_identity
+from lit_avg.feedback.lmm_feedback import Feedback
+from lit_avg.feedback.part_files import StoredFeedback, find_part, part_name, read_part, write_part
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback
 from lit_avg.utils.weight_io import read_json

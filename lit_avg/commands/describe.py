@@ -14,9 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lit_avg.build import BuildingCLI
+from lit_avg.commands.fit import hush
+from lit_avg.commands.offline import BuildingCLI
 from lit_avg.stages.base import PARTS, Stage
-from lit_avg.training_cli import hush
 from lit_avg.visual_tokens.anyres import VisualLayout
 
 PLANE = (2, 2)

@@ -5,10 +5,10 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lit_avg.commands.fit import TrainingCLI
 from lit_avg.runs.run_folder import checkpoint_path, run_of
 from lit_avg.stages.base import Stage
 from lit_avg.training.handover import read_checkpoint
-from lit_avg.training_cli import TrainingCLI
 from lit_avg.utils.errors import UserError
 
 OF_WEIGHTS = ("bf16-true", "16-true", "64-true", "64", 64)

@@ -2,9 +2,8 @@ from collections.abc import Callable
 
 import torch
 
-from lit_avg.alone import lmm_feedback_alone, samples_alone, see_alone
 from lit_avg.batch import Batch
-from lit_avg.feedback import lmm_feedback
+from lit_avg.feedback.lmm_feedback import lmm_feedback, lmm_feedback_alone, samples_alone, see_alone
 from lit_avg.model import AvgLlava
 from tests.tiny import make_batch
 

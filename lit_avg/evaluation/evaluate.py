@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lit_avg.batch import PREFIX, Batch
-from lit_avg.feedback import Feedback, lmm_feedback
+from lit_avg.evaluation.outcomes import Outcomes, Prediction
+from lit_avg.feedback.lmm_feedback import Feedback, lmm_feedback
 from lit_avg.llava_next.llm_input import visual_token_counts
 from lit_avg.model import AvgLlava
-from lit_avg.outcomes import Outcomes, Prediction
 from lit_avg.routing.policies import Policy, Unanswered
 from lit_avg.utils.finite import check_scores
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from lit_avg.calibration import fit_delta
-from lit_avg.metrics import policy_metrics
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.calibration import fit_delta
+from lit_avg.evaluation.metrics import policy_metrics
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 

@@ -16,13 +16,13 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from lit_avg.build import BuildingCLI
-from lit_avg.feedback_identity import FeedsBack, identity_of
-from lit_avg.feedback_store import StoredSplit, open_store
+from lit_avg.commands.fit import hush
+from lit_avg.commands.offline import BuildingCLI
+from lit_avg.feedback.compute import compute_feedback, feeds_back
+from lit_avg.feedback.fingerprint import FeedsBack, identity_of
+from lit_avg.feedback.store import StoredSplit, open_store
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
-from lit_avg.stored_feedback import compute_feedback, feeds_back
-from lit_avg.training_cli import hush
 from lit_avg.utils.command_line import VerbParser, whole_number
 from lit_avg.utils.errors import UserError
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         UserError: config and checkpoint do not fit, or the store is of another origin.
     """
     if argv[:1] == ["report"]:
-        from lit_avg.feedback_report import main as report  # it draws, and a writer need not load what draws
+        from lit_avg.commands.feedback_report import main as report  # it draws, and a writer need not load what draws
 
         return report(argv[1:])
     parser = VerbParser(prog="lit-avg feedback", description="Compute feedback once; other options are fit's.")

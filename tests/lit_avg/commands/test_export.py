@@ -11,13 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lit_avg.cli import main
-from lit_avg.export import PROMPT, fixed_picture, log_probs_of_transformers, own_log_probs
+from lit_avg.commands.export import PROMPT, fixed_picture, log_probs_of_transformers, own_log_probs
 from lit_avg.llava_next.generation import Generation
 from lit_avg.model import AvgLlava
 from lit_avg.routing.policies import Fixed, Oracle
 from lit_avg.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 ALONE = """
 import json, sys

@@ -59,7 +59,7 @@ def test_a_mistake_is_an_answer_and_nothing_is_written_or_loaded(tmp_path: Path)
 
 
 def test_what_is_shipped_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(Path(__file__).parents[3])
     recipe, jersey = answers(
         tmp_path,
         ["--config", "experiments/vicuna-7b/stage4.yaml"],

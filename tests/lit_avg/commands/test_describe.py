@@ -39,7 +39,7 @@ def test_nothing_is_loaded_or_written(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_papers_recipe_is_described_without_being_built(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[3])
     lines = described(capsys, "--config", "experiments/vicuna-7b/stage4.yaml")
     # 7 D² (attention 4, feed-forward 2, first layer of the MLP 1), D = 4096, and little else: 117 million
     router = next(line.split() for line in lines if line.startswith("router"))
@@ -60,7 +60,7 @@ def test_rates_and_batches_are_those_of_table_5(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[3])
     lines = described(capsys, "--config", f"experiments/vicuna-7b/stage{stage}.yaml")
     rates = {line.split()[0]: line.split()[-1] for line in lines if line.startswith(("vision", "connector"))}
     assert rates == {"vision": vision_lr, "connector": lr}

@@ -13,12 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lit_avg.build import BuildingCLI
-from lit_avg.metrics import METRICS
+from lit_avg.commands.fit import hush
+from lit_avg.commands.offline import BuildingCLI
+from lit_avg.evaluation.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.studies.spec.fingerprint import code_hash, states_of
-from lit_avg.training_cli import hush
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_avg import cli
 from lit_avg.batch import Batch
-from lit_avg.import_release import imported
+from lit_avg.commands.import_release import imported
 from lit_avg.model import AvgLlava
 from lit_avg.pretrained.folder import load_model, save_model
 from lit_avg.pretrained.release import PREFIXES, VOTER, from_release, release_config, to_release

@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.routing.policies import CoarsestWithin
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_scores

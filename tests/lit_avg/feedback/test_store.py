@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from lit_avg.cli import main
-from lit_avg.feedback_parts import read_part
-from lit_avg.feedback_store import FeedbackStore
+from lit_avg.feedback.part_files import read_part
+from lit_avg.feedback.store import FeedbackStore
 from lit_avg.stages import RGLF
 from tests.drawn import drawn_shards
 from tests.stored import config, copied, trained

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_avg.calibrate_command import store_delta
-from lit_avg.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.cli import main
-from lit_avg.outcomes import Outcomes
+from lit_avg.commands.calibrate import store_delta
+from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.utils.errors import UserError
 from tests.tiny_run import write_stage
 

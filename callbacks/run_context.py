@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 
 

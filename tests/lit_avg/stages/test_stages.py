@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
-from lit_avg.feedback import lmm_feedback
+from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.routing.losses import best_granularity_loss, ranking_loss
 from lit_avg.routing.policies import Random
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lit_avg.outcomes import Outcomes
+from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.visual_tokens.granularity import Granularities
 
 METRICS = ("accuracy", "tokens_per_tile", "visual_tokens", "token_share", "selected")

@@ -1,0 +1,1 @@
+"""The LMM's log-probs of the right answer at each granularity: computed, stored beside runs, read back."""
