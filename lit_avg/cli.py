@@ -32,6 +32,7 @@ class Verb:
     summary: str
     module: str
     named: bool = False  # the module serves several verbs: its argv begins with the one that is meant
+    calls_verbs: bool = False  # it is handed what calls other verbs
 
 
 VERBS = {
@@ -51,7 +52,7 @@ VERBS = {
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.commands.import_release"
     ),
-    "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.commands.sweep"),
+    "sweep": Verb("do all runs of a study that are not done yet", "lit_avg.commands.sweep", calls_verbs=True),
     "status": Verb("tell how far a study has come", "lit_avg.commands.status"),
     "logs": Verb("show what a run of a study has printed", "lit_avg.commands.logs"),
     "cancel": Verb("stop a study's runs and take back its jobs", "lit_avg.commands.cancel"),
@@ -107,8 +108,8 @@ def _run(name: str, argv: list[str]) -> int:
         hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(VERBS)}"
         raise UserError(f"there is no verb {name}; {hint}")
     verb = VERBS[name]
-    verb_main = cast(Callable[[list[str]], int], import_module(verb.module).main)
-    return verb_main([name, *argv] if verb.named else argv)
+    verb_main = cast(Callable[..., int], import_module(verb.module).main)
+    return verb_main([name, *argv] if verb.named else argv, *([main] if verb.calls_verbs else []))
 
 
 def _without_worker(message: str) -> str:

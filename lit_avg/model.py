@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_avg.batch import PADDING, Batch
 from lit_avg.llava_next.backbone import AnswerTokens, Backbone
@@ -19,7 +18,7 @@ from lit_avg.llava_next.llm_input import (
     visual_token_counts,
     without_last_answers,
 )
-from lit_avg.llava_next.prompts import PromptEncoder
+from lit_avg.pretrained.folder import PretrainedMixin
 from lit_avg.routing.instruction_filter import InstructionFilter, instruction_candidates
 from lit_avg.routing.policies import Fixed, Policy, Routed, Unanswered
 from lit_avg.routing.router import GranularityRouter
@@ -45,7 +44,7 @@ class Answers:
     visual_tokens: list[int]  # tokens of the image in the LLM's sequence, 0 without image
 
 
-class AvgLlava(nn.Module):
+class AvgLlava(PretrainedMixin):
     """Adaptive visual granularity on LLaVA-NeXT.
 
     Args:
@@ -80,7 +79,7 @@ class AvgLlava(nn.Module):
         self.instruction_filter = InstructionFilter(k, choices.empty_slots)
         self.router = router(granularities, self.backbone.width, choices.attention, choices.logit_norm)
         self.router.check_slots(k)
-        self.prompt_encoder: PromptEncoder | None = None
+        self.prompt_encoder = None
         self.context_length = ContextLength(self.backbone.positions)
         self.router_is_trained = True
         """Whether `generate` goes by the router where no policy is given."""
@@ -177,19 +176,6 @@ class AvgLlava(nn.Module):
             probabilities=scores.exp(),
             visual_tokens=[int(counts[question, level]) for question, level in enumerate(chosen)],
         )
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "AvgLlava":
-        """The model in a folder that `save_pretrained`, `lit-avg export` or `lit-avg import-release` wrote."""
-        from lit_avg.pretrained.folder import load_model  # it builds models, so it comes after this module
-
-        return load_model(Path(folder))
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, and its processor if it has one, so that `from_pretrained` gives it back bit for bit."""
-        from lit_avg.pretrained.folder import save_model
-
-        save_model(self, Path(folder))
 
     @torch.no_grad()
     def generate_ids(

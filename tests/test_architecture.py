@@ -1,7 +1,7 @@
 """The house as it is drawn: imports point down, and everything has a size that can be read."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,73 +11,72 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lit_avg", "datamodules", "callbacks")
 
-SHARED_WORDS = {
-    "lit_avg.utils.arguments",  # how wrong numbers are refused
-    "lit_avg.utils.command_line",  # and on the command line
-    "lit_avg.visual_tokens.anyres",  # where visual tokens are counted, for everyone
-    "lit_avg.batch",
-    "lit_avg.utils.cache_folder",
-    "lit_avg.utils.hashing",  # what names files, for everyone
-    "lit_avg.inputs.chat_encoding",  # what training and `generate` make of words must be one thing
-    "lit_avg.visual_tokens.granularity",
-    "lit_avg.utils.hub",  # which names the Hugging Face hub knows
-    "lit_avg.utils.errors",
-    "lit_avg.inputs.image_decoding",  # and so of pictures
+ORDER = (
+    "lit_avg.cli",
+    "lit_avg.commands",
+    "callbacks",
+    "lit_avg.stages",
+    "lit_avg.evaluation",
+    "lit_avg.feedback",
+    "lit_avg.training",
+    "lit_avg.model",
+    "lit_avg.pretrained",
+    "lit_avg.routing",
+    "lit_avg.llava_next",
+    "datamodules.__init__",
+    "datamodules.packing",
+    "datamodules.checking",
+    "datamodules.jersey",
+    "datamodules",
+    "datamodules.loading",
+    "datamodules.encoding",
+    "datamodules.shards",
     "lit_avg.inputs",
-    "lit_avg.utils.yaml_reader",  # a config means the same to a data check and to a training
-    "lit_avg.utils.atomic_io",  # writing whole or not at all, for everyone
-}
-"""What a datamodule may know of `lit_avg`."""
-
-ROOF = {"lit_avg.cli", "lit_avg.commands.fit"}
-"""The modules that may reach over to other packages, inside a function."""
+    "lit_avg.visual_tokens",
+    "lit_avg.studies.report",
+    "lit_avg.studies.launchers",
+    "lit_avg.studies.runs",
+    "lit_avg.studies.spec",
+    "lit_avg.config",
+    "lit_avg.runs",
+    "lit_avg.batch",
+    "lit_avg.semantics",
+    "lit_avg.utils",
+)
+"""The packages, top to bottom: each may import what stands below it, also within its functions."""
 
 KNOWS_TRANSFORMERS = {
-    "lit_avg.llava_next.answer_logprobs",
-    "lit_avg.llava_next.packed_attention",
-    "lit_avg.llava_next.llm_configs",
-    "lit_avg.llava_next.backbone",
-    "lit_avg.inputs.chat_encoding",
     "lit_avg.commands.export",
-    "lit_avg.llava_next.generation",
-    "lit_avg.llava_next.hf_model",
+    "lit_avg.inputs.chat_encoding",
+    "lit_avg.llava_next",
     "lit_avg.pretrained.folder",
-    "lit_avg.llava_next.prompts",
-    "lit_avg.training.optim",
-    "lit_avg.llava_next.vision_encoder",
     "lit_avg.stages.toy_pretraining",
+    "lit_avg.training.optim",
     "datamodules.base",
-    "datamodules.encoding.conversation",
-    "datamodules.jersey.make_tokenizer",
-    "datamodules.jersey.spelling",
-    "datamodules.jersey.symbols",
-    "datamodules.encoding.hf_processor",
-    "datamodules.encoding.tokenizer",
-    "datamodules.encoding.prompt_format",
+    "datamodules.encoding",
+    "datamodules.jersey",
 }
-"""The modules that may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
+"""What may import Hugging Face's transformers: models in `lit_avg`, tokenizers in `datamodules`."""
 
 WITHOUT_TORCH = (
-    "lit_avg.visual_tokens.granularity",
-    "lit_avg.utils.errors",
     "lit_avg.cli",
-    "lit_avg.utils.hashing",
-    "lit_avg.utils.cache_folder",
-    "lit_avg.utils.terminal",
+    "lit_avg.studies",
     "lit_avg.utils.arguments",
+    "lit_avg.utils.cache_folder",
+    "lit_avg.utils.errors",
+    "lit_avg.utils.hashing",
+    "lit_avg.utils.terminal",
+    "lit_avg.visual_tokens.granularity",
 )
 WITHOUT_LIGHTNING = (
-    "model",
-    "backbone",
-    "generation",
-    "scaler",
-    "router",
-    "instruction_filter",
-    "packed_rows",
-    "anyres",
-    "losses",
-    "policies",
+    "lit_avg.inputs",
+    "lit_avg.llava_next",
+    "lit_avg.model",
+    "lit_avg.pretrained",
+    "lit_avg.routing",
+    "lit_avg.visual_tokens",
 )
+"""The mathematics."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,27 @@ def read(path: Path) -> Module:
 
 
 MODULES = [read(path) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-NAMES = {module.name for module in MODULES}
+BY_NAME = {module.name: module for module in MODULES}
+NAMES = set(BY_NAME)
+FRONTS = {"lit_avg", "lit_avg.studies"}
+"""Packages whose `__init__.py` holds nothing but words."""
 SOURCES = sorted(path for top in (*PACKAGES, "tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))
 YAMLS = sorted((ROOT / "experiments").rglob("*.yaml"))
 
 
 def of(package: str) -> list[Module]:
     return [module for module in MODULES if module.name.split(".")[0] == package]
+
+
+def within(module: str, packages: Iterable[str]) -> list[str]:
+    """Those of some packages that a module is in, or is."""
+    return [package for package in packages if f"{module}.".startswith(f"{package}.")]
+
+
+def floor_of(module: Module) -> int:
+    """Place in `ORDER`; the front of a package that names what is below it may stand apart from the rest."""
+    front = f"{module.name}.__init__"
+    return ORDER.index(front if front in ORDER else max(within(module.name, ORDER), key=len))
 
 
 def touches(module: Module, package: str) -> bool:
@@ -131,51 +144,57 @@ def relative(path: object) -> str | None:
     return str(path.relative_to(ROOT)) if isinstance(path, Path) else None
 
 
-def test_lit_avg_knows_neither_datamodules_nor_callbacks_but_for_the_roof_when_called() -> None:
-    others = ("datamodules", "callbacks")
-    assert [m.name for m in of("lit_avg") if m.name not in ROOF and any(touches(m, other) for other in others)] == []
-    assert [m.name for m in of("lit_avg") if any(found.split(".")[0] in others for found in m.above)] == []
+def test_imports_point_down_the_order_of_packages() -> None:
+    upward = [
+        (module.name, found)
+        for module in MODULES
+        for found in module.imports & NAMES - FRONTS
+        if module.name not in FRONTS and floor_of(BY_NAME[found]) < floor_of(module)
+    ]
+    assert upward == []
 
 
-def test_datamodules_know_the_shared_words_of_lit_avg_alone() -> None:
-    for module in of("datamodules"):
-        known = {found for found in module.imports if found in NAMES and found.startswith("lit_avg.")}
-        assert known <= SHARED_WORDS, module.name
-        assert not touches(module, "callbacks"), module.name
-
-
-def test_callbacks_do_not_know_datamodules() -> None:
-    assert [module.name for module in of("callbacks") if touches(module, "datamodules")] == []
+def test_data_modules_and_callbacks_meet_lit_avg_in_yaml_alone() -> None:
+    apart = {"lit_avg": ("datamodules", "callbacks"), "datamodules": ("callbacks",), "callbacks": ("datamodules",)}
+    for package, others in apart.items():
+        knowing = [module.name for module in of(package) if any(touches(module, other) for other in others)]
+        assert [name for name in knowing if not within(name, ["lit_avg.commands"])] == []
 
 
 def test_studies_know_no_training_code() -> None:
-    words = ("lit_avg.utils.errors", "lit_avg.utils.hashing", "lit_avg.utils.command_line")
-    allowed = ("lit_avg.studies", "lit_avg.utils", *words)
-    for module in MODULES:
-        if module.name.startswith("lit_avg.studies"):
-            known = {found for found in module.imports if found in NAMES and found.startswith("lit_avg.")}
-            assert {found for found in known if not found.startswith(allowed)} == set(), module.name
+    allowed = ("lit_avg.studies", "lit_avg.utils")
+    studies = [module for module in MODULES if within(module.name, ["lit_avg.studies"])]
+    known = {found for module in studies for found in module.imports & NAMES if found.startswith("lit_avg.")}
+    assert {found for found in known if not within(found, allowed)} == set()
 
 
 def test_no_module_is_imported_by_what_it_imports() -> None:
-    graph = {module.name: (module.above & NAMES) - {module.name} for module in MODULES}
+    graph = {module.name: (module.imports & NAMES) - {module.name} for module in MODULES}
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
     assert set(order) == NAMES
 
 
 def test_few_modules_know_transformers() -> None:
-    assert {module.name for module in MODULES if touches(module, "transformers")} <= KNOWS_TRANSFORMERS
+    knowing = [module.name for module in MODULES if touches(module, "transformers")]
+    assert [name for name in knowing if not within(name, KNOWS_TRANSFORMERS)] == []
 
 
 def test_what_must_load_at_once_does_not_import_torch() -> None:
-    assert [module.name for module in MODULES if module.name in WITHOUT_TORCH and touches(module, "torch")] == []
+    quick = [module for module in MODULES if within(module.name, WITHOUT_TORCH)]
+    assert [module.name for module in quick if any(name.split(".")[0] == "torch" for name in module.above)] == []
     assert set(WITHOUT_TORCH) <= NAMES
 
 
 def test_the_mathematics_does_not_know_lightning() -> None:
-    mathematics = {f"lit_avg.{name}" for name in WITHOUT_LIGHTNING}
-    assert [module.name for module in MODULES if module.name in mathematics and touches(module, "lightning")] == []
-    assert mathematics <= NAMES
+    mathematics = [module for module in MODULES if within(module.name, WITHOUT_LIGHTNING)]
+    assert [module.name for module in mathematics if touches(module, "lightning")] == []
+    assert set(WITHOUT_LIGHTNING) <= NAMES
+
+
+def test_a_folder_shows_few_files() -> None:
+    folders = {folder for package in PACKAGES for folder in (ROOT / package).rglob("*/")} | {ROOT / "lit_avg"}
+    files = {folder: [path.name for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert {relative(folder): len(names) for folder, names in files.items() if len(names) > 16} == {}
 
 
 def test_tests_are_no_packages() -> None:

@@ -15,10 +15,10 @@ from datamodules.checking.measure import Yardstick
 from datamodules.checking.report import print_report, problems_told
 from datamodules.checking.scan import Scanner, ShardToScan
 from datamodules.checking.statistics import Statistics
-from datamodules.packing.pool import in_order
 from datamodules.shards.manifest import MANIFEST, read_manifest
 from lit_avg.utils.command_line import VerbParser, process_count, whole_number
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.process_pool import in_order
 
 
 def main(argv: list[str]) -> int:

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 
 from datamodules.packing.examine import Examiner, Packable, Refusal, Resizing
 from datamodules.packing.journal import INDEXES, Partial, Progress, begun, put_in_place
-from datamodules.packing.pool import in_order
 from datamodules.packing.presets import preset_named
 from datamodules.packing.recheck import Changes, changes_since, verdicts_in, verdicts_of
 from datamodules.packing.records import Record, Records
@@ -27,6 +26,7 @@ from datamodules.packing.writer import ShardWriter, write_manifest
 from datamodules.shards.reader import held_out
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256
+from lit_avg.utils.process_pool import in_order
 
 REJECTS = "rejects.jsonl"
 """The records that were refused, beside the shards: id, source and reason."""

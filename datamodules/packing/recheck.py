@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, cast
 from datamodules.packing.cleaning import image_name
 from datamodules.packing.examine import Examiner, Packable, under_name
 from datamodules.packing.names import RefusedError
-from datamodules.packing.pool import in_order
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.shards.manifest import MANIFEST
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.process_pool import in_order
 
 _CHUNK = 64
 _DIGESTS = 2**256

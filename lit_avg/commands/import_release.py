@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
-from lit_avg.pretrained.folder import save_model
 from lit_avg.pretrained.release import ReleaseConfig, from_release, release_config
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
     if out.exists() and any(out.iterdir()):
         raise UserError(f"--out: {out} is not empty; name a folder that is not there yet")
     model = imported(arguments.source)
-    save_model(model, out)
+    model.save_pretrained(out)
     print(f"wrote {out}: granularities {list(model.granularities.tokens)}, {vars(model.semantics)}")
     return 0
 

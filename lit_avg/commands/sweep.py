@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lit_avg import cli
 from lit_avg.commands.cancel import announced
 from lit_avg.studies.launchers.config_check import checked_study
 from lit_avg.studies.launchers.local import Sweep, Watcher, dependants
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 FAILED = 1
 
 
-def main(argv: list[str], command: Command = cli.main) -> int:
+def main(argv: list[str], command: Command) -> int:
     """Run the verb.
 
     Args:
         argv: its arguments.
-        command: what each run calls.
+        command: what each run calls: `lit_avg.cli.main`, which hands itself over, but for tests.
 
     Returns:
         The exit status: 0 done, 1 a run failed or a config was changed meanwhile.

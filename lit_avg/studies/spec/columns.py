@@ -31,7 +31,7 @@ METRICS = {
     "token_share": Metric("share", has_best=False),
     "selected": Metric("share", has_best=False),
 }
-"""Those that a test reports, by the first part of their names, as in `lit_avg.evaluation.metrics`, which a test holds."""
+"""Those that a test reports, by the first part of their names, as `lit_avg.evaluation.metrics` has them."""
 
 
 _OF_KINDS = ("accuracy", "selected")

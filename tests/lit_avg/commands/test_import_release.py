@@ -19,7 +19,6 @@ from lit_avg import cli
 from lit_avg.batch import Batch
 from lit_avg.commands.import_release import imported
 from lit_avg.model import AvgLlava
-from lit_avg.pretrained.folder import load_model, save_model
 from lit_avg.pretrained.release import PREFIXES, VOTER, from_release, release_config, to_release
 from tests.hub import hub
 
@@ -139,7 +138,7 @@ def test_the_verb_writes_a_folder_that_loads_bit_for_bit(checkpoint: Path, weigh
     save_file(weights, checkpoint / "model.safetensors")
     out = checkpoint.parent / "out"
     assert cli.main(["import-release", str(checkpoint), "--out", str(out)]) == 0
-    model, loaded = imported(str(checkpoint)), load_model(out)
+    model, loaded = imported(str(checkpoint)), AvgLlava.from_pretrained(out)
     assert same(loaded, model)
     assert loaded.semantics == model.semantics
     assert loaded.backbone.hf.config.image_grid_pinpoints == [[192, 96], [96, 192], [192, 192], [96, 288], [288, 96]]
@@ -160,8 +159,8 @@ def test_a_llava_next_without_a_router_gets_a_fresh_one(checkpoint: Path, weight
 
 
 def test_a_folder_of_ours_gives_back_the_model_and_its_logits(model: AvgLlava, batch: Batch, tmp_path: Path) -> None:
-    save_model(model, tmp_path / "ours")
-    loaded = load_model(tmp_path / "ours")
+    model.save_pretrained(tmp_path / "ours")
+    loaded = AvgLlava.from_pretrained(tmp_path / "ours")
     assert same(loaded, model)
     assert torch.equal(loaded.route(batch, loaded.see(batch)), model.route(batch, model.see(batch)))
 
@@ -172,18 +171,18 @@ def test_a_folder_of_ours_that_was_tampered_with_is_refused(model: AvgLlava, tmp
         ("router.safetensors", "voter", "lacks voter"),
         ("model.safetensors", "model.language_model.norm.weight", "lacks"),
     ]:
-        save_model(model, folder)
+        model.save_pretrained(folder)
         tensors = load_file(folder / file)
         stray = next(held for held in tensors if held.endswith(name.rpartition("language_model.")[2]))
         save_file({held: tensor for held, tensor in tensors.items() if held != stray}, folder / file, {"format": "pt"})
         with pytest.raises(ValueError, match=expected):
-            load_model(folder)
+            AvgLlava.from_pretrained(folder)
         save_file(tensors | {"stray": torch.zeros(1)}, folder / file, {"format": "pt"})
         with pytest.raises(ValueError, match="stray too many"):
-            load_model(folder)
+            AvgLlava.from_pretrained(folder)
         save_file(tensors | {stray: torch.zeros(3)}, folder / file, {"format": "pt"})
         with pytest.raises(ValueError, match=r"is \(3,\)"):
-            load_model(folder)
+            AvgLlava.from_pretrained(folder)
 
 
 @given(st.sampled_from([ours for _, ours in PREFIXES]), st.text("abc.", max_size=9))
@@ -224,5 +223,5 @@ def test_a_hub_id_is_downloaded_and_so_is_the_encoder_it_names(
         fetched = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (refused.returncode, "authors/nobody is no folder, and cannot be had" in refused.stderr) == (2, True)
     assert fetched.returncode == 0, fetched.stderr
-    assert torch.equal(load_model(out).router.voter.flatten(), weights["model.router.voter"].flatten())
+    assert torch.equal(AvgLlava.from_pretrained(out).router.voter.flatten(), weights["model.router.voter"].flatten())
     assert not list(tmp_path.glob("cache/**/README.md"))

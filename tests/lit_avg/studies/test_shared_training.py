@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_avg.commands import sweep as sweep_command
+from lit_avg import cli
 from lit_avg.studies.spec.study import load_study
 from tests import stored
 from tests.drawn import drawn_shards
@@ -34,7 +34,7 @@ def test_rows_start_from_the_stage_that_they_share(tmp_path: Path, capsys: pytes
     }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
-    assert sweep_command.main([str(path)]) == 0, capsys.readouterr().out
+    assert cli.main(["sweep", str(path)]) == 0, capsys.readouterr().out
     assert list(load_study(path).runs) == ["stage3", "stage4", "stage4@alpha=0.9/stage4"]
     runs = tmp_path / "out" / "seed-0"
     results = [json.loads((runs / name / "result.json").read_text()) for name in ("stage4", "stage4@alpha=0.9/stage4")]
@@ -62,7 +62,7 @@ def test_routers_are_trained_from_the_store_that_they_share(tmp_path: Path, caps
     study = {"out": str(tmp_path / "out"), "seeds": [0], "runs": runs, "rows": rows, "columns": ["accuracy"]}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False))
-    assert sweep_command.main([str(path), "--jobs", "2"]) == 0, capsys.readouterr().out
+    assert cli.main(["sweep", str(path), "--jobs", "2"]) == 0, capsys.readouterr().out
     assert [run.name for run in load_study(path).runs.values() if run.feedback] == [
         "feedback",
         "stage3@lr=0.02/feedback",

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from lit_avg.commands import sweep as sweep_command
+from lit_avg import cli
 from tests.lit_avg.studies.slurm import NODES, Slurm, missing
 from tests.tiny_run import write_stage, write_yaml
 
@@ -50,7 +50,7 @@ def test_two_nodes_train_one_run_that_is_requeued_without_a_step_lost_or_repeate
     }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
-    status = sweep_command.main([str(path), "--launcher", "slurm", "--poll", "1"])
+    status = cli.main(["sweep", str(path), "--launcher", "slurm", "--poll", "1"])
     run = tmp_path / "out" / "seed-0" / "stage3"
     assert status == 0, capsys.readouterr().out + "".join(log.read_text() for log in tmp_path.rglob("*.out"))
     for rank in range(len(NODES)):  # both ended step 1 and went on with 2, though only the first was told

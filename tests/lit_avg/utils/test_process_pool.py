@@ -6,8 +6,8 @@ from operator import neg
 
 import pytest
 
-from datamodules.packing.pool import in_order
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.process_pool import in_order
 
 
 def test_results_come_in_order_and_items_are_read_as_they_are_needed() -> None:
