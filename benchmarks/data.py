@@ -1,6 +1,6 @@
 """How far is the pipeline from what cannot be left out? Run: python -m benchmarks.data
 
-The floor reads the same tar files, decodes their pictures with Pillow and resizes them as tiling must, and does nothing
+The floor reads the same tar files, decodes their images with Pillow and resizes them as tiling must, and does nothing
 else; the pipeline also parses, tokenizes, cuts, collates and hands batches over. Both are run in turn with one thread
 each, the pipeline also with one and two workers, whose start is in their time; processor time, which other programs
 disturb less, is told beside. Normalising is part of the training step, as it is done on its device; what it takes here
@@ -25,7 +25,7 @@ from PIL import Image
 
 from datamodules.encoding.tiling import LLAVA_NEXT_PLANES, best_plane
 from datamodules.llava_shards import LLaVAShards
-from datamodules.loading.loader import BatchStream
+from datamodules.loading.loader import ResumableLoader
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
 from datamodules.shards.tar_index import read_place
@@ -33,7 +33,7 @@ from datamodules.shards.tar_index import read_place
 SIDE = 336
 DISTINCT = 160
 SIZES = ((640, 480), (480, 640), (500, 375), (640, 427))
-ANSWER = "The picture shows a crowd in front of a wall, and one of the players wears the number forty-two. " * 2
+ANSWER = "The image shows a crowd in front of a wall, and one of the players wears the number forty-two. " * 2
 
 
 def photograph(number: int) -> bytes:
@@ -48,12 +48,12 @@ def photograph(number: int) -> bytes:
 
 
 def make_shards(folder: Path, samples: int, distinct: int, shard_bytes: int) -> Path:
-    """Samples with a picture and two rounds each; `distinct` pictures take turns."""
+    """Samples with an image and two rounds each; `distinct` images take turns."""
     images = folder / "images"
     images.mkdir(parents=True)
     for number in range(distinct):
         (images / f"{number}.jpg").write_bytes(photograph(number))
-    turns = ("human", "<image>\nWhat is in picture {}?"), ("gpt", ANSWER), ("human", "Why?"), ("gpt", "It is so: {}.")
+    turns = ("human", "<image>\nWhat is in image {}?"), ("gpt", ANSWER), ("human", "Why?"), ("gpt", "It is so: {}.")
     with (folder / "said.jsonl").open("w", encoding="utf-8") as file:
         for number in range(samples):
             said = [{"from": speaker, "value": text.format(number)} for speaker, text in turns]
@@ -68,7 +68,7 @@ def data(shards: Path, batch_size: int, workers: int) -> LLaVAShards:
 
 
 def floor(module: LLaVAShards) -> int:
-    """Read, decode and resize every picture; how many there were."""
+    """Read, decode and resize every image; how many there were."""
     samples = module.train_dataloader().samples.samples.parts[0]
     count = 0
     for shard in range(len(samples.manifest.shards)):
@@ -83,12 +83,12 @@ def floor(module: LLaVAShards) -> int:
     return count
 
 
-def resize(picture: Image.Image) -> None:
-    """The two resizes of LLaVA-NeXT: the global view, and the picture fitted into its plane."""
-    picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    height, width = best_plane((picture.height, picture.width), [(down, across) for down, across in LLAVA_NEXT_PLANES])
-    scale = min(width / picture.width, height / picture.height)
-    picture.resize((math.ceil(picture.width * scale), math.ceil(picture.height * scale)), Image.Resampling.BICUBIC)
+def resize(image: Image.Image) -> None:
+    """The two resizes of LLaVA-NeXT: the global view, and the image fitted into its plane."""
+    image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    height, width = best_plane((image.height, image.width), [(down, across) for down, across in LLAVA_NEXT_PLANES])
+    scale = min(width / image.width, height / image.height)
+    image.resize((math.ceil(image.width * scale), math.ceil(image.height * scale)), Image.Resampling.BICUBIC)
 
 
 def stream_through(module: LLaVAShards) -> int:
@@ -119,11 +119,11 @@ def stage_seconds(module: LLaVAShards, samples: int) -> dict[str, float]:
         with timed("tokenize"):
             encode.renderer(sample.turns, has_image=True)
         with timed("decode"):
-            picture = Image.open(io.BytesIO(sample.image or b"")).convert("RGB")
+            image = Image.open(io.BytesIO(sample.image or b"")).convert("RGB")
         with timed("resize alone"):
-            resize(picture)
+            resize(image)
         with timed("tile (with its resizes)"):
-            tiled = tiling(picture)
+            tiled = tiling(image)
         with timed("collate"):
             shades = torch.cat([torch.from_numpy(tiled.shades)])
         with timed("normalise"):
@@ -131,7 +131,7 @@ def stage_seconds(module: LLaVAShards, samples: int) -> dict[str, float]:
     return steps
 
 
-def first_batch(stream: BatchStream, yielded: int) -> float:
+def first_batch(stream: ResumableLoader, yielded: int) -> float:
     """Seconds to the first batch when so many were seen before."""
     stream.load_state_dict(stream.state_dict() | {"yielded": yielded})
     begin = time.perf_counter()
@@ -188,7 +188,7 @@ def resume(folder: Path, samples: int) -> None:
     print(f"{first_batch(stream, skipped):.2f} s after {skipped * 4} samples (indexes read anew in both)")
 
 
-def forget_indexes(stream: BatchStream) -> None:
+def forget_indexes(stream: ResumableLoader) -> None:
     for part in stream.samples.samples.parts:
         part.source.indexes.clear()
 

@@ -54,12 +54,12 @@ def main() -> None:
     print("\n".join(told(name, needed_by(SHAPES[name])) for name in ("anchor", "7b")))
     shape = SHAPES["anchor"]
     stage, batch = cast(RGLF, make_stage(4, make_model(shape))), make_batch(shape)
-    reader = reader_of(stage.feedback_on(batch, stage.see(batch)), batch, shape)
+    reader = reader_of(stage.feedback_on(batch, stage.encode_levels(batch)), batch, shape)
     optimizer = torch.optim.AdamW(stage.model.router.parameters(), lr=1e-3)
 
     def loss(from_store: bool) -> torch.Tensor:
         torch.manual_seed(1)  # the router has dropout
-        levels = stage.see(batch)
+        levels = stage.encode_levels(batch)
         feedback = reader(batch.keys, batch.labels.device) if from_store else stage.feedback_on(batch, levels)
         scores = stage.model.route(batch, levels).float().log_softmax(dim=1)
         return stage.rglf_loss(scores, feedback.log_prob)["loss"]
@@ -73,7 +73,7 @@ def main() -> None:
     if losses[0] != losses[1]:
         raise SystemExit(f"live and stored feedback give the losses {losses}: nothing to compare")
     seconds = seconds_in_turn({"live": lambda: step(False), "from store": lambda: step(True)}, rounds)
-    print(f"{machine('cpu')}, {shape.rows} pictures a step, losses equal bit for bit, median of {rounds} steps")
+    print(f"{machine('cpu')}, {shape.rows} images a step, losses equal bit for bit, median of {rounds} steps")
     for way, taken in seconds.items():
         print(f"{way:<10} {median(taken):.3f} s per step")
     print(f"ratio      {ratio(seconds['from store'], seconds['live']):.2f}")

@@ -31,14 +31,14 @@ def prompts(shape: Shape, rows: int) -> Batch:
 @torch.no_grad()
 def routed_prefill(model: AvgLlava, batch: Batch, level: int) -> Tensor:
     """As `AvgLlava.generate` answers, up to the first token, at a level whatever the router says."""
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     model.route(batch, levels).argmax(dim=1).tolist()
     return model.generate_ids(batch, [level] * len(batch.keys), 1, levels=levels)
 
 
 def parts(model: AvgLlava, batch: Batch, level: int) -> dict[str, Callable[[], object]]:
     """Encoder, router and LLM, each by itself."""
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     naive, features = Naive(model), levels[-1]
     rows = llm_input(batch, [level] * len(batch.keys), model.layout)
     prompt = list(model.embeddings(batch, levels, [level] * len(batch.keys), rows))
@@ -86,7 +86,7 @@ def answers_table(shape: Shape, rounds: int, new: int) -> str:
     model, four, one = make_model(shape).eval(), prompts(shape, 4), prompts(shape, 1)
     count = len(model.granularities)
     mixed = [0, 1, 2, count - 1]
-    levels, levels_of_one = model.see(four), model.see(one)
+    levels, levels_of_one = model.encode_levels(four), model.encode_levels(one)
     rows = llm_input(four, mixed, model.layout)
     embeddings = model.embeddings(four, levels, mixed, rows)
     texts = [row[: int((kept >= -1).sum())] for row, kept in zip(embeddings, rows.question, strict=True)]

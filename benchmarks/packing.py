@@ -28,7 +28,7 @@ PREFIX_TOKENS, ASKED, ANSWERED, QUESTIONS = 4, 7, 3, 5
 
 
 def make_batch(images: int) -> Batch:
-    """Wide pictures of two tiles and a global view, five questions on each."""
+    """Wide images of two tiles and a global view, five questions on each."""
     generator = torch.Generator().manual_seed(0)
     prefix, own = PREFIX_TOKENS + 1, ASKED + ANSWERED
     ids = torch.randint(3, 500, (images, prefix + QUESTIONS * own), generator=generator)
@@ -91,7 +91,7 @@ def main() -> None:
     seconds = [(step(stage, packed)[1], step(stage, separate)[1]) for _ in range(arguments.rounds)]
     ratio = statistics.median(one_by_one / together for together, one_by_one in seconds)
     together, one_by_one = (statistics.median(times) for times in zip(*seconds, strict=True))
-    print(f"{torch.get_num_threads()} threads, {arguments.images} pictures, {QUESTIONS} questions on each")
+    print(f"{torch.get_num_threads()} threads, {arguments.images} images, {QUESTIONS} questions on each")
     print(f"packed     {together:.3f} s per step (median of {arguments.rounds})")
     print(f"one by one {one_by_one:.3f} s per step")
     print(f"ratio      {ratio:.2f} (loss difference {difference:.1e})")

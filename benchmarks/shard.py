@@ -3,7 +3,7 @@
 Run: python -m benchmarks.shard
 
 Photo-like JPEGs are drawn into a temporary folder. `tar` copies them, which is the floor: it looks at nothing. Packing
-decodes each picture, checks each conversation, and hashes all that it writes. The ways are run in turn, several rounds;
+decodes each image, checks each conversation, and hashes all that it writes. The ways are run in turn, several rounds;
 that both packings give the same bytes is checked before anything is told.
 """
 
@@ -57,13 +57,13 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        megabytes = draw_photos(folder / "images", arguments.pictures) / 1e6
-        write_annotations(folder / "it.json", arguments.pictures)
+        megabytes = draw_photos(folder / "images", arguments.images) / 1e6
+        write_annotations(folder / "it.json", arguments.images)
         job = PackJob((folder / "it.json",), (ImageRoot(folder / "images"),))
         times: list[tuple[float, float, float]] = []
         for number in range(arguments.rounds):

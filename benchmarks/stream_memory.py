@@ -1,4 +1,4 @@
-"""Peak memory of one epoch through the stream, for a small and a large data set of tiny pictures.
+"""Peak memory of one epoch through the stream, for a small and a large data set of tiny images.
 
     python -m benchmarks.stream_memory
 
@@ -24,7 +24,7 @@ from tests.drawn import raw_shards
 
 
 def drawn(samples: int) -> Iterator[tuple[bytes, bytes | None]]:
-    """So many samples, every fifth without a picture."""
+    """So many samples, every fifth without an image."""
     draw = np.random.default_rng(0)
     for number in range(samples):
         file = io.BytesIO()

@@ -2,9 +2,9 @@
 
 from callbacks.data_counts import DataCounts
 from callbacks.granularity_histogram import GranularityHistogram
+from callbacks.image_gallery import ImageGallery
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.loss_record import LossRecord
-from callbacks.picture_gallery import PictureGallery
 from callbacks.policy_table import PolicyTable
 from callbacks.predictions_writer import PredictionsWriter
 from callbacks.preemption import Preemption
@@ -18,9 +18,9 @@ from callbacks.watcher import Watcher
 __all__ = [
     "DataCounts",
     "GranularityHistogram",
+    "ImageGallery",
     "LastCheckpoint",
     "LossRecord",
-    "PictureGallery",
     "PolicyTable",
     "PredictionsWriter",
     "Preemption",

@@ -1,4 +1,4 @@
-"""`DrawingWatcher`: a watcher whose pictures TensorBoard alone can show."""
+"""`DrawingWatcher`: a watcher whose images TensorBoard alone can show."""
 
 import logging
 from typing import ClassVar

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.drawing_watcher import DrawingWatcher
-from callbacks.run_context import judged, logged_step, run_folder, tensorboard
+from callbacks.run_context import logged_step, run_folder, stage_and_outcomes, tensorboard
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole
@@ -32,7 +32,7 @@ class Selection:
 
 
 class GranularityHistogram(DrawingWatcher):
-    """After each evaluation: a histogram and a bar picture in TensorBoard, and rows in `selection.csv`.
+    """After each evaluation: a histogram and a bar image in TensorBoard, and rows in `selection.csv`.
 
     Questions without an image have nothing to choose and are left out, as are stages without a router.
     """
@@ -48,7 +48,7 @@ class GranularityHistogram(DrawingWatcher):
         self._tell(trainer, pl_module, "test")
 
     def _tell(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
-        found = judged(trainer, module)
+        found = stage_and_outcomes(trainer, module)
         if found is None or found[1].scores is None:
             return
         chosen, kinds = _choices(*found)

@@ -5,7 +5,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.run_context import judged
+from callbacks.run_context import stage_and_outcomes
 from callbacks.watcher import Watcher
 from lit_avg.evaluation.metrics import policy_metrics
 
@@ -15,7 +15,7 @@ class PolicyTable(Watcher):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table."""
-        found = judged(trainer, pl_module)
+        found = stage_and_outcomes(trainer, pl_module)
         if found is None:
             return
         stage, outcomes = found

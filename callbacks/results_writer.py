@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.run_context import datamodule, judged, run_folder
+from callbacks.run_context import datamodule, run_folder, stage_and_outcomes
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from lit_avg.config.saved_config import read_saved
@@ -104,7 +104,7 @@ class ResultsWriter(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write down every question's outcomes."""
-        found = judged(trainer, pl_module)
+        found = stage_and_outcomes(trainer, pl_module)
         if found is not None:
             module, outcomes = found
             chosen = {name: policy.choose(outcomes) for name, policy in module.policies.items()}

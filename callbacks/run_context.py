@@ -12,7 +12,7 @@ from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 
 
-def judged(trainer: L.Trainer, module: L.LightningModule) -> tuple[Stage, Outcomes] | None:
+def stage_and_outcomes(trainer: L.Trainer, module: L.LightningModule) -> tuple[Stage, Outcomes] | None:
     """The stage and what the evaluation that just ended found out; None on all ranks but the first.
 
     None as well where there is nothing to tell: stage 0, the sanity check.

@@ -3,7 +3,7 @@
 import lightning as L
 from torch import Tensor
 
-from callbacks.run_context import judged, logged_step
+from callbacks.run_context import logged_step, stage_and_outcomes
 from callbacks.watcher import Watcher
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.llava_next.flops import llm_forward_flops
@@ -24,7 +24,7 @@ class TokenSavings(Watcher):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what the stage's own choice costs."""
-        found = judged(trainer, pl_module)
+        found = stage_and_outcomes(trainer, pl_module)
         if found is None:
             return
         stage, outcomes = found
@@ -35,7 +35,7 @@ class TokenSavings(Watcher):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what each policy's choice costs."""
-        found = judged(trainer, pl_module)
+        found = stage_and_outcomes(trainer, pl_module)
         if found is None:
             return
         stage, outcomes = found

@@ -18,11 +18,11 @@ from datamodules.encoding.hf_processor import llava_next_processor
 from datamodules.encoding.prompt_format import Wording, wording
 from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
 from datamodules.encoding.tokenizer import load_tokenizer
-from datamodules.loading.bad_samples import BadSampleLog, EncodedSamples
-from datamodules.loading.batch_sampler import EpochOrder
+from datamodules.loading.bad_samples import BadSampleLog, EncodedDataset
+from datamodules.loading.batch_sampler import ShardBatchSampler
 from datamodules.loading.length_grouping import Lengths, lengths_of_all
-from datamodules.loading.loader import BatchStream
-from datamodules.loading.mixture import Mixture
+from datamodules.loading.loader import ResumableLoader
+from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.loading.sequential import stretch
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.sources import SHARDS_AT_ONCE, check_room
@@ -46,7 +46,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         tokenizer: hub id, folder, or the name of one that ships with the project (`jersey`).
         batch_size: samples (not questions) a step on each rank.
         tile_size: the vision encoder's native size in pixels.
-        grid_pinpoints: (height, width) of the planes a picture may be fitted into, None for a single view.
+        grid_pinpoints: (height, width) of the planes an image may be fitted into, None for a single view.
         template: chat template, as in `ConversationRenderer`.
         system_prompt: what a conversation without a system turn begins with; None for nothing.
         max_length: longest text in tokens, as in `ConversationRenderer`.
@@ -132,10 +132,10 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         """transformers' processor for models trained on this data; arguments as in `llava_next_processor`.
 
         Raises:
-            UserError: pictures are a single view, which LLaVA-NeXT's processor does not know.
+            UserError: images are a single view, which LLaVA-NeXT's processor does not know.
         """
         if self.grid_pinpoints is None:
-            raise UserError("a LLaVA-NeXT processor tiles its pictures, but this data has grid_pinpoints: null")
+            raise UserError("a LLaVA-NeXT processor tiles its images, but this data has grid_pinpoints: null")
         return llava_next_processor(
             self.encoder.renderer.tokenizer,
             self.encoder.renderer.encode.template,
@@ -189,7 +189,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         if self._fits:
             self._validated_on = state_dict.get(VALIDATED_ON)
 
-    def train_dataloader(self) -> BatchStream:
+    def train_dataloader(self) -> ResumableLoader:
         """Shuffled anew each epoch, whole batches only.
 
         Raises:
@@ -199,7 +199,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
             raise UserError("there is no training data; give the data module its folder of shards")
         return stream
 
-    def val_dataloader(self) -> BatchStream | list[BatchStream]:
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """Every validation sample once; nothing if there is no such split.
 
         Raises:
@@ -217,7 +217,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
             self._validated_on = digest
         return stream
 
-    def test_dataloader(self) -> BatchStream:
+    def test_dataloader(self) -> ResumableLoader:
         """Every test sample once.
 
         Raises:
@@ -231,7 +231,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         """Shades to `pixel_values`, on the device they were sent to as bytes (Lightning calls this)."""
         return replace(batch, pixel_values=self.normalise(batch.pixel_values))
 
-    def predict_dataloader(self) -> BatchStream:
+    def predict_dataloader(self) -> ResumableLoader:
         """What a test sees."""
         return self.test_dataloader()
 
@@ -262,7 +262,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
             self.samples(split), self.encoder_of(split), self.collate, (begin, end), self.eval_batch_size, self.workers
         )
 
-    def _stream(self, split: Split, training: bool = False) -> BatchStream | None:
+    def _stream(self, split: Split, training: bool = False) -> ResumableLoader | None:
         if not (sources := self.sources(split)):
             return None
         samples = self.samples(split)
@@ -272,7 +272,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         for together in [read_at_once] if training else [[one] for one in read_at_once]:
             check_room(together, SHARDS_AT_ONCE if training else 1)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        order = EpochOrder(
+        order = ShardBatchSampler(
             samples.sources([source.weight for source in sources]),
             self.batch_size if training else self.eval_batch_size,
             training,
@@ -283,13 +283,13 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         )
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
-        encoded = EncodedSamples(samples, self.encoder_of(split), replace=training)
+        encoded = EncodedDataset(samples, self.encoder_of(split), replace=training)
         shown = {**self.text_and_pixels, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
-        return BatchStream(encoded, order, self.collate, self.workers, bad_samples, shown)
+        return ResumableLoader(encoded, order, self.collate, self.workers, bad_samples, shown)
 
     @property
     def _fits(self) -> bool:
         return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
-    def _lengths(self, samples: Mixture) -> Lengths:
+    def _lengths(self, samples: WeightedConcatDataset) -> Lengths:
         return lengths_of_all(samples.parts, self.tile_size, self.tiling.planes, self.max_length)

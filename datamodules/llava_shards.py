@@ -29,7 +29,7 @@ class LLaVAShards(ShardsDataModule):
         val: where the validation shards are.
         test: where the test shards are; the validation split if not given.
         val_share: instead of `val`, the share of the training folder's samples to keep for validation, chosen by
-            their keys. Samples about the same picture may then fall on both sides: `lit-avg shard --val-share` keeps
+            their keys. Samples about the same image may then fall on both sides: `lit-avg shard --val-share` keeps
             them together.
         template: see there.
         system_prompt: see there.

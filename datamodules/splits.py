@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from datamodules.loading.mixture import Mixture, WeightedShards
+from datamodules.loading.mixture import WeightedConcatDataset, WeightedShards
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sources import ShardSource, may_be_there, open_source
@@ -47,12 +47,12 @@ class Splits:
         where = ", ".join(source.shards for source in self.sources(split))
         return f"the {NAMES[split]} split has no samples: there are none in {where}, or none of those is wanted"
 
-    def samples(self, split: Split) -> Mixture:
+    def samples(self, split: Split) -> WeightedConcatDataset:
         """All samples of a split, as they lie; none if there is no such split. What was opened is kept."""
         if split not in self._mixtures:
             keeps = self.keeps(split)
             parts = {source.called: ShardedSamples(self._opened(source), keeps) for source in self.sources(split)}
-            self._mixtures[split] = Mixture(parts)
+            self._mixtures[split] = WeightedConcatDataset(parts)
         return self._mixtures[split]
 
     def data_digest(self, split: Split) -> str | None:
@@ -101,5 +101,5 @@ class Splits:
         return {}
 
     @cached_property
-    def _mixtures(self) -> dict[Split, Mixture]:
+    def _mixtures(self) -> dict[Split, WeightedConcatDataset]:
         return {}

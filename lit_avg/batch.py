@@ -32,7 +32,7 @@ PADDING = -2
 class Batch:
     """Images, rows and questions of one step. Shapes are in the comments; integers are int64.
 
-    From a loader to the device pictures travel as bytes, (sum of tiles, S, S, 3) uint8 in the place of `pixel_values`.
+    From a loader to the device images travel as bytes, (sum of tiles, S, S, 3) uint8 in the place of `pixel_values`.
     """
 
     input_ids: Tensor  # (B, T) token ids, IMAGE_PLACEHOLDER at most once a row
@@ -42,14 +42,12 @@ class Batch:
     image_of_row: Tensor  # (B,) index into the I images, -1 for a text-only row
     pixel_values: Tensor  # (sum of tiles, 3, S, S) float32, global view first, then row by row
     tile_grids: list[tuple[int, int]]  # I pairs: rows and columns of tiles, (0, 0) for the global view alone
-    image_sizes: Tensor  # (I, 2) height and width of the original picture in pixels
+    image_sizes: Tensor  # (I, 2) height and width of the original image in pixels
     keys: list[str]  # Q names, unique in the data set: the sample's key, and "/i" for the i-th of several questions
     kinds: list[str]  # Q question kinds, "all" where the data set has none
     answers: list[str]  # Q answers in plain text
     sources: list[str] = field(default_factory=list[str])  # Q names of what each was taken from, or none at all
-    image_hashes: list[str] = field(
-        default_factory=list[str]
-    )  # I, equal for one picture in two samples; or none at all
+    image_hashes: list[str] = field(default_factory=list[str])  # I, equal for one image in two samples; or none at all
     repeated: list[bool] = field(default_factory=list[bool])  # Q times whether it was shown before, or none at all
 
     @property
@@ -126,7 +124,7 @@ class PatchBatch:
 
 @dataclass
 class SymbolBatch:
-    """Questions on pictures whose visual tokens are spelled in words: each is a weighted sum of word embeddings."""
+    """Questions on images whose visual tokens are spelled in words: each is a weighted sum of word embeddings."""
 
     text: Batch  # with an image for every row, and no pixels
     words: Tensor  # (tiles, P, W) int64: token ids, row by row of the finest grid

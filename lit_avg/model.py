@@ -84,7 +84,7 @@ class AvgLlava(PretrainedMixin):
         self.router_is_trained = True
         """Whether `generate` goes by the router where no policy is given."""
 
-    def see(self, batch: Batch) -> list[Tensor]:
+    def encode_levels(self, batch: Batch) -> list[Tensor]:
         """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine. Raises as `encode`."""
         return self.scaler(self.encode(batch))
 
@@ -161,7 +161,7 @@ class AvgLlava(PretrainedMixin):
         if self.prompt_encoder is None:
             raise UserError("this model has no processor; load one that `lit-avg export` wrote, with from_pretrained")
         batch = self.prompt_encoder(images, prompts).to(self.backbone.image_newline.device)
-        levels = self.see(batch)
+        levels = self.encode_levels(batch)
         scores = self.route(batch, levels).float().log_softmax(dim=1).cpu()
         check_scores(batch.keys, scores)
         policy = policy or (
@@ -194,13 +194,14 @@ class AvgLlava(PretrainedMixin):
             level_of_question: Q levels.
             max_new_tokens: length of an answer, at most.
             generation: sampling, end tokens, streaming; by default greedy.
-            levels: what `see` gave for this batch, where it was called already; spares the encoder a second time.
+            levels: what `encode_levels` gave for this batch, where it was called already; spares the encoder a
+                second time.
 
         Returns:
             (Q, at most max_new_tokens) token ids, filled up as `Backbone.generate` does.
         """
         prompts = without_last_answers(separate_questions(batch))
-        levels = self.see(prompts) if levels is None else levels
+        levels = self.encode_levels(prompts) if levels is None else levels
         rows = llm_input(prompts, level_of_question, self.layout)
         self.context_length.look_at(rows.position_ids)
         embeddings = self.embeddings(prompts, levels, level_of_question, rows)

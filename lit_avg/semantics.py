@@ -67,8 +67,8 @@ class Semantics:
         empty_slots: where a question has fewer instruction tokens than the router has slots: `masked`, so that they
             neither attend nor vote (ours), or `filled` with tokens the filter had excluded, which are padding and
             even answer tokens, and then with zeros (release).
-        unpad: how the picture's padding is cut off a plane of tokens: by its `true share` (ours), or by comparing
-            the picture's aspect ratio with that of the `token grid`, which is not square at every level (release).
+        unpad: how the image's padding is cut off a plane of tokens: by its `true share` (ours), or by comparing
+            the image's aspect ratio with that of the `token grid`, which is not square at every level (release).
         ranking: RGLF's ranking loss: the `pair sum` (paper), or margins multiplied by `rank distance` and pairs
             averaged per distance (release).
         margin: multiplies the margin of the ranking loss; 1 in both presets.

@@ -14,15 +14,15 @@ from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 
 @torch.no_grad()
-def ask(folder: str, picture: Image.Image, prompt: str) -> dict[str, torch.Tensor]:
-    """What transformers makes of a picture and a prompt, in float32 at least."""
+def ask(folder: str, image: Image.Image, prompt: str) -> dict[str, torch.Tensor]:
+    """What transformers makes of an image and a prompt, in float32 at least."""
     model = LlavaNextForConditionalGeneration.from_pretrained(folder).eval()
     model.to(torch.promote_types(model.dtype, torch.float32))  # pyright: ignore[reportArgumentType]  its stub has a decorator's type
     processor = AutoProcessor.from_pretrained(folder)
     text = processor.apply_chat_template(
         [{"role": "user", "content": f"<image>\n{prompt}"}], add_generation_prompt=True, tokenize=False
     )
-    inputs = processor(images=picture, text=text, add_special_tokens=False, return_tensors="pt")
+    inputs = processor(images=image, text=text, add_special_tokens=False, return_tensors="pt")
     ids, begin = inputs["input_ids"][0], inputs["input_ids"].shape[1]
     behind = int((ids == model.config.image_token_id).nonzero()[-1]) + 1
     torch.manual_seed(0)

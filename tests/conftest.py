@@ -45,7 +45,7 @@ def model() -> AvgLlava:
 
 @pytest.fixture
 def batch() -> Batch:
-    """Three packed questions on a wide picture, one on a tall padded one, one without a picture."""
+    """Three packed questions on a wide image, one on a tall padded one, one without an image."""
     return make_batch(
         [([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1), ([(3, 2)], -1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))]
     )

@@ -17,7 +17,7 @@ from datamodules.packing.writer import ShardWriter, WriterState, write_manifest
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
 
-def picture(width: int, height: int, colour: str, seed: int) -> bytes:
+def image(width: int, height: int, colour: str, seed: int) -> bytes:
     noise = np.random.default_rng(seed).integers(-30, 30, (height, width, 3))
     pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
     file = io.BytesIO()
@@ -35,7 +35,7 @@ def conversation(number: int, colour: str | None, rounds: int = 1) -> dict[str, 
 
 
 def draw_llava(folder: Path, samples: int = 12, rounds: int = 1, text_only_every: int = 5) -> tuple[Path, Path]:
-    """Annotations and images; every so many samples one has no picture."""
+    """Annotations and images; every so many samples one has no image."""
     images = folder / "images"
     images.mkdir(parents=True)
     records: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ def draw_llava(folder: Path, samples: int = 12, rounds: int = 1, text_only_every
         colour = None if text_only_every and number % text_only_every == 4 else list(COLOURS)[number % 3]
         if colour:
             size = (40 + 13 * (number % 5), 90 - 17 * (number % 4))
-            (images / f"{number}.png").write_bytes(picture(*size, colour, number))
+            (images / f"{number}.png").write_bytes(image(*size, colour, number))
         records.append(conversation(number, colour, rounds))
     annotations = folder / "drawn.json"
     annotations.write_text(json.dumps(records))
@@ -58,7 +58,7 @@ def drawn_shards(folder: Path, samples: int = 12, rounds: int = 1, shard_bytes: 
 
 
 def raw_shards(folder: Path, samples: Iterable[tuple[bytes, bytes | None]], shard_bytes: int = 40_000) -> Path:
-    """Shards of records and PNG pictures as they are: packing might not let them through."""
+    """Shards of records and PNG images as they are: packing might not let them through."""
     writer = ShardWriter(folder, shard_bytes, WriterState())
     for record, image in samples:
         writer.write(Packable(record, image, "png", origin="", root=-1, read=0, rounds=1, left_out=()))

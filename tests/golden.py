@@ -98,7 +98,7 @@ def features(case: GoldenCase) -> dict[str, Tensor]:
     model, batch = case.model(), case.batch()
     tower, layer = model.backbone.hf.model.vision_tower, model.backbone.hf.config.vision_feature_layer
     hidden = tower(batch.pixel_values[:1], output_hidden_states=True).hidden_states[layer]
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     pooled = {f"out.pooled_{level.shape[1]}": level for level in levels}
     return {"out.clip_features_image0_tile0": hidden[0, 1:], "out.projected_features": levels[-1]} | pooled
 
@@ -106,7 +106,7 @@ def features(case: GoldenCase) -> dict[str, Tensor]:
 def packed(case: GoldenCase) -> dict[str, Tensor]:
     """The visual sequences of every image at every level, and the labels around them."""
     model, batch = case.model(), case.batch()
-    levels, found = model.see(batch), dict[str, Tensor]()
+    levels, found = model.encode_levels(batch), dict[str, Tensor]()
     for level, tokens in enumerate(model.granularities.tokens):
         level_of_row = [level] * len(batch.keys)
         rows = llm_input(batch, level_of_row, model.layout)
@@ -127,7 +127,7 @@ def filtered(model: AvgLlava, batch: Batch, name: str) -> dict[str, Tensor]:
     """The instruction filter's scores and choice for every question."""
     heard = instruction_candidates(batch, model.semantics.instruction, model.router.training)
     tokens = model.backbone.embed(heard.input_ids).masked_fill(heard.empty.unsqueeze(2), 0.0)
-    views = model.see(batch)[-1][[sum(batch.tiles[:image]) for image in range(len(batch.tiles))]]
+    views = model.encode_levels(batch)[-1][[sum(batch.tiles[:image]) for image in range(len(batch.tiles))]]
     similarity = model.instruction_filter.similarity(tokens, views).masked_fill(~heard.heard, -torch.inf)
     chosen = model.instruction_filter.choose(tokens, heard.heard, views)
     slots = model.instruction_filter(tokens, heard.heard, views).embeddings
@@ -147,7 +147,7 @@ def evaluated(case: GoldenCase) -> dict[str, Tensor]:
     seen = dict[str, Tensor]()
     model.router.norm.register_forward_pre_hook(keep_input(seen, "logits"))
     model.router.mlp.register_forward_pre_hook(keep_input(seen, "fused"))
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     logits = model.route(unlabelled, levels)
     chosen = logits.argmax(dim=1)
     found = filtered(model, unlabelled, "out.eval") | {
@@ -163,7 +163,7 @@ def evaluated(case: GoldenCase) -> dict[str, Tensor]:
 def answered(case: GoldenCase) -> dict[str, Tensor]:
     """One prompt: the router's logits, the LLM's at the routed granularity, and greedy answers."""
     model, batch = case.model(), case.prompt()
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     logits = model.route(batch, levels)
     routed = int(logits.argmax())
     embeddings = model.embeddings(batch, levels, [routed], llm_input(batch, [routed], model.layout))
@@ -207,7 +207,7 @@ def stage4(case: GoldenCase) -> dict[str, Tensor]:
     batch = case.batch()
     parts = stage.loss(batch)
     parts["loss"].backward()
-    levels = stage.model.see(batch)
+    levels = stage.model.encode_levels(batch)
     logits, losses = stage.model.route(batch, levels), -lmm_feedback(stage.model, batch, levels).log_prob
     order = losses.argsort(dim=1)
     found = filtered(stage.model, batch, "out.stage4") | {

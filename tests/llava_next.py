@@ -32,9 +32,9 @@ LLMS = ("llama", "mistral", "qwen2")
 
 @dataclass(frozen=True)
 class Asked:
-    """One sample: a picture's (width, height), if it has one, and questions of rounds of (asked, answered) tokens."""
+    """One sample: an image's (width, height), if it has one, and questions of rounds of (asked, answered) tokens."""
 
-    picture: tuple[int, int] | None
+    image: tuple[int, int] | None
     questions: Sequence[Sequence[tuple[int, int]]]
 
 
@@ -69,7 +69,7 @@ def twin(ours: AvgLlava) -> LlavaNextForConditionalGeneration:
     return made.eval()
 
 
-def picture(size: tuple[int, int]) -> Image.Image:
+def image(size: tuple[int, int]) -> Image.Image:
     width, height = size
     pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
@@ -90,12 +90,12 @@ def rendering(rounds: Sequence[tuple[int, int]], pictured: bool, generator: torc
 
 
 def ours_and_theirs(samples: Sequence[Asked], hf: LlavaNextForConditionalGeneration) -> tuple[Batch, "Theirs"]:
-    """Collated for us; for transformers a row each question, its picture repeated."""
+    """Collated for us; for transformers a row each question, its image repeated."""
     generator, tiling = torch.Generator().manual_seed(len(samples)), Tiling(TILE, PINPOINTS)
     encoded: list[EncodedSample] = []
     rows: list[tuple[TokenizedConversation, Image.Image | None]] = []
     for number, sample in enumerate(samples):
-        shown = None if sample.picture is None else picture(sample.picture)
+        shown = None if sample.image is None else image(sample.image)
         said = [rendering(rounds, shown is not None, generator) for rounds in sample.questions]
         questions = tuple(Question(f"{number}/{i}", "all", "?", one) for i, one in enumerate(said))
         encoded.append(EncodedSample(questions, None if shown is None else tiling(shown)))
@@ -106,7 +106,7 @@ def ours_and_theirs(samples: Sequence[Asked], hf: LlavaNextForConditionalGenerat
 
 @dataclass(frozen=True)
 class Theirs:
-    """What transformers' model is called with: rows of different lengths, and pictures by transformers' processor."""
+    """What transformers' model is called with: rows of different lengths, and images by transformers' processor."""
 
     ids: list[Tensor]
     labels: list[Tensor]
@@ -117,16 +117,16 @@ class Theirs:
     def of(
         rows: Sequence[tuple[TokenizedConversation, Image.Image | None]], hf: LlavaNextForConditionalGeneration
     ) -> "Theirs":
-        pictures = [shown for _, shown in rows if shown is not None]
+        images = [shown for _, shown in rows if shown is not None]
         pixels, sizes, counts = None, None, iter(list[int]())
-        if pictures:
+        if images:
             processor = LlavaNextImageProcessorPil(
                 size={"shortest_edge": TILE},
                 crop_size={"height": TILE, "width": TILE},
                 image_grid_pinpoints=PINPOINTS,
             )
             # it takes a side of 1 or 3 pixels for the colours unless it is told where these are
-            made = processor(pictures, return_tensors="pt", input_data_format="channels_last")
+            made = processor(images, return_tensors="pt", input_data_format="channels_last")
             pixels, sizes = made["pixel_values"], made["image_sizes"]
             with torch.no_grad():
                 features = hf.get_image_features(pixels, sizes)

@@ -1,4 +1,4 @@
-"""Every YAML under experiments/ is run by the very command that stands at its head, for two steps on few pictures."""
+"""Every YAML under experiments/ is run by the very command that stands at its head, for two steps on few images."""
 
 import json
 import re
@@ -28,11 +28,11 @@ NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, 
 
 BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}
 FEW = {
-    "jersey/stage0-encoder": {"pictures_train": 8, "pictures_val": 4, "batch_size": 4},
+    "jersey/stage0-encoder": {"images_train": 8, "images_val": 4, "batch_size": 4},
     "jersey/stage0-llm": {"scenes_train": 8, "scenes_val": 4, "batch_size": 4},
     "real-smoke": {"batch_size": 4},
     "vicuna-7b": {"batch_size": 2},
-    "jersey": {"pictures_train": 8, "pictures_val": 4, "pictures_test": 4, "batch_size": 4},
+    "jersey": {"images_train": 8, "images_val": 4, "images_test": 4, "batch_size": 4},
 }
 """Settings of a folder's datamodule, or of one stage's own, that make it small."""
 
@@ -73,7 +73,7 @@ def options(settings: Mapping[str, object]) -> list[str]:
 
 
 def short(command: list[str], run_root: Path) -> list[str]:
-    """The command with few steps on few pictures, in a folder of its own."""
+    """The command with few steps on few images, in a folder of its own."""
     stage = str(Path(command[command.index("--config") + 1]).relative_to("experiments").with_suffix(""))
     settings = BRIEFLY | of_data(FEW.get(stage, FEW.get(stage.split("/")[0], {}))) | {"run_root": run_root}
     if stage.startswith("vicuna-7b"):
@@ -101,7 +101,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
 
 @pytest.fixture(scope="module")
 def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards packed from a dozen made-up conversations on pictures of several shapes."""
+    """Shards packed from a dozen made-up conversations on images of several shapes."""
     folder = tmp_path_factory.mktemp("conversations")
     records: list[dict[str, object]] = []
     for number in range(12):

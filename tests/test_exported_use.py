@@ -26,7 +26,7 @@ from tests.datamodules.encoding.test_templates import bpe, byte_level
 from tests.tiny import LEVELS, TILE
 
 PLANES = [[TILE, 2 * TILE], [2 * TILE, TILE]]
-QUESTION = "what is in the picture?"
+QUESTION = "what is in the image?"
 PICTURE = Image.linear_gradient("L").resize((50, 30)).convert("RGB")
 SYSTEM_PROMPT = 'Use emoji 😀 "please".'
 
@@ -37,8 +37,8 @@ from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 def used(folder):
     processor = AutoProcessor.from_pretrained(folder + "/exported")
-    picture = Image.open(folder + "/picture.png")
-    image, words = {"type": "image", "image": picture}, {"type": "text", "text": sys.argv[1]}
+    image = Image.open(folder + "/image.png")
+    image, words = {"type": "image", "image": image}, {"type": "text", "text": sys.argv[1]}
     chats = {
         "a string": [{"role": "user", "content": "<image>\\n" + words["text"]}],
         "a list": [{"role": "user", "content": [image, words]}],
@@ -47,7 +47,7 @@ def used(folder):
     pictured = {}
     for name, chat in chats.items():
         text = processor.apply_chat_template(chat, add_generation_prompt=True)
-        pictured[name] = processor(images=picture, text=text)["input_ids"][0]
+        pictured[name] = processor(images=image, text=text)["input_ids"][0]
         if name != "a string":
             at_once = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
             pictured[name + ", at once"] = at_once["input_ids"][0]
@@ -151,7 +151,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Conver
         renderer = ConversationRenderer(tokenizer(folder / "hub"), family, SYSTEM_PROMPT)
         made[family] = renderer, model_for(renderer)
         made[family][1].save_pretrained(folder / "exported")
-        PICTURE.save(folder / "picture.png")
+        PICTURE.save(folder / "image.png")
     command = [sys.executable, "-I", "-c", ALONE, QUESTION, *(str(root / family) for family in FAMILIES)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", check=False)
     assert finished.returncode == 0, finished.stderr

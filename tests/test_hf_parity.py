@@ -32,7 +32,7 @@ sides = st.one_of(st.sampled_from([1, 3, 16, 700]), st.integers(1, 120))
 rounds = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=2)
 samples = st.builds(
     Asked,
-    picture=st.none() | st.tuples(sides, sides),
+    image=st.none() | st.tuples(sides, sides),
     questions=st.lists(rounds, min_size=1, max_size=2),
 )
 
@@ -57,7 +57,7 @@ def our_results(ours: AvgLlava, batch: Batch) -> tuple[Tensor, Tensor, dict[str,
     seen: list[Tensor] = []
     hook = ours.backbone.hf.lm_head.register_forward_hook(lambda *call: seen.append(call[-1]))
     ours.zero_grad()
-    loss = -ours.answer_tokens_at(batch, ours.see(batch), len(ours.granularities) - 1).log_prob.mean()
+    loss = -ours.answer_tokens_at(batch, ours.encode_levels(batch), len(ours.granularities) - 1).log_prob.mean()
     loss.backward()
     hook.remove()
     (logits,) = seen

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_avg.batch import PADDING, Batch
-from lit_avg.commands.export import PROMPT, fixed_picture, grow_vocabulary, in_full_precision, own_log_probs
+from lit_avg.commands.export import PROMPT, fixed_image, grow_vocabulary, in_full_precision, own_log_probs
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.flops import llm_forward_flops
 from lit_avg.llava_next.hf_model import without_llm
@@ -46,7 +46,7 @@ def by_transformers(model: AvgLlava, batch: Batch) -> Tensor:
     apart = separate_questions(batch)
     levels = [FINEST] * len(apart.input_ids)
     rows = llm_input(apart, levels, model.layout)
-    embeddings = model.embeddings(apart, model.see(apart), levels, rows)
+    embeddings = model.embeddings(apart, model.encode_levels(apart), levels, rows)
     hf, lengths = model.backbone.hf, (rows.question != PADDING).sum(dim=1).tolist()
     hf.model.language_model.set_attn_implementation("eager")
     log_probs = list[Tensor]()
@@ -66,7 +66,7 @@ def test_no_family_is_left_out() -> None:
 @torch.no_grad()
 def test_packed_questions_score_as_transformers_scores_each(family: str, attention: str, batch: Batch) -> None:
     model = model_of(family, attention)
-    found = model.answer_tokens_at(batch, model.see(batch), FINEST).log_prob
+    found = model.answer_tokens_at(batch, model.encode_levels(batch), FINEST).log_prob
     assert int((llm_input(batch, [FINEST] * 3, model.layout).question != PADDING).sum(dim=1).max()) > 4 * WINDOW
     expected = by_transformers(model, batch)
     assert len(found) == len(expected) == 2 + 1 + 3 + 2 + 2
@@ -78,7 +78,7 @@ def test_recomputing_layers_leaves_the_gradients(family: str, batch: Batch) -> N
     def gradients(recompute: bool) -> list[Tensor]:
         model = model_of(family, gradient_checkpointing=recompute)
         model.train()
-        model.answer_tokens_at(batch, model.see(batch), 2).log_prob.sum().backward()
+        model.answer_tokens_at(batch, model.encode_levels(batch), 2).log_prob.sum().backward()
         return [p.grad for p in model.backbone.parameters() if p.grad is not None]
 
     torch.testing.assert_close(gradients(True), gradients(False), atol=5e-5, rtol=1e-4)
@@ -117,7 +117,7 @@ def test_a_router_needs_of_the_llm_its_embeddings_alone(family: str, batch: Batc
     model.backbone.hf.model.language_model.embed_tokens.load_state_dict(embeddings)
     for part in ("vision_tower", "multi_modal_projector"):
         getattr(model.backbone.hf.model, part).load_state_dict(getattr(whole.backbone.hf.model, part).state_dict())
-    assert torch.equal(model.route(batch, model.see(batch)), whole.route(batch, whole.see(batch)))
+    assert torch.equal(model.route(batch, model.encode_levels(batch)), whole.route(batch, whole.encode_levels(batch)))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_attention_that_cannot_keep_questions_apart_is_given_none(batch: Batc
     model = model_of("llama2")
     model.backbone.hf.model.language_model.set_attn_implementation("sdpa")  # for one that takes no packed rows
     with pytest.raises(UserError, match="attention: sdpa cannot keep the questions of a row apart"):
-        model.answer_tokens_at(batch, model.see(batch), 0)
+        model.answer_tokens_at(batch, model.encode_levels(batch), 0)
 
 
 def test_a_cap_on_the_logits_is_left_out_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -217,14 +217,14 @@ def test_a_family_goes_from_shards_to_plain_transformers(
     assert 0 < measured["router/llm_flops_share"] <= 1
     ours = AvgLlava.from_pretrained(folder)
     alone = family in ("qwen3", "llama3")  # a process of its own costs seconds
-    theirs = asked_of_transformers(folder) if alone else ask(str(folder), fixed_picture(), PROMPT)
-    prompt = ours.prompt_encoder([fixed_picture()], [PROMPT])  # pyright: ignore[reportOptionalCall]
+    theirs = asked_of_transformers(folder) if alone else ask(str(folder), fixed_image(), PROMPT)
+    prompt = ours.prompt_encoder([fixed_image()], [PROMPT])  # pyright: ignore[reportOptionalCall]
     behind = prompt.input_ids[0][prompt.question[0] >= 0]
     of_tokens = theirs["log_probs"][: len(behind)].gather(1, behind.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(in_full_precision(ours, own_log_probs), of_tokens, atol=1e-5, rtol=1e-5)
     ours.to(torch.promote_types(ours.backbone.image_newline.dtype, torch.float32))
     answer = ours.generate(
-        [fixed_picture()], [PROMPT], Fixed(ours.granularities.finest, ours.granularities), max_new_tokens=6
+        [fixed_image()], [PROMPT], Fixed(ours.granularities.finest, ours.granularities), max_new_tokens=6
     ).texts[0]
     assert answer == ours.prompt_encoder.decode(theirs["greedy"])  # pyright: ignore[reportOptionalMemberAccess]
     if not variant.room:
@@ -264,8 +264,8 @@ def test_positions_that_would_change_with_the_batch_are_refused(batch: Batch) ->
     model = model_of("llama2")
     model.backbone = Backbone(dict(VISION), llm("llama2", rope_scaling=longrope)).eval()
     with pytest.raises(UserError, match="a batch has sequences of 7 to 63 tokens, and beyond 40 the llm's longrope"):
-        model.answer_tokens_at(batch, model.see(batch), FINEST)
-    assert len(model.answer_tokens_at(batch, model.see(batch), 0).log_prob) == 10  # here all are short
+        model.answer_tokens_at(batch, model.encode_levels(batch), FINEST)
+    assert len(model.answer_tokens_at(batch, model.encode_levels(batch), 0).log_prob) == 10  # here all are short
     with pytest.raises(UserError, match="a batch has sequences of 9 to 41 tokens"):
         model.backbone.generate([torch.randn(9, 24), torch.randn(41, 24)], 100)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from callbacks import LastCheckpoint, PictureGallery, RunProgress
+from callbacks import ImageGallery, LastCheckpoint, RunProgress
 from datamodules.encoding.tiling import Normalisation, Tiling
 from datamodules.jersey import Jersey, JerseyPatches, JerseySymbols
 from datamodules.llava_shards import LLaVAShards
@@ -17,7 +17,7 @@ from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
-from lit_avg.stages.toy_pretraining import EncoderStandIn, LanguageModelStandIn
+from lit_avg.stages.toy_pretraining import ToyLLMPretraining, ToyVisionPretraining
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
@@ -232,17 +232,20 @@ NAN, INFINITE = math.nan, math.inf
         (shards(image_mean=[0.5]), r"image_mean needs a number for each of red, green and blue, but is \[0.5\]"),
         (shards(image_std=[0.0, 0.0, 0.0]), r"image_std\[0\] must be a number above 0, but is 0.0"),
         (lambda: Normalisation([0.5, NAN, 0.5]), r"image_mean\[1\] must be a number, but is nan"),
-        (lambda: Jersey(pictures_train=0), "pictures_train must be a number at least 1, but is 0"),
-        (lambda: Jersey(picture_seed=-1), "picture_seed must be a whole number from 0"),
+        (lambda: Jersey(images_train=0), "images_train must be a number at least 1, but is 0"),
+        (lambda: Jersey(image_seed=-1), "image_seed must be a whole number from 0"),
         (lambda: Jersey(learnt_kinds=[]), "learnt_kinds: .* leaves no question to learn from"),
         (lambda: JerseyPatches(batch_size=0), "batch_size must be a number at least 1, but is 0"),
         (lambda: JerseySymbols(scenes_val=0), "scenes_val must be a number at least 1, but is 0"),
-        (lambda: EncoderStandIn(Optimization(1e-3), num_attention_heads=3), "must divide hidden_size 64, but is 3"),
-        (lambda: EncoderStandIn(Optimization(1e-3), patch_size=7), "whole patches of 7 pixels, but is 64"),
-        (lambda: LanguageModelStandIn(Optimization(1e-3), noise=NAN), "noise must be a number at least 0, but is nan"),
-        (lambda: LanguageModelStandIn(Optimization(1e-3), vocab_size=0), "vocab_size must be a number at least 1"),
+        (
+            lambda: ToyVisionPretraining(Optimization(1e-3), num_attention_heads=3),
+            "must divide hidden_size 64, but is 3",
+        ),
+        (lambda: ToyVisionPretraining(Optimization(1e-3), patch_size=7), "whole patches of 7 pixels, but is 64"),
+        (lambda: ToyLLMPretraining(Optimization(1e-3), noise=NAN), "noise must be a number at least 0, but is nan"),
+        (lambda: ToyLLMPretraining(Optimization(1e-3), vocab_size=0), "vocab_size must be a number at least 1"),
         (lambda: LastCheckpoint(every_steps=0), "every_steps must be a number at least 1, but is 0"),
-        (lambda: PictureGallery(pictures=0), "pictures must be a number at least 1, but is 0"),
+        (lambda: ImageGallery(images=0), "images must be a number at least 1, but is 0"),
         (lambda: RunProgress(lines=0), "lines must be a number at least 1, but is 0"),
         (lambda: RunProgress(every_seconds=NAN), "every_seconds must be a number at least 0, but is nan"),
     ],

@@ -19,7 +19,7 @@ CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 
 @pytest.fixture
 def uneven() -> Batch:
-    """Rows of unlike length on pictures of unlike shape, two rows on the same one."""
+    """Rows of unlike length on images of unlike shape, two rows on the same one."""
     return tiny.make_batch(
         [([(4, 2)], 0), ([(9, 1)], 1), ([(5, 3)], 0), ([(4, 2)], 2)],
         [((1, 2), (32, 64)), ((2, 1), (60, 20)), ((2, 2), (64, 64))],

@@ -19,9 +19,7 @@ from tests.lit_avg.studies.made_up import CHOICES, FIXED, KINDS, LEVELS, ROUTER,
 ROOT = Path(__file__).parents[1]
 QUICK_START = ROOT / "experiments" / "studies" / "quickstart.yaml"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LOOKS, READING = (
-    ROOT / "notebooks" / f"{name}.ipynb" for name in ("01_five_looks_at_one_picture", "02_reading_a_study")
-)
+LOOKS, READING = (ROOT / "notebooks" / f"{name}.ipynb" for name in ("01_five_looks_at_one_image", "02_reading_a_study"))
 
 
 def executed(path: Path, **at_the_top: Path) -> NotebookNode:

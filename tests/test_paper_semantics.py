@@ -87,7 +87,7 @@ def test_router_logits_are_what_the_equations_of_section_3_2_say(model: AvgLlava
     assert len(asked) == 7
     assert len(heard) == K
     by_hand = torch.stack([voted(model, stacked_pools(tile, 4), heard) for tile in features]).mean(dim=0)
-    assert_close(model.route(batch, model.see(batch))[0], by_hand)
+    assert_close(model.route(batch, model.encode_levels(batch))[0], by_hand)
 
 
 def test_with_fewer_instruction_tokens_than_slots_only_those_there_take_part(model: AvgLlava) -> None:
@@ -96,7 +96,7 @@ def test_with_fewer_instruction_tokens_than_slots_only_those_there_take_part(mod
     heard = most_similar(model.backbone.embed(batch.input_ids[0][batch.instruction[0]]), features[0])
     assert len(heard) == 2
     by_hand = torch.stack([voted(model, stacked_pools(tile, 4), heard) for tile in features]).mean(dim=0)
-    assert_close(model.route(batch, model.see(batch))[0], by_hand)
+    assert_close(model.route(batch, model.encode_levels(batch))[0], by_hand)
 
 
 def log_prob_by_hand(model: AvgLlava, batch: Batch, question: int, level: int) -> Tensor:
@@ -123,7 +123,7 @@ def log_prob_by_hand(model: AvgLlava, batch: Batch, question: int, level: int) -
 
 
 def test_feedback_is_the_mean_log_prob_of_an_answer_at_each_level(model: AvgLlava, batch: Batch) -> None:
-    feedback = lmm_feedback(model, batch, model.see(batch)).log_prob
+    feedback = lmm_feedback(model, batch, model.encode_levels(batch)).log_prob
     for question in range(len(batch.keys)):
         for level in range(len(model.granularities)):
             by_hand = log_prob_by_hand(model, batch, question, level).mean()
@@ -149,7 +149,7 @@ def test_stage_3_averages_that_over_the_levels(model: AvgLlava, batch: Batch) ->
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 2.0])
 def test_stage_4_is_the_pair_sum_and_alpha_times_the_cross_entropy(alpha: float, model: AvgLlava, batch: Batch) -> None:
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     scores = model.route(batch, levels).log_softmax(dim=1)
     feedback = lmm_feedback(model, batch, levels).log_prob
     totals: list[Tensor] = []
@@ -171,7 +171,7 @@ def test_no_gradient_flows_through_the_feedback_even_where_nothing_is_frozen(mod
 
 
 def routed(model: AvgLlava, batch: Batch) -> Tensor:
-    return model.route(batch, model.see(batch))
+    return model.route(batch, model.encode_levels(batch))
 
 
 def test_other_answers_leave_the_routers_logits_bit_equal(model: AvgLlava, batch: Batch) -> None:
@@ -205,7 +205,7 @@ def test_an_empty_slot_holds_nothing_that_could_be_heard(model: AvgLlava) -> Non
     batch = make_batch([([(2, 1)], 0)], [((1, 2), (32, 64))])
     with_noise = partial(torch.nn.functional.pad, value=9.0)
     tokens, valid = torch.randn(1, 2, 24), torch.ones(1, 2, dtype=torch.bool)
-    view = model.see(batch)[-1][:1]
+    view = model.encode_levels(batch)[-1][:1]
     short = model.instruction_filter(tokens, valid, view)
     noisy = model.instruction_filter(with_noise(tokens, (0, 0, 0, 3)), F.pad(valid, (0, 3)), view)
     assert torch.equal(short.valid, noisy.valid)

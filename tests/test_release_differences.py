@@ -56,7 +56,7 @@ def test_every_point_but_the_margin_has_an_ablation_that_takes_the_releases_side
 
 
 def test_an_unpadded_square_loses_half_its_rows_at_288_by_the_token_grid() -> None:
-    # 2x2 tiles of 24 rows and 12 columns: a plane of 48 x 24, of which a square picture is given 24 x 24.
+    # 2x2 tiles of 24 rows and 12 columns: a plane of 48 x 24, of which a square image is given 24 x 24.
     model = tiny_model(semantics="release")
     assert model.layout.unpad == "token grid"
     sequence = VisualLayout(Granularities(), "token grid").sequence((2, 2), (672, 672), 3)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.drawn import drawn_shards
 from tests.killing import write_config
-from tests.two_ranks import fit, keys_by_step, on_ranks, one_rank_without_pictures
+from tests.two_ranks import fit, keys_by_step, on_ranks, one_rank_without_images
 
 STEPS, STEPS_AN_EPOCH = 12, 5  # 23 samples by twos on two ranks
 
@@ -23,9 +23,9 @@ STEPS, STEPS_AN_EPOCH = 12, 5  # 23 samples by twos on two ranks
         ("RGLF", []),
     ],
 )
-def test_a_rank_without_pictures_does_not_keep_the_other_waiting(tmp_path: Path, stage: str, frozen: list[str]) -> None:
+def test_a_rank_without_images_does_not_keep_the_other_waiting(tmp_path: Path, stage: str, frozen: list[str]) -> None:
     marks = tmp_path / "marks"
-    assert on_ranks(2, marks, one_rank_without_pictures, stage, frozen, str(tmp_path)) == [0, 0]
+    assert on_ranks(2, marks, one_rank_without_images, stage, frozen, str(tmp_path)) == [0, 0]
     assert sorted(mark.name for mark in marks.iterdir()) == ["rank0", "rank1"]
 
 

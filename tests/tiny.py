@@ -64,7 +64,7 @@ def make_batch(
     images: list[tuple[tuple[int, int], tuple[int, int]]],
     seed: int = 0,
 ) -> Batch:
-    """Rows of (questions, image), images of (tile grid, picture size)."""
+    """Rows of (questions, image), images of (tile grid, image size)."""
     generator = torch.Generator().manual_seed(seed)
     made = [row(questions, image, generator) for questions, image in rows]
     first = 0

@@ -77,7 +77,7 @@ class ResumableBatches:
 
 
 class TinyData(L.LightningDataModule):
-    """Four times the same four questions on two pictures; validation has a question without a picture, too."""
+    """Four times the same four questions on two images; validation has a question without an image, too."""
 
     manifest_hash = "0123456789abcdef"
     image_mean = image_std = (0.5, 0.5, 0.5)

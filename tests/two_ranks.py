@@ -83,14 +83,14 @@ def fit(argv: list[str]) -> None:
         raise SystemExit(status)
 
 
-def one_rank_without_pictures(stage: str, frozen: list[Part], folder: str) -> None:
-    """Three steps in which the first rank has pictures and the second has none, and the other way round."""
+def one_rank_without_images(stage: str, frozen: list[Part], folder: str) -> None:
+    """Three steps in which the first rank has images and the second has none, and the other way round."""
     import lit_avg.stages
 
-    with_pictures = make_batch([([(4, 2)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
+    with_images = make_batch([([(4, 2)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
     without = make_batch([([(3, 2)], -1), ([(2, 4)], -1)], [])
     rank = int(os.environ["LOCAL_RANK"])
-    batches = [with_pictures, without, with_pictures, without][rank : rank + 3]
+    batches = [with_images, without, with_images, without][rank : rank + 3]
     module = getattr(lit_avg.stages, stage)(tiny_model, Optimization(lr=0.01), frozen=frozen)
     trainer = L.Trainer(
         default_root_dir=folder,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lit_avg.cli import main
-from lit_avg.commands.export import PROMPT, fixed_picture
+from lit_avg.commands.export import PROMPT, fixed_image
 from tests.llms import llm
 from tests.tiny_run import write_yaml
 
@@ -122,10 +122,10 @@ def result(run: Path) -> Mapping[str, Any]:
 
 def asked_of_transformers(folder: Path) -> dict[str, Tensor]:
     """What `tests/ask_transformers.py` finds out about a folder, in a process of its own."""
-    picture, answers = folder.parent / "picture.png", folder.parent / "answers.safetensors"
-    fixed_picture().save(picture)
+    image, answers = folder.parent / "image.png", folder.parent / "answers.safetensors"
+    fixed_image().save(image)
     script = str(Path(__file__).with_name("ask_transformers.py"))
-    command = [sys.executable, "-I", script, str(folder), str(picture), PROMPT, str(answers)]
+    command = [sys.executable, "-I", script, str(folder), str(image), PROMPT, str(answers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
     return load_file(answers)

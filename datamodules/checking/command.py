@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from datamodules.checking.configs import renderer_of, yardstick_of
 from datamodules.checking.figure import draw_distributions
-from datamodules.checking.measure import Yardstick
+from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.report import print_report, problems_told
 from datamodules.checking.scan import Scanner, ShardToScan
 from datamodules.checking.statistics import Statistics
@@ -34,15 +34,15 @@ def main(argv: list[str]) -> int:
         UserError: there are no shards, or some are damaged, which are named.
     """
     arguments = parser().parse_args(argv)
-    yardstick = _yardstick(arguments)
+    settings = _yardstick(arguments)
     tasks = shards_to_scan(arguments.shards)
-    splits, problems = scan(tasks, yardstick, arguments.workers)
-    everything = Statistics(len(yardstick.granularities))
+    splits, problems = scan(tasks, settings, arguments.workers)
+    everything = Statistics(len(settings.granularities))
     for statistics in splits.values():
         everything.update(statistics)
-    print_report(Console(), splits, yardstick)
+    print_report(Console(), splits, settings)
     if everything.samples:
-        _draw(everything, yardstick, arguments)
+        _draw(everything, settings, arguments)
     if problems:
         raise UserError(
             f"{len(problems)} problems in {arguments.shards}; copy what is named again, or pack it again:\n"
@@ -53,20 +53,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _draw(everything: Statistics, yardstick: Yardstick, arguments: Namespace) -> None:
-    """Draw the picture; shards that lie where nobody may write are no worse for having none beside them."""
-    picture = arguments.picture or arguments.shards / "distributions.png"
+def _draw(everything: Statistics, settings: MeasureSettings, arguments: Namespace) -> None:
+    """Draw the image; shards that lie where nobody may write are no worse for having none beside them."""
+    figure = arguments.figure or arguments.shards / "distributions.png"
     try:
-        draw_distributions(everything, yardstick, picture)
+        draw_distributions(everything, settings, figure)
     except OSError as error:
-        if arguments.picture is not None:
+        if arguments.figure is not None:
             raise
         reason = error.strerror or error
-        print(
-            f"the distributions are not drawn, for {picture} cannot be written ({reason}); name a --picture elsewhere"
-        )
+        print(f"the distributions are not drawn, for {figure} cannot be written ({reason}); name a --figure elsewhere")
     else:
-        print(f"the distributions are drawn in {picture}")
+        print(f"the distributions are drawn in {figure}")
 
 
 def parser() -> ArgumentParser:
@@ -81,13 +79,13 @@ def parser() -> ArgumentParser:
         default=[],
         help="take tokenizer, template, tiling, length and granularities from a YAML of a stage, data or model",
     )
-    defaults = Yardstick()
+    defaults = MeasureSettings()
     check.add_argument("--tokenizer", help="hub id, folder, or a name that ships with the project; else words count")
     check.add_argument("--template", help=f"chat template ({defaults.template})")
     check.add_argument(
         "--max-length", type=whole_number(least=1), help=f"longest text in tokens ({defaults.max_length})"
     )
-    check.add_argument("--picture", type=Path, help="the PNG to draw (SHARDS/distributions.png)")
+    check.add_argument("--figure", type=Path, help="the PNG to draw (SHARDS/distributions.png)")
     check.add_argument(
         "--workers", type=process_count(), default=len(os.sched_getaffinity(0)), help="processes (all cores)"
     )
@@ -110,36 +108,38 @@ def shards_to_scan(folder: Path) -> list[ShardToScan]:
     return tasks
 
 
-def scan(tasks: Sequence[ShardToScan], yardstick: Yardstick, workers: int) -> tuple[dict[str, Statistics], list[str]]:
+def scan(
+    tasks: Sequence[ShardToScan], settings: MeasureSettings, workers: int
+) -> tuple[dict[str, Statistics], list[str]]:
     """Read all shards.
 
     Args:
         tasks: the shards.
-        yardstick: what lengths are measured with.
+        settings: what lengths are measured with.
         workers: processes; 1 for this one alone.
 
     Returns:
         What was counted in each split, and what is wrong.
     """
-    splits = {task.split: Statistics(len(yardstick.granularities)) for task in tasks}
+    splits = {task.split: Statistics(len(settings.granularities)) for task in tasks}
     problems: list[str] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         shown = bar.add_task("checking", total=sum(task.shard.bytes for task in tasks))
-        for findings in in_order(Scanner(yardstick, renderer_of(yardstick)), tasks, min(workers, max(len(tasks), 1))):
+        for findings in in_order(Scanner(settings, renderer_of(settings)), tasks, min(workers, max(len(tasks), 1))):
             splits[findings.task.split].update(findings.statistics)
             problems += findings.problems
             bar.advance(shown, findings.task.shard.bytes)
     return splits, problems
 
 
-def _yardstick(arguments: Namespace) -> Yardstick:
+def _yardstick(arguments: Namespace) -> MeasureSettings:
     """The config's, and what the other options say instead."""
-    yardstick = yardstick_of(arguments.config)
+    settings = yardstick_of(arguments.config)
     if arguments.tokenizer is not None:
-        yardstick = replace(yardstick, tokenizer=arguments.tokenizer)
+        settings = replace(settings, tokenizer=arguments.tokenizer)
     if arguments.template is not None:
-        yardstick = replace(yardstick, template=arguments.template)
+        settings = replace(settings, template=arguments.template)
     if arguments.max_length is not None:
-        yardstick = replace(yardstick, max_length=arguments.max_length)
-    return yardstick
+        settings = replace(settings, max_length=arguments.max_length)
+    return settings

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.base import ShardsDataModule
-from datamodules.checking.measure import Yardstick
+from datamodules.checking.measure import MeasureSettings
 from datamodules.encoding.conversation import ConversationRenderer
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import read_yaml
@@ -18,7 +18,7 @@ from lit_avg.utils.yaml_reader import read_yaml
 _UNLIMITED = 2**31  # a maximum length that cuts nothing
 
 
-def yardstick_of(configs: Sequence[Path]) -> Yardstick:
+def yardstick_of(configs: Sequence[Path]) -> MeasureSettings:
     """What the data and the model in some config files would measure with.
 
     Args:
@@ -27,15 +27,15 @@ def yardstick_of(configs: Sequence[Path]) -> Yardstick:
     Raises:
         UserError: one is not there or cannot be read, or its data are no shards.
     """
-    yardstick = Yardstick()
+    settings = MeasureSettings()
     for path in configs:
         for node in _nodes(_read(path)):
-            yardstick = _with_data(yardstick, node, path)
+            settings = _with_data(settings, node, path)
             if isinstance(node.get("granularities"), dict):
                 levels = node["granularities"]
-                tokens = tuple(levels.get("tokens", yardstick.granularities))
-                yardstick = replace(yardstick, granularities=tokens, step=levels.get("step", 2))
-    return yardstick
+                tokens = tuple(levels.get("tokens", settings.granularities))
+                settings = replace(settings, granularities=tokens, step=levels.get("step", 2))
+    return settings
 
 
 def _read(path: Path) -> Any:
@@ -65,11 +65,11 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(value)
 
 
-def _with_data(yardstick: Yardstick, node: dict[str, Any], path: Path) -> Yardstick:
+def _with_data(settings: MeasureSettings, node: dict[str, Any], path: Path) -> MeasureSettings:
     """As the data module of this node would measure, if it is one."""
     module, _, name = str(node.get("class_path", "")).rpartition(".")
     if not module.startswith("datamodules"):
-        return yardstick
+        return settings
     try:
         data = getattr(import_module(module), name)(**node.get("init_args", {}))
     except (ImportError, AttributeError, TypeError) as error:
@@ -78,7 +78,7 @@ def _with_data(yardstick: Yardstick, node: dict[str, Any], path: Path) -> Yardst
         raise UserError(f"{path}: {module}.{name} does not read shards")
     pinpoints = data.grid_pinpoints
     return replace(
-        yardstick,
+        settings,
         tokenizer=data.tokenizer,
         template=data.template,
         system_prompt=data.system_prompt,
@@ -88,21 +88,21 @@ def _with_data(yardstick: Yardstick, node: dict[str, Any], path: Path) -> Yardst
     )
 
 
-def renderer_of(yardstick: Yardstick) -> ConversationRenderer | None:
+def renderer_of(settings: MeasureSettings) -> ConversationRenderer | None:
     """Renders conversations as a training would, but for their whole length; None if there is no tokenizer.
 
     Raises:
         UserError: the tokenizer or the template cannot be loaded.
     """
-    if yardstick.tokenizer is None:
+    if settings.tokenizer is None:
         return None
     data = ShardsDataModule(
-        yardstick.tokenizer,
+        settings.tokenizer,
         batch_size=1,
-        tile_size=yardstick.tile_size,
+        tile_size=settings.tile_size,
         grid_pinpoints=None,
-        template=yardstick.template,
-        system_prompt=yardstick.system_prompt,
+        template=settings.template,
+        system_prompt=settings.system_prompt,
         max_length=_UNLIMITED,
     )
     return data.encoder.renderer

@@ -1,4 +1,4 @@
-"""The distributions of a data set, as one picture."""
+"""The distributions of a data set, as one image."""
 
 from pathlib import Path
 
@@ -6,32 +6,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from datamodules.checking.measure import Yardstick
+from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.statistics import ASPECT_STEPS, Statistics, Tally
 
 _BINS = 40
 
 
-def draw_distributions(statistics: Statistics, yardstick: Yardstick, path: Path) -> None:
+def draw_distributions(statistics: Statistics, settings: MeasureSettings, path: Path) -> None:
     """Write six panels as a PNG.
 
     Args:
         statistics: of all splits together.
-        yardstick: what they were measured with.
-        path: of the picture.
+        settings: what they were measured with.
+        path: of the image.
     """
     figure = Figure(figsize=(13, 7), layout="constrained")
     figure.suptitle(f"{statistics.samples:,} samples, {statistics.text_only:,} of them text-only")
     panels: list[Axes] = figure.subplots(2, 3).flatten().tolist()
     _aspects(panels[0], statistics)
     _grids(panels[1], statistics)
-    _visual_tokens(panels[2], statistics, yardstick)
+    _visual_tokens(panels[2], statistics, settings)
     _histogram(panels[3], statistics.rounds, "rounds of a sample", "samples")
-    _histogram(panels[4], statistics.answers, f"{yardstick.unit} of an answer", "answers")
-    _histogram(panels[5], statistics.lengths, f"{yardstick.unit} of a conversation, the picture as one", "samples")
-    if yardstick.tokenizer is not None:
-        panels[5].axvline(yardstick.max_length, color="C3", linestyle="--")
-        panels[5].set_title(f"{statistics.too_long:,} are longer than {yardstick.max_length}", fontsize=10)
+    _histogram(panels[4], statistics.answers, f"{settings.unit} of an answer", "answers")
+    _histogram(panels[5], statistics.lengths, f"{settings.unit} of a conversation, the image as one", "samples")
+    if settings.tokenizer is not None:
+        panels[5].axvline(settings.max_length, color="C3", linestyle="--")
+        panels[5].set_title(f"{statistics.too_long:,} are longer than {settings.max_length}", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -41,24 +41,24 @@ def _aspects(panel: Axes, statistics: Statistics) -> None:
     low, high = int(np.floor(min(octaves, default=-1))), int(np.ceil(max(octaves, default=1)))
     ticks = range(low, high + 1)
     panel.set_xticks(ticks, [f"{2**tick}:1" if tick >= 0 else f"1:{2**-tick}" for tick in ticks], fontsize=8)
-    panel.set(xlabel="width : height", ylabel="pictures")
+    panel.set(xlabel="width : height", ylabel="images")
 
 
 def _grids(panel: Axes, statistics: Statistics) -> None:
     grids = sorted(statistics.grids.items(), key=lambda grid: (grid[0][0] * grid[0][1], grid[0]))
     panel.bar([f"{rows}x{columns}" for (rows, columns), _ in grids], [count for _, count in grids])
-    panel.set(xlabel="tiles (rows x columns) beside the global view", ylabel="pictures")
+    panel.set(xlabel="tiles (rows x columns) beside the global view", ylabel="images")
 
 
-def _visual_tokens(panel: Axes, statistics: Statistics, yardstick: Yardstick) -> None:
+def _visual_tokens(panel: Axes, statistics: Statistics, settings: MeasureSettings) -> None:
     """Median, and a line from the 5th to the 95th of a hundred."""
     places = range(len(statistics.visual))
     medians = np.array([tally.quantile(0.5) for tally in statistics.visual])
     low, high = (np.array([tally.quantile(share) for tally in statistics.visual]) for share in (0.05, 0.95))
     panel.set_title("median, and 5 to 95 %", fontsize=10)
     panel.bar(places, medians, yerr=[medians - low, high - medians], capsize=4)
-    panel.set_xticks(places, [str(level) for level in yardstick.granularities])
-    panel.set(xlabel="granularity (tokens a tile)", ylabel="visual tokens of a picture")
+    panel.set_xticks(places, [str(level) for level in settings.granularities])
+    panel.set(xlabel="granularity (tokens a tile)", ylabel="visual tokens of an image")
 
 
 def _histogram(panel: Axes, tally: Tally, values: str, counted: str) -> None:

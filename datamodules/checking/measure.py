@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
-"""(height, width) of the planes that LLaVA-NeXT fits pictures into."""
+"""(height, width) of the planes that LLaVA-NeXT fits images into."""
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class MeasureSettings:
     """Names and numbers only, so that it can be sent to other processes. The defaults are the paper's.
 
     Args:

@@ -7,10 +7,10 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from datamodules.checking.measure import Yardstick
+from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.statistics import Statistics
 from datamodules.encoding.conversation import ConversationRenderer
-from datamodules.encoding.image_decoding import picture_size
+from datamodules.encoding.image_decoding import image_size
 from datamodules.encoding.tiling import best_plane
 from datamodules.shards.manifest import Shard
 from datamodules.shards.reader import sample_key
@@ -49,17 +49,17 @@ class Scanner:
     """Reads shards, in whichever process.
 
     Args:
-        yardstick: what lengths are measured with.
+        settings: what lengths are measured with.
         renderer: of conversations, cutting nothing; None to count words.
     """
 
-    yardstick: Yardstick
+    settings: MeasureSettings
     renderer: ConversationRenderer | None
 
     def __call__(self, task: ShardToScan) -> Findings:
         """Verify a shard's hash, and count what is in it if that is right."""
         path = task.folder / task.shard.name
-        findings = Findings(task, Statistics(len(self.yardstick.granularities)))
+        findings = Findings(task, Statistics(len(self.settings.granularities)))
         expected_hash = task.shard.sha256
         if (found := sha256_of_content(path)) != expected_hash:
             findings.problems.append(
@@ -82,10 +82,10 @@ class Scanner:
         statistics.text_only += sample.image is None
         statistics.rounds.add(len(sample.rounds))
         if sample.image is not None:
-            size = picture_size(sample.image, f"sample {sample.key}")
+            size = image_size(sample.image, f"sample {sample.key}")
             grid = self._grid(size)
             levels = range(len(self._layout.granularities))
-            statistics.add_picture(size, grid, [self._layout.count(grid, size, level) for level in levels])
+            statistics.add_image(size, grid, [self._layout.count(grid, size, level) for level in levels])
         if self.renderer is None:
             lengths = [len(words_of(text).split()) for _, text in sample.turns]
             statistics.lengths.add(sum(lengths))
@@ -102,12 +102,12 @@ class Scanner:
         for tokens in answers:
             statistics.answers.add(tokens)
         statistics.lengths.add(length)
-        statistics.too_long += length > self.yardstick.max_length
+        statistics.too_long += length > self.settings.max_length
         before = spans[0][1] if spans and not spans[0][0] else 0
-        statistics.no_room += before + sum(answers[:1]) > self.yardstick.max_length
+        statistics.no_room += before + sum(answers[:1]) > self.settings.max_length
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        planes, side = self.yardstick.grid_pinpoints, self.yardstick.tile_size
+        planes, side = self.settings.grid_pinpoints, self.settings.tile_size
         if not planes:
             return 0, 0
         height, width = best_plane(size, planes)
@@ -115,7 +115,7 @@ class Scanner:
 
     @cached_property
     def _layout(self) -> VisualLayout:
-        return VisualLayout(Granularities(self.yardstick.granularities, self.yardstick.step))
+        return VisualLayout(Granularities(self.settings.granularities, self.settings.step))
 
 
 def _beside_keys(expected: list[str], path: Path) -> Iterator[tuple[str | None, tuple[str, dict[str, bytes]]]]:
@@ -146,5 +146,5 @@ def _sample(key: str, members: dict[str, bytes]) -> Sample:
     parts = dict(members)
     record = parts.pop("json", None)
     if record is None or len(parts) > 1:
-        raise UserError(f"sample {key} has {sorted(members)}, not .json and at most one picture")
+        raise UserError(f"sample {key} has {sorted(members)}, not .json and at most one image")
     return parse_sample(key, record, next(iter(parts.values()), None))

@@ -55,16 +55,16 @@ class Statistics:
     aspects: Tally = field(default_factory=Tally)  # ASPECT_STEPS * log2(width / height)
     grids: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # rows and columns of tiles
     answers: Tally = field(default_factory=Tally)  # lengths, each answer by itself
-    lengths: Tally = field(default_factory=Tally)  # of whole conversations, a picture counting as one
+    lengths: Tally = field(default_factory=Tally)  # of whole conversations, an image counting as one
     too_long: int = 0  # conversations beyond the maximum length
     no_room: int = 0  # conversations whose first answer is beyond it
-    visual: list[Tally] = field(init=False)  # visual tokens of a picture at each granularity
+    visual: list[Tally] = field(init=False)  # visual tokens of an image at each granularity
 
     def __post_init__(self) -> None:
         self.visual = [Tally() for _ in range(self.levels)]
 
-    def add_picture(self, size: tuple[int, int], grid: tuple[int, int], tokens: list[int]) -> None:
-        """Count a picture.
+    def add_image(self, size: tuple[int, int], grid: tuple[int, int], tokens: list[int]) -> None:
+        """Count an image.
 
         Args:
             size: height and width.
@@ -90,8 +90,8 @@ class Statistics:
             own.counts.update(others.counts)
 
     @property
-    def pictures(self) -> int:
-        """Samples with a picture."""
+    def images(self) -> int:
+        """Samples with an image."""
         return self.samples - self.text_only
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.encoding.conversation import ConversationRenderer, NoRoomError
-from datamodules.encoding.image_decoding import decode_picture
+from datamodules.encoding.image_decoding import decode_image
 from datamodules.encoding.tiling import TiledImage, Tiling
 from datamodules.shards.reader import NO_KIND
 from datamodules.shards.sample import BadSampleError, Sample, Turn
@@ -36,7 +36,7 @@ class EncodedSample:
 
     questions: tuple[Question, ...]
     image: TiledImage | None
-    image_hash: str = ""  # of the picture's file
+    image_hash: str = ""  # of the image's file
     repeated: bool = False  # shown before, and again only for every rank to have equally many
 
 
@@ -45,7 +45,7 @@ class SampleEncoder:
 
     Args:
         renderer: for the conversation.
-        tiling: for the picture.
+        tiling: for the image.
         independent_turns: the rounds of a sample do not depend on each other, so each is a question of its own.
         kinds: ask questions of these kinds alone; None for all.
     """
@@ -67,7 +67,7 @@ class SampleEncoder:
 
         Raises:
             NoRoomError: an answer does not fit into the maximum length.
-            BadSampleError: its words cannot be written as text or not by the template, the picture cannot be decoded,
+            BadSampleError: its words cannot be written as text or not by the template, the image cannot be decoded,
                 or there is no question of the wanted kinds.
         """
         try:
@@ -82,10 +82,10 @@ class SampleEncoder:
         if sample.image is None:
             return EncodedSample(questions, None)
         try:
-            picture = decode_picture(sample.image, f"sample {sample.key}")
+            image = decode_image(sample.image, f"sample {sample.key}")
         except UserError as error:
             raise BadSampleError(str(error)) from error
-        return EncodedSample(questions, self.tiling(picture), hashlib.sha256(sample.image).hexdigest()[:16])
+        return EncodedSample(questions, self.tiling(image), hashlib.sha256(sample.image).hexdigest()[:16])
 
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None
@@ -122,7 +122,7 @@ class Collate:
     """Makes a batch of encoded samples.
 
     Args:
-        tile_size: S, for batches without any picture.
+        tile_size: S, for batches without any image.
         pack_questions: questions of one sample share a row, behind one prefix; else each has a row of its own, and
             the sample's image is still encoded once.
     """

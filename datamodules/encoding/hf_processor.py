@@ -23,7 +23,7 @@ def llava_next_processor(
         template: chat template, which writes all special tokens; see
             `datamodules.encoding.conversation.chat_template`.
         tile_size: the vision encoder's native size in pixels.
-        grid_pinpoints: (height, width) of the planes a picture may be fitted into.
+        grid_pinpoints: (height, width) of the planes an image may be fitted into.
         image_mean: of each channel.
         image_std: of each channel.
         patch_size: side of the vision encoder's patches in pixels.

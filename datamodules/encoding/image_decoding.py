@@ -1,4 +1,4 @@
-"""Picture files to RGB: one way for packing and for training, so that what was packed can be trained on.
+"""Image files to RGB: one way for packing and for training, so that what was packed can be trained on.
 
 What the bytes are decides, not the file's name. What is opened becomes RGB as in `generate`: see
 `lit_avg.inputs.image_decoding`. Broken files and ones of too many pixels are refused.
@@ -30,48 +30,48 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 """Values of the EXIF orientation under which height and width change places."""
 
 
-def decode_picture(data: bytes, name: str) -> Image.Image:
-    """Decode a picture file.
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decode an image file.
 
     Args:
         data: the file's bytes.
         name: what the message calls it.
 
     Returns:
-        An RGB picture, the right way up.
+        An RGB image, the right way up.
 
     Raises:
         UserError: it cannot be decoded whole, or has more than `MAX_PIXELS`.
     """
-    return recognise_picture(data, name)[0]
+    return recognise_image(data, name)[0]
 
 
-def recognise_picture(data: bytes, name: str) -> tuple[Image.Image, str]:
-    """`decode_picture`, and the file name extension that fits the bytes, such as `png` or `jpg`."""
+def recognise_image(data: bytes, name: str) -> tuple[Image.Image, str]:
+    """`decode_image`, and the file name extension that fits the bytes, such as `png` or `jpg`."""
     try:
-        with _opened(data) as picture:
-            form = (picture.format or "img").lower()
-            return upright_rgb(picture), _EXTENSIONS.get(form, form)
+        with _opened(data) as image:
+            form = (image.format or "img").lower()
+            return upright_rgb(image), _EXTENSIONS.get(form, form)
     except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not a picture of a known format") from error
+        raise UserError(f"{name}: not an image of a known format") from error
     except Exception as error:  # decoders of dozens of formats fail on broken files in any way
-        raise UserError(f"{name}: a picture that cannot be read: {error or type(error).__name__}") from error
+        raise UserError(f"{name}: an image that cannot be read: {error or type(error).__name__}") from error
 
 
-def picture_size(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width of what `decode_picture` would give, without decoding more than it must.
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width of what `decode_image` would give, without decoding more than it must.
 
     Raises:
-        UserError: it is no picture, or has more than `MAX_PIXELS`.
+        UserError: it is no image, or has more than `MAX_PIXELS`.
     """
     try:
-        with _opened(data) as picture:
-            if picture.format == "TIFF":  # turned by Pillow itself, when it is decoded
-                picture.load()
-            turned = orientation(picture) in _ON_ITS_SIDE
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
-    except Exception as error:  # as in `decode_picture`
-        raise UserError(f"{name}: a picture that cannot be read: {error or type(error).__name__}") from error
+        with _opened(data) as image:
+            if image.format == "TIFF":  # turned by Pillow itself, when it is decoded
+                image.load()
+            turned = orientation(image) in _ON_ITS_SIDE
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:  # as in `decode_image`
+        raise UserError(f"{name}: an image that cannot be read: {error or type(error).__name__}") from error
 
 
 @cache
@@ -83,16 +83,16 @@ def _formats() -> list[str]:
 
 @contextmanager
 def _opened(data: bytes) -> Generator[Image.Image]:
-    """A picture file of bearable size; warnings on metadata are of no use, and those on size are errors."""
+    """An image file of bearable size; warnings on metadata are of no use, and those on size are errors."""
     with warnings.catch_warnings(action="ignore"):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of pictures within pictures, as in icons
-        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            width, height = picture.size
-            if picture.format == "GIF":
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of images within images, as in icons
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            width, height = image.size
+            if image.format == "GIF":
                 width, height = _extent(data)
             if not 0 < width * height <= MAX_PIXELS:
                 raise ValueError(f"it has {width}x{height} pixels, and the limit is {MAX_PIXELS}")
-            yield picture
+            yield image
 
 
 def _extent(gif: bytes) -> tuple[int, int]:

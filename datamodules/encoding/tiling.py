@@ -1,4 +1,4 @@
-"""Any-resolution tiling: a picture to a global view and tiles of the encoder's own size.
+"""Any-resolution tiling: an image to a global view and tiles of the encoder's own size.
 
 Source: LLaVA-NeXT's `anyres`. The results equal transformers' `LlavaNextImageProcessorPil` bit for bit (a test holds
 it). Tiles stay bytes until they are where the encoder runs: a quarter of the memory to copy from process to process
@@ -24,23 +24,23 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 LLAVA_NEXT_PLANES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-"""(height, width) of the planes that LLaVA-NeXT fits pictures into, for tiles of 336 pixels."""
+"""(height, width) of the planes that LLaVA-NeXT fits images into, for tiles of 336 pixels."""
 
 
 class TiledImage(NamedTuple):
-    """What the encoder sees of a picture."""
+    """What the encoder sees of an image."""
 
     shades: NDArray[np.uint8]  # (1 + rows x columns, S, S, 3), global view first, then row by row
     tile_grid: tuple[int, int]  # rows and columns of tiles, (0, 0) for the global view alone
-    image_size: tuple[int, int]  # height and width of the picture
+    image_size: tuple[int, int]  # height and width of the image
 
 
 class Tiling:
-    """Cuts pictures into tiles.
+    """Cuts images into tiles.
 
     Args:
         tile_size: S, the encoder's native size in pixels.
-        grid_pinpoints: (height, width) of the planes a picture may be fitted into; None for the global view alone.
+        grid_pinpoints: (height, width) of the planes an image may be fitted into; None for the global view alone.
 
     Raises:
         UserError: a pinpoint is not made of whole tiles, or there is none.
@@ -49,7 +49,7 @@ class Tiling:
     def __init__(self, tile_size: int, grid_pinpoints: Sequence[Sequence[int]] | None) -> None:
         check_counts({"tile_size": tile_size})
         if grid_pinpoints is not None and not grid_pinpoints:
-            raise UserError("grid_pinpoints: [] is no plane to fit a picture into; write null for a single view")
+            raise UserError("grid_pinpoints: [] is no plane to fit an image into; write null for a single view")
         for pinpoint in grid_pinpoints or ():
             if len(pinpoint) != 2:
                 raise UserError(f"grid_pinpoints: {list(pinpoint)} is no pair of a height and a width in pixels")
@@ -59,15 +59,15 @@ class Tiling:
             if not all(side > 0 and side % tile_size == 0 for side in plane):
                 raise UserError(f"grid_pinpoints: {list(plane)} is not made of whole tiles of {tile_size} pixels")
 
-    def __call__(self, picture: Image.Image) -> TiledImage:
-        """Tile an RGB picture."""
-        side, size = self.tile_size, (picture.height, picture.width)
+    def __call__(self, image: Image.Image) -> TiledImage:
+        """Tile an RGB image."""
+        side, size = self.tile_size, (image.height, image.width)
         plane = best_plane(size, self.planes) if self.planes else (0, 0)
         grid = plane[0] // side, plane[1] // side
         views = np.zeros((1 + grid[0] * grid[1], side, side, 3), np.uint8)
-        views[0] = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+        views[0] = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
         if self.planes:
-            _lay(picture, views[1:].reshape(*grid, side, side, 3))
+            _lay(image, views[1:].reshape(*grid, side, side, 3))
         return TiledImage(views, grid, size)
 
 
@@ -102,10 +102,10 @@ class Normalisation:
 
 
 def best_plane(size: tuple[int, int], planes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The plane that keeps most of the picture's own pixels; of several such, the smallest.
+    """The plane that keeps most of the image's own pixels; of several such, the smallest.
 
     Args:
-        size: height and width of the picture.
+        size: height and width of the image.
         planes: heights and widths to choose from.
     """
     height, width = size
@@ -118,17 +118,17 @@ def best_plane(size: tuple[int, int], planes: Sequence[tuple[int, int]]) -> tupl
     return max(planes, key=merit)
 
 
-def _lay(picture: Image.Image, tiles: NDArray[np.uint8]) -> None:
-    """Scale a picture into a plane and centre it there on black: (rows, columns, S, S, 3) black tiles, written to."""
+def _lay(image: Image.Image, tiles: NDArray[np.uint8]) -> None:
+    """Scale an image into a plane and centre it there on black: (rows, columns, S, S, 3) black tiles, written to."""
     rows, columns, side = tiles.shape[:3]
     plane = rows * side, columns * side
-    across, down = plane[1] / picture.width, plane[0] / picture.height
+    across, down = plane[1] / image.width, plane[0] / image.height
     if across < down:
-        height, width = min(math.ceil(picture.height * across), plane[0]), plane[1]
+        height, width = min(math.ceil(image.height * across), plane[0]), plane[1]
     else:
-        height, width = plane[0], min(math.ceil(picture.width * down), plane[1])
+        height, width = plane[0], min(math.ceil(image.width * down), plane[1])
     top, left = (plane[0] - height) // 2, (plane[1] - width) // 2
-    fitted = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    fitted = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     for row, column in np.ndindex(rows, columns):
         down_here, in_tile_down = _overlap(row * side, side, top, height)
         across_here, in_tile_across = _overlap(column * side, side, left, width)
@@ -136,7 +136,7 @@ def _lay(picture: Image.Image, tiles: NDArray[np.uint8]) -> None:
 
 
 def _overlap(begin: int, side: int, margin: int, length: int) -> tuple[slice, slice]:
-    """Where a tile and the fitted picture meet along one axis of the plane: within the picture, and within the tile."""
+    """Where a tile and the fitted image meet along one axis of the plane: within the image, and within the tile."""
     first = max(begin, margin)
     last = max(first, min(begin + side, margin + length))  # they may not meet at all
     return slice(first - margin, last - margin), slice(first - begin, last - begin)

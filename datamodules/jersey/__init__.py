@@ -1,4 +1,4 @@
-"""Jersey, the embedded data set: one player in a crowd, five questions on each picture, drawn on first use."""
+"""Jersey, the embedded data set: one player in a crowd, five questions on each image, drawn on first use."""
 
 from datamodules.jersey.datamodule import Jersey
 from datamodules.jersey.dense import JerseyPatches

@@ -14,28 +14,28 @@ from lit_avg.utils.arguments import check_counts, check_seed
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
 
-Pictures = Literal["all", "wide", "tall"]
-"""Which of Jersey's pictures, half of them wider than high, half of them higher than wide."""
+Images = Literal["all", "wide", "tall"]
+"""Which of Jersey's images, half of them wider than high, half of them higher than wide."""
 
 
 class Jersey(ShardsDataModule):
-    """Pictures of one player in a crowd with five independent questions on each.
+    """Images of one player in a crowd with five independent questions on each.
 
     Args:
-        batch_size: pictures a step.
-        pictures_train: pictures to learn from.
-        pictures_val: pictures of the validation split.
-        pictures_test: pictures of the test split.
-        picture_seed: seed of the pictures; another one gives another data set.
+        batch_size: images a step.
+        images_train: images to learn from.
+        images_val: images of the validation split.
+        images_test: images of the test split.
+        image_seed: seed of the images; another one gives another data set.
         cache_dir: where data sets are kept; $LIT_AVG_CACHE or ~/.cache/lit_avg if not given.
-        pack_questions: put a picture's questions behind one visual prefix, instead of into a row each.
+        pack_questions: put an image's questions behind one visual prefix, instead of into a row each.
         workers: processes that load data.
-        seed: seed of the order of the training pictures.
-        grid_pinpoints: (height, width) of the planes pictures are tiled in; none for a single view.
-        eval_batch_size: pictures a step in evaluation; `batch_size` if not given.
+        seed: seed of the order of the training images.
+        grid_pinpoints: (height, width) of the planes images are tiled in; none for a single view.
+        eval_batch_size: images a step in evaluation; `batch_size` if not given.
         learnt_kinds: question kinds of the training and validation split; all if not given. A test asks all.
-        learnt_pictures: pictures of these splits: all, or those that are `wide` or `tall`.
-        tested_pictures: the same for a test.
+        learnt_images: images of these splits: all, or those that are `wide` or `tall`.
+        tested_images: the same for a test.
 
     Raises:
         UserError: there is no such kind of questions.
@@ -46,10 +46,10 @@ class Jersey(ShardsDataModule):
     def __init__(
         self,
         batch_size: int = 24,
-        pictures_train: int = 6000,
-        pictures_val: int = 500,
-        pictures_test: int = 1000,
-        picture_seed: int = 0,
+        images_train: int = 6000,
+        images_val: int = 500,
+        images_test: int = 1000,
+        image_seed: int = 0,
         cache_dir: str | None = None,
         pack_questions: bool = True,
         workers: int = 0,
@@ -57,8 +57,8 @@ class Jersey(ShardsDataModule):
         grid_pinpoints: Sequence[Sequence[int]] | None = GRID_PINPOINTS,
         eval_batch_size: int | None = None,
         learnt_kinds: Sequence[str] | None = None,
-        learnt_pictures: Pictures = "all",
-        tested_pictures: Pictures = "all",
+        learnt_images: Images = "all",
+        tested_images: Images = "all",
     ) -> None:
         super().__init__(
             tokenizer="jersey",
@@ -72,18 +72,18 @@ class Jersey(ShardsDataModule):
             seed=seed,
             eval_batch_size=eval_batch_size,
         )
-        counts = {"pictures_train": pictures_train, "pictures_val": pictures_val, "pictures_test": pictures_test}
+        counts = {"images_train": images_train, "images_val": images_val, "images_test": images_test}
         check_counts(counts)
-        check_seed("picture_seed", picture_seed)
-        self.settings = JerseySettings(pictures_train, pictures_val, pictures_test, picture_seed)
+        check_seed("image_seed", image_seed)
+        self.settings = JerseySettings(images_train, images_val, images_test, image_seed)
         self.cache = Path(cache_dir) if cache_dir else default_cache()
         if unknown := set(learnt_kinds or ()) - set(QUESTIONS):
             raise UserError(f"learnt_kinds: there are {', '.join(QUESTIONS)}, but no {', '.join(sorted(unknown))}")
         if learnt_kinds is not None and not learnt_kinds:
             raise UserError(f"learnt_kinds: [] leaves no question to learn from; there are {', '.join(QUESTIONS)}")
         self.learnt_kinds = None if learnt_kinds is None else tuple(learnt_kinds)
-        self.learnt_pictures: Pictures = learnt_pictures
-        self.tested_pictures: Pictures = tested_pictures
+        self.learnt_images: Images = learnt_images
+        self.tested_images: Images = tested_images
 
     def identities(self) -> dict[str, str]:
         """Settings and the generator's version, which decide what is drawn: drawing it only to look would take long."""
@@ -95,7 +95,7 @@ class Jersey(ShardsDataModule):
         return 64
 
     def prepare_data(self) -> None:
-        """Draw the pictures, unless they are in the cache."""
+        """Draw the images, unless they are in the cache."""
         cached(self.settings, self.cache)
 
     def folder(self, split: Split) -> Path | None:
@@ -107,8 +107,8 @@ class Jersey(ShardsDataModule):
         return None if split == "test" else self.learnt_kinds
 
     def keeps(self, split: Split) -> Callable[[str], bool] | None:
-        """Wide or tall pictures alone, where they are asked for."""
-        wanted = self.tested_pictures if split == "test" else self.learnt_pictures
+        """Wide or tall images alone, where they are asked for."""
+        wanted = self.tested_images if split == "test" else self.learnt_images
         if wanted == "all":
             return None
         return lambda key: is_wide(self.settings, split, int(key)) == (wanted == "wide")

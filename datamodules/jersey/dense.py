@@ -1,6 +1,6 @@
-"""`JerseyPatches`: pictures full of players with the contents of every patch, to train the encoder's stand-in on.
+"""`JerseyPatches`: images full of players with the contents of every patch, to train the encoder's stand-in on.
 
-One player a picture teaches a small encoder its colours but never its digits; many players of mixed size do.
+One player an image teaches a small encoder its colours but never its digits; many players of mixed size do.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ TRAIN_STREAM, VAL_STREAM = 10, 11
 _ATTEMPTS = 40  # at placing a player or a board
 _WORN = 0.6  # share of the numbers that are on jerseys
 
-DensePicture = tuple[Image.Image, Cells]
-"""A picture, and what the patches of its views show."""
+DenseImage = tuple[Image.Image, Cells]
+"""An image, and what the patches of its views show."""
 
 
 def dense_scene(generator: Generator) -> Scene:
@@ -57,13 +57,13 @@ def dense_scene(generator: Generator) -> Scene:
 
 
 class JerseyPatches(L.LightningDataModule):
-    """Labelled views of dense pictures, drawn in memory when a run begins.
+    """Labelled views of dense images, drawn in memory when a run begins.
 
     Args:
-        batch_size: pictures a step; each has three views.
-        pictures_train: pictures to learn from.
-        pictures_val: held-out pictures.
-        picture_seed: seed of the pictures.
+        batch_size: images a step; each has three views.
+        images_train: images to learn from.
+        images_val: held-out images.
+        image_seed: seed of the images.
         image_mean: what is subtracted from each channel, pixels being 0 to 1.
         image_std: what each channel is divided by then.
     """
@@ -71,38 +71,38 @@ class JerseyPatches(L.LightningDataModule):
     def __init__(
         self,
         batch_size: int = 24,
-        pictures_train: int = 3000,
-        pictures_val: int = 200,
-        picture_seed: int = 0,
+        images_train: int = 3000,
+        images_val: int = 200,
+        image_seed: int = 0,
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__()
-        check_counts({"batch_size": batch_size, "pictures_train": pictures_train, "pictures_val": pictures_val})
-        check_seed("picture_seed", picture_seed)
+        check_counts({"batch_size": batch_size, "images_train": images_train, "images_val": images_val})
+        check_seed("image_seed", image_seed)
         self.batch_size = batch_size
-        self.pictures = {TRAIN_STREAM: pictures_train, VAL_STREAM: pictures_val}
-        self.picture_seed = picture_seed
+        self.images = {TRAIN_STREAM: images_train, VAL_STREAM: images_val}
+        self.image_seed = image_seed
         self.tiling = Tiling(SIDE * CELL, GRID_PINPOINTS)
         self.normalise = Normalisation(image_mean, image_std)
 
     def setup(self, stage: str) -> None:
-        """Draw the pictures."""
+        """Draw the images."""
         self.train, self.val = (self._draw(stream) for stream in (TRAIN_STREAM, VAL_STREAM))
 
     def train_dataloader(self) -> DataLoader[PatchBatch] | ReplayedLoader[PatchBatch]:
-        """Pictures in an order that the run's seed decides; on several processes Lightning deals it out."""
+        """Images in an order that the run's seed decides; on several processes Lightning deals it out."""
         loader = self._loader(self.train, shuffle=True)
         return loader if self.trainer and self.trainer.world_size > 1 else ReplayedLoader(loader)
 
     def val_dataloader(self) -> DataLoader[PatchBatch]:
-        """The held-out pictures."""
+        """The held-out images."""
         return self._loader(self.val, shuffle=False)
 
-    def collate(self, pictures: Sequence[DensePicture]) -> PatchBatch:
-        """Pictures' views, one behind the other."""
-        shades = [torch.from_numpy(self.tiling(picture).shades) for picture, _ in pictures]
-        cells = [cells for _, cells in pictures]
+    def collate(self, images: Sequence[DenseImage]) -> PatchBatch:
+        """Images' views, one behind the other."""
+        shades = [torch.from_numpy(self.tiling(image).shades) for image, _ in images]
+        cells = [cells for _, cells in images]
 
         def flat(arrays: list[NDArray[np.generic]]) -> Tensor:
             return torch.from_numpy(np.concatenate(arrays)).flatten(1)
@@ -117,17 +117,17 @@ class JerseyPatches(L.LightningDataModule):
             global_view=torch.cat([torch.arange(len(each.tens)) == 0 for each in cells]).long(),
         )
 
-    def _draw(self, stream: int) -> list[DensePicture]:
-        return [self._picture(stream, picture) for picture in range(self.pictures[stream])]
+    def _draw(self, stream: int) -> list[DenseImage]:
+        return [self._image(stream, image) for image in range(self.images[stream])]
 
-    def _picture(self, stream: int, picture: int) -> DensePicture:
-        generator = np.random.default_rng((self.picture_seed, stream, picture))
+    def _image(self, stream: int, image: int) -> DenseImage:
+        generator = np.random.default_rng((self.image_seed, stream, image))
         scene = dense_scene(generator)
         return Image.fromarray(draw(scene, generator)), patches_of(cells_of(scene))
 
-    def _loader(self, pictures: list[DensePicture], shuffle: bool) -> DataLoader[PatchBatch]:
+    def _loader(self, images: list[DenseImage], shuffle: bool) -> DataLoader[PatchBatch]:
         return DataLoader(
-            cast(Dataset[PatchBatch], pictures),
+            cast(Dataset[PatchBatch], images),
             self.batch_size,
             shuffle=shuffle,
             collate_fn=self.collate,

@@ -1,9 +1,9 @@
-"""Jersey's pictures: one player in a crowd that holds up boards, drawn by a seeded generator.
+"""Jersey's images: one player in a crowd that holds up boards, drawn by a seeded generator.
 
 The idea is the paper's Figure 1: the colour of a jersey takes a glance, the number on it a close look. Boards have
-numbers, too, which nobody asks for: where many cells are pooled into one token, they get mixed up. A picture is
+numbers, too, which nobody asks for: where many cells are pooled into one token, they get mixed up. An image is
 made of square cells of `CELL` pixels, the patches of the small vision encoder. A `Scene` says what is in it, cell by
-cell; `draw` makes pixels of that. Pictures and their contents come from the generator they are given, nothing else.
+cell; `draw` makes pixels of that. Images and their contents come from the generator they are given, nothing else.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 """Colours by name, as red, green and blue at full brightness."""
 
 SHAPES = ((8, 16), (16, 8), (8, 14), (14, 8), (8, 12), (12, 8))
-"""Rows and columns of cells a picture may have; all but the first two leave padding in their two tiles."""
+"""Rows and columns of cells an image may have; all but the first two leave padding in their two tiles."""
 
 SHAPE_SHARES = (0.35, 0.35, 0.075, 0.075, 0.075, 0.075)
 
@@ -90,7 +90,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. Rows and columns are cells."""
+    """What an image shows. Rows and columns are cells."""
 
     crowd: NDArray[np.int64]  # (rows, columns) index into COLOURS
     brightness: NDArray[np.float32]  # (rows, columns) of the crowd
@@ -122,7 +122,7 @@ def random_scene(generator: Generator) -> Scene:
 
 
 def random_board(shape: tuple[int, int], size: int, generator: Generator) -> Player:
-    """A board anywhere in the picture."""
+    """A board anywhere in the image."""
     row, column, number = generator.integers((0, 0, 10), (shape[0] - size, shape[1] - 2 * size + 1, 100))
     return Player(int(row), int(column), size, int(number), BOARD)
 
@@ -159,13 +159,13 @@ def random_crowd(shape: tuple[int, int], players: tuple[Player, ...], generator:
 def draw(scene: Scene, generator: Generator) -> NDArray[np.uint8]:
     """The scene as pixels, (height, width, 3), with the generator's noise on it."""
     cells = _PALETTE[scene.crowd] * scene.brightness[..., None]
-    picture = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
+    image = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)
     for player in scene.players:
         rows, columns = (slice(cells.start * CELL, cells.stop * CELL) for cells in player.place)
-        picture[rows, columns] = _draw_player(player)
-    picture += _NOISE * generator.standard_normal(picture.shape, dtype=np.float32)
+        image[rows, columns] = _draw_player(player)
+    image += _NOISE * generator.standard_normal(image.shape, dtype=np.float32)
     shade = 256 // _SHADES
-    return (picture.clip(0, 1) * 255 / shade).astype(np.uint8) * shade
+    return (image.clip(0, 1) * 255 / shade).astype(np.uint8) * shade
 
 
 def _draw_player(player: Player) -> NDArray[np.float32]:

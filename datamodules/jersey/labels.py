@@ -1,7 +1,7 @@
-"""What every patch of a picture's views shows: the truth stage 0 learns from, as the tiling of pictures presents it.
+"""What every patch of an image's views shows: the truth stage 0 learns from, as the tiling of images presents it.
 
-A picture's views are the global view, in which the whole picture is stretched to one tile, and the tiles of the
-padded picture, row by row.
+An image's views are the global view, in which the whole image is stretched to one tile, and the tiles of the
+padded image, row by row.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SIDE = 8
 """Patches of a tile's side; a patch of a tile is as large as a cell."""
 
 GRID_PINPOINTS = ((SIDE * CELL, 2 * SIDE * CELL), (2 * SIDE * CELL, SIDE * CELL))
-"""Height and width of the planes that pictures are tiled in: two tiles side by side, or one above the other."""
+"""Height and width of the planes that images are tiled in: two tiles side by side, or one above the other."""
 
 Number = TypeVar("Number", np.int64, np.float32)
 
@@ -39,12 +39,12 @@ class Cells:
 
 
 def tile_grid(shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of tiles for a picture of so many cells."""
+    """Rows and columns of tiles for an image of so many cells."""
     return (1, 2) if shape[1] > shape[0] else (2, 1)
 
 
 def cells_of(scene: Scene) -> Cells:
-    """What stands in every cell of a picture."""
+    """What stands in every cell of an image."""
     shape = scene.crowd.shape
     tens, units = np.full(shape, NO_DIGIT), np.full(shape, NO_DIGIT)
     jersey, colour, brightness = np.zeros(shape, dtype=np.int64), scene.crowd.copy(), scene.brightness.copy()
@@ -58,7 +58,7 @@ def cells_of(scene: Scene) -> Cells:
 
 
 def patches_of(cells: Cells) -> Cells:
-    """What every patch of the picture's views shows: (views, SIDE, SIDE), the global view first."""
+    """What every patch of the image's views shows: (views, SIDE, SIDE), the global view first."""
     whole, tiles = _global_view(cells), _tiles(cells)
     return Cells(
         tens=np.concatenate([whole.tens[None], tiles.tens]),
@@ -70,7 +70,7 @@ def patches_of(cells: Cells) -> Cells:
 
 
 def _tiles(cells: Cells) -> Cells:
-    """The padded picture, cut into tiles: (tiles, SIDE, SIDE)."""
+    """The padded image, cut into tiles: (tiles, SIDE, SIDE)."""
 
     def cut(values: NDArray[Number], filling: float) -> NDArray[Number]:
         rows, columns = tile_grid((values.shape[0], values.shape[1]))
@@ -88,7 +88,7 @@ def _tiles(cells: Cells) -> Cells:
 
 
 def _global_view(cells: Cells) -> Cells:
-    """The picture stretched to one tile: (SIDE, SIDE); a patch shows what most of it shows."""
+    """The image stretched to one tile: (SIDE, SIDE); a patch shows what most of it shows."""
     down, across = (_coverage(cells_along) for cells_along in cells.jersey.shape)
 
     def share(values: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[np.float64]:

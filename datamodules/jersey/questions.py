@@ -1,4 +1,4 @@
-"""Jersey's questions: five on every picture, none of which depends on another.
+"""Jersey's questions: five on every image, none of which depends on another.
 
 Some take a close look and some a glance, so that the instruction tells how much detail is needed.
 """

@@ -1,4 +1,4 @@
-"""`JerseySymbols`: Jersey's questions on pictures that are spelled in words, to train the LLM's stand-in on."""
+"""`JerseySymbols`: Jersey's questions on images that are spelled in words, to train the LLM's stand-in on."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,7 +25,7 @@ from lit_avg.batch import SymbolBatch
 from lit_avg.utils.arguments import check_counts, check_seed
 
 TRAIN_STREAM, VAL_STREAM = 20, 21
-"""Numbers of the random streams, apart from those of Jersey's splits and of the dense pictures."""
+"""Numbers of the random streams, apart from those of Jersey's splits and of the dense images."""
 
 SpelledScene = tuple[Scene, Tensor, Tensor]
 
@@ -37,7 +37,7 @@ class JerseySymbols(L.LightningDataModule):
         batch_size: scenes a step.
         scenes_train: scenes to learn from.
         scenes_val: held-out scenes.
-        picture_seed: seed of the scenes.
+        image_seed: seed of the scenes.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class JerseySymbols(L.LightningDataModule):
         batch_size: int = 24,
         scenes_train: int = 4000,
         scenes_val: int = 200,
-        picture_seed: int = 0,
+        image_seed: int = 0,
     ) -> None:
         super().__init__()
         check_counts({"batch_size": batch_size, "scenes_train": scenes_train, "scenes_val": scenes_val})
-        check_seed("picture_seed", picture_seed)
+        check_seed("image_seed", image_seed)
         self.batch_size = batch_size
         self.side_by_side = Collate(SIDE * CELL)
         self.scenes = {TRAIN_STREAM: scenes_train, VAL_STREAM: scenes_val}
-        self.picture_seed = picture_seed
+        self.image_seed = image_seed
 
     @cached_property
     def tokenizer_object(self) -> PreTrainedTokenizerFast:
@@ -85,7 +85,7 @@ class JerseySymbols(L.LightningDataModule):
         )
 
     def encode(self, scene: Scene, key: int) -> EncodedSample:
-        """The five questions on a scene, whose picture has a size and tiles but no pixels."""
+        """The five questions on a scene, whose image has a size and tiles but no pixels."""
         questions = tuple(
             Question(f"{key}/{kind}", kind, answer, self.renderer(_turns(kind, answer), has_image=True))
             for kind, answer in answers(scene).items()
@@ -97,7 +97,7 @@ class JerseySymbols(L.LightningDataModule):
         )
 
     def _spelled(self, stream: int, speller: Speller) -> list[SpelledScene]:
-        streams = ((self.picture_seed, stream, number) for number in range(self.scenes[stream]))
+        streams = ((self.image_seed, stream, number) for number in range(self.scenes[stream]))
         scenes = [random_scene(np.random.default_rng(numbers)) for numbers in streams]
         return [(scene, *speller.spell(scene)) for scene in scenes]
 

@@ -26,12 +26,12 @@ SPLITS = ("train", "val", "test")
 SAMPLES_PER_SHARD = 500
 
 VERSION = 3
-"""Goes up when the pictures or the questions change, so that no old cache is taken for new data; a test sees to it."""
+"""Goes up when the images or the questions change, so that no old cache is taken for new data; a test sees to it."""
 
 
 @dataclass(frozen=True)
 class JerseySettings:
-    """What decides every byte of the data set: pictures per split, the seed, and the generator's version."""
+    """What decides every byte of the data set: images per split, the seed, and the generator's version."""
 
     train: int
     val: int
@@ -41,11 +41,11 @@ class JerseySettings:
 
     def __post_init__(self) -> None:
         for split in SPLITS:
-            if self.pictures(split) < 1:
-                raise UserError(f"pictures_{split} must be at least 1, but is {self.pictures(split)}")
+            if self.images(split) < 1:
+                raise UserError(f"images_{split} must be at least 1, but is {self.images(split)}")
 
-    def pictures(self, split: str) -> int:
-        """Pictures in one split."""
+    def images(self, split: str) -> int:
+        """Images in one split."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
     @property
@@ -77,29 +77,29 @@ def write(settings: JerseySettings, folder: Path) -> None:
     """Write all splits.
 
     Raises:
-        RuntimeError: two pictures are alike, so that one might be in two splits.
+        RuntimeError: two images are alike, so that one might be in two splits.
     """
     seen: set[bytes] = set()
     for number, split in enumerate(SPLITS):
-        pictures = [picture(settings, number, one) for one in range(settings.pictures(split))]
-        seen.update(hashlib.sha256(png).digest() for png, _ in pictures)
-        _write_split(folder / split, pictures, settings)
+        images = [image(settings, number, one) for one in range(settings.images(split))]
+        seen.update(hashlib.sha256(png).digest() for png, _ in images)
+        _write_split(folder / split, images, settings)
     if len(seen) < settings.train + settings.val + settings.test:
-        raise RuntimeError("Jersey drew the same picture twice: its random streams overlap")
+        raise RuntimeError("Jersey drew the same image twice: its random streams overlap")
 
 
 def stream_of(settings: JerseySettings, split: int, number: int) -> np.random.Generator:
-    """The random numbers of one picture."""
+    """The random numbers of one image."""
     return np.random.default_rng((settings.seed, split, number))
 
 
 def is_wide(settings: JerseySettings, split: str, number: int) -> bool:
-    """Whether a picture is wider than high."""
+    """Whether an image is wider than high."""
     rows, columns = random_shape(stream_of(settings, SPLITS.index(split), number))
     return columns > rows
 
 
-def picture(settings: JerseySettings, split: int, number: int) -> tuple[bytes, bytes]:
+def image(settings: JerseySettings, split: int, number: int) -> tuple[bytes, bytes]:
     """One sample as PNG and JSON, from a random stream of its own."""
     generator = stream_of(settings, split, number)
     scene = random_scene(generator)
@@ -109,21 +109,21 @@ def picture(settings: JerseySettings, split: int, number: int) -> tuple[bytes, b
     return png.getvalue(), json.dumps(sample).encode()
 
 
-def _write_split(folder: Path, pictures: list[tuple[bytes, bytes]], settings: JerseySettings) -> None:
+def _write_split(folder: Path, images: list[tuple[bytes, bytes]], settings: JerseySettings) -> None:
     folder.mkdir()
     shards: list[dict[str, object]] = []
-    for begin in range(0, len(pictures), SAMPLES_PER_SHARD):
+    for begin in range(0, len(images), SAMPLES_PER_SHARD):
         path = folder / f"shard-{len(shards):06d}.tar"
-        end = min(begin + SAMPLES_PER_SHARD, len(pictures))
+        end = min(begin + SAMPLES_PER_SHARD, len(images))
         with tarfile.open(path, "w", encoding="utf-8") as tar:
             for key in range(begin, end):
-                png, sample = pictures[key]
+                png, sample = images[key]
                 _add(tar, f"{key:09d}.json", sample)
                 _add(tar, f"{key:09d}.png", png)
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         shards.append({"name": path.name, "samples": end - begin, "bytes": len(data), "sha256": digest})
-    manifest = {"format": 1, "samples": len(pictures), "shards": shards, "settings": asdict(settings)}
+    manifest = {"format": 1, "samples": len(images), "shards": shards, "settings": asdict(settings)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from datamodules.encoding.collate import EncodedSample
-from datamodules.loading.mixture import Mixture
+from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.shards.sample import BadSampleError, Sample
 from lit_avg.utils.errors import UserError
 
@@ -30,7 +30,7 @@ class BadSample:
     replaced_by: int
 
 
-class EncodedSamples(Dataset[tuple[EncodedSample, list[BadSample]]]):
+class EncodedDataset(Dataset[tuple[EncodedSample, list[BadSample]]]):
     """Samples by index, encoded, each with those it stands in for.
 
     Args:
@@ -40,7 +40,9 @@ class EncodedSamples(Dataset[tuple[EncodedSample, list[BadSample]]]):
             be one of part of a data set.
     """
 
-    def __init__(self, samples: Mixture, encode: Callable[[Sample], EncodedSample], replace: bool = False) -> None:
+    def __init__(
+        self, samples: WeightedConcatDataset, encode: Callable[[Sample], EncodedSample], replace: bool = False
+    ) -> None:
         self.samples = samples
         self.encode = encode
         self.replace = replace

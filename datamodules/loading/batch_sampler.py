@@ -51,7 +51,7 @@ class Batches:
         return Batches(self.order[step * self.size :], self.size, self.rank, self.ranks)
 
 
-class EpochOrder:
+class ShardBatchSampler:
     """The order in which one rank sees the samples, epoch by epoch.
 
     Args:

@@ -1,6 +1,6 @@
-"""Batches of similar length, with images or without (LLaVA's `group_by_modality_length`), no picture decoded for it.
+"""Batches of similar length, with images or without (LLaVA's `group_by_modality_length`), no image decoded for it.
 
-How long samples are, the headers of shards and pictures tell: the bytes of each record and the picture's sides. They
+How long samples are, the headers of shards and images tell: the bytes of each record and the image's sides. They
 are read once, and kept beside the shards where that can be written; those of shards from elsewhere beside what is
 fetched of them. A bounded buffer of an epoch's order is sorted by length and cut into batches, and these are mixed
 again: batches stay random, and padding is what a few neighbours in length differ by.
@@ -93,13 +93,13 @@ def lengths_of(samples: ShardedSamples, tile_size: int, planes: list[tuple[int, 
     Args:
         samples: the data set.
         tile_size: the encoder's native size in pixels.
-        planes: (height, width) of what a picture may be fitted into; none for a single view.
+        planes: (height, width) of what an image may be fitted into; none for a single view.
         max_length: longest text in tokens.
     """
     sizes = sample_sizes(samples)
     text = np.minimum(sizes[:, 0] // BYTES_PER_TOKEN, max_length)
-    pictures, which = np.unique(sizes[:, 1:], axis=0, return_inverse=True)
-    tiles = np.array([_tiles(int(height), int(width), tile_size, planes) for height, width in pictures])
+    images, which = np.unique(sizes[:, 1:], axis=0, return_inverse=True)
+    tiles = np.array([_tiles(int(height), int(width), tile_size, planes) for height, width in images])
     visual = tiles[which.reshape(-1)] * (tile_size / PATCH) ** 2
     return Lengths(text + visual.astype(np.int64), sizes[:, 1] == 0)
 
@@ -115,7 +115,7 @@ def lengths_of_all(
 
 
 def _tiles(height: int, width: int, tile_size: int, planes: list[tuple[int, int]]) -> float:
-    """How many tiles' worth of tokens a picture has: the global view, and what it covers of its plane."""
+    """How many tiles' worth of tokens an image has: the global view, and what it covers of its plane."""
     if not height:
         return 0.0
     if not planes:
@@ -126,7 +126,7 @@ def _tiles(height: int, width: int, tile_size: int, planes: list[tuple[int, int]
 
 
 def sample_sizes(samples: ShardedSamples) -> NDArray[np.int64]:
-    """(samples, 3): bytes of the record, height and width of the picture; 0 and 0 without one."""
+    """(samples, 3): bytes of the record, height and width of the image; 0 and 0 without one."""
     source = samples.source
     here = Path(source.location)
     kept = (here if here.is_dir() else source.cache.folder) / f"sizes-{samples.manifest.digest[:16]}.npy"
@@ -156,12 +156,12 @@ def sizes_in_shard(shard: BinaryIO, index: ShardIndex) -> NDArray[np.int64]:
 
 
 def _sides(shard: BinaryIO, place: Place | Unreadable) -> tuple[int, int]:
-    """Height and width as the header has them; a picture that is none will be told of when it is its turn."""
+    """Height and width as the header has them; an image that is none will be told of when it is its turn."""
     if isinstance(place, Unreadable):
         return 1, 1
     try:
-        with Image.open(BufferedReader(PlaceReader(shard, place))) as picture:
-            return picture.height, picture.width
+        with Image.open(BufferedReader(PlaceReader(shard, place))) as image:
+            return image.height, image.width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 1, 1
 

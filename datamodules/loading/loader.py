@@ -1,8 +1,8 @@
 """Samples in order, batch by batch, the same on every machine and exactly resumable.
 
-The order is an `EpochOrder`; where a run stands is two numbers: the epoch and the batches it has had. Lightning
-announces each epoch through `BatchStream.sampler` as it does to a `DistributedSampler`, and keeps `state_dict` in its
-checkpoints: the first rank's, so it says nothing that differs from rank to rank.
+The order is a `ShardBatchSampler`; where a run stands is two numbers: the epoch and the batches it has had. Lightning
+announces each epoch through `ResumableLoader.sampler` as it does to a `DistributedSampler`, and keeps `state_dict` in
+its checkpoints: the first rank's, so it says nothing that differs from rank to rank.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.encoding.collate import EncodedSample
-from datamodules.loading.bad_samples import BadSample, BadSampleLog, EncodedSamples
-from datamodules.loading.batch_sampler import EpochOrder
+from datamodules.loading.bad_samples import BadSample, BadSampleLog, EncodedDataset
+from datamodules.loading.batch_sampler import ShardBatchSampler
 from lit_avg.batch import Batch
 from lit_avg.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class CollateNoting:
+class CollateWithBadSamples:
     """Makes a batch, and passes on which samples others stand in for."""
 
     collate: Callable[[Sequence[EncodedSample]], Batch]
@@ -31,7 +31,7 @@ class CollateNoting:
         return self.collate([encoded for encoded, _ in samples]), [bad for _, several in samples for bad in several]
 
 
-class BatchStream:
+class ResumableLoader:
     """A loader of batches that knows where it stands.
 
     Args:
@@ -45,8 +45,8 @@ class BatchStream:
 
     def __init__(
         self,
-        samples: EncodedSamples,
-        order: EpochOrder,
+        samples: EncodedDataset,
+        order: ShardBatchSampler,
         collate: Callable[[Sequence[EncodedSample]], Batch],
         workers: int = 0,
         bad_samples: BadSampleLog | None = None,
@@ -54,7 +54,7 @@ class BatchStream:
     ) -> None:
         self.samples = samples
         self.sampler = self.batch_sampler = order  # where Lightning looks for `set_epoch`, and DeepSpeed for the size
-        self.collate = CollateNoting(collate)
+        self.collate = CollateWithBadSamples(collate)
         self.workers = workers
         self.shown = dict(shown or {})
         self.bad_samples = bad_samples or BadSampleLog(None, 0, 1, len(samples))

@@ -43,7 +43,7 @@ class WeightedShards:
         return self.name or self.shards.rstrip("/").rpartition("/")[2]
 
 
-class Mixture:
+class WeightedConcatDataset:
     """The samples of several data sets behind one another.
 
     Args:

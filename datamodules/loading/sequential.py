@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.encoding.collate import Collate, EncodedSample, SampleEncoder
-from datamodules.loading.mixture import Mixture
+from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.shards.sample import BadSampleError
 from lit_avg.batch import Batch
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def stretch(
-    samples: Mixture,
+    samples: WeightedConcatDataset,
     encode: SampleEncoder,
     collate: Collate,
     ends: tuple[int, int],
@@ -38,7 +38,7 @@ class GoodSamples(Dataset[EncodedSample | None]):
         end: the one behind the last.
     """
 
-    def __init__(self, samples: Mixture, encode: SampleEncoder, begin: int, end: int) -> None:
+    def __init__(self, samples: WeightedConcatDataset, encode: SampleEncoder, begin: int, end: int) -> None:
         self.samples, self.encode = samples, encode
         self.begin, self.end = begin, end
 

@@ -1,7 +1,7 @@
-"""Pictures in a zip or tar, read in place.
+"""Images in a zip or tar, read in place.
 
 A library lists the archive once, into an index on disk; from then on any number of processes read single members by
-their place. So an archive of a million pictures costs no process its memory, and nothing is ever unpacked.
+their place. So an archive of a million images costs no process its memory, and nothing is ever unpacked.
 """
 
 import json

@@ -14,10 +14,10 @@ _MEDIA = re.compile(
     r"((file)?(path|url|uri|src|name)|file|list|dir|folder|bytes|data|base64|b64)?s?\d*"
 )
 _ONE_PICTURE = re.compile(rf"{_PICTURE}((file)?(path|url|uri|src|name)|file)?")
-"""Names of a record's entries, without `_`, `-` and capitals, that name media, or one picture and how to come by it."""
+"""Names of a record's entries, without `_`, `-` and capitals, that name media, or one image and how to come by it."""
 
 _ID_OF_MEDIA = re.compile(rf"({_PICTURE}|video|clip|audio)s?ids?")
-"""Those that name media by a number or the like: of a record with a picture they tell more of that."""
+"""Those that name media by a number or the like: of a record with an image they tell more of that."""
 
 _FIRST_ANSWER = "a leading answer left out"
 _LAST_QUESTION = "a trailing question left out"
@@ -29,7 +29,7 @@ def clean_turns(fields: dict[str, Any], has_image: bool, whole_rounds: bool) -> 
 
     Args:
         fields: the record.
-        has_image: whether it is about a picture.
+        has_image: whether it is about an image.
         whole_rounds: leave out what is no round, as far as something is left.
 
     Raises:
@@ -53,7 +53,7 @@ def clean_turns(fields: dict[str, Any], has_image: bool, whole_rounds: bool) -> 
 
 
 def image_name(fields: dict[str, Any]) -> str | None:
-    """What the record calls its picture; None if it has none.
+    """What the record calls its image; None if it has none.
 
     Raises:
         RefusedError: it has several, something that is no name, or media that are not read.
@@ -65,7 +65,7 @@ def image_name(fields: dict[str, Any]) -> str | None:
             raise RefusedError("several images")
         name = names[0] if names else None
     for key in _other_media(fields, name):
-        raise RefusedError(f"media named in `{key}`, which is not read: a record has one picture, in `image`")
+        raise RefusedError(f"media named in `{key}`, which is not read: a record has one image, in `image`")
     if name is None or name == "":
         return None
     if not isinstance(name, str):

@@ -1,4 +1,4 @@
-"""`lit-avg shard`: LLaVA's JSON and its pictures to shards."""
+"""`lit-avg shard`: LLaVA's JSON and its images to shards."""
 
 import os
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     )
     out, settings = arguments.out, job.settings()
     if _is_done(out, settings, arguments.overwrite) and not must_pack_anew(job, out, arguments.workers):
-        print(f"already done: {out} was packed from these annotations and pictures with these settings")
+        print(f"already done: {out} was packed from these annotations and images with these settings")
         return 0
     with progress_bar(Console(stderr=True)) as watch:
         report = pack(job, out, arguments.workers, arguments.max_rejects, arguments.overwrite, settings, watch)
@@ -87,15 +87,15 @@ def _add_packing(options: ArgumentParser) -> None:
         "--val-share",
         type=number(least=0, below=1),
         default=0.0,
-        help="share of the pictures to keep for validation: makes OUT/train and OUT/val, which share no picture (0)",
+        help="share of the images to keep for validation: makes OUT/train and OUT/val, which share no image (0)",
     )
     options.add_argument(
-        "--max-side", type=whole_number(least=1), help="make pictures smaller that have more pixels on a side"
+        "--max-side", type=whole_number(least=1), help="make images smaller that have more pixels on a side"
     )
     options.add_argument(
         "--quality",
         type=whole_number(least=1, most=100),
-        help=f"write every picture anew as a JPEG of this quality; else only smaller ones, with {DEFAULT_QUALITY}",
+        help=f"write every image anew as a JPEG of this quality; else only smaller ones, with {DEFAULT_QUALITY}",
     )
 
 
@@ -115,13 +115,13 @@ def _add_running(options: ArgumentParser) -> None:
     options.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace shards that were packed from something else, or from pictures that have changed",
+        help="replace shards that were packed from something else, or from images that have changed",
     )
 
 
 def _tell(report: PackReport, out: Path) -> None:
     for split, counts in sorted(report.splits.items()):
-        without = f", {counts['text_only']} of them without a picture" if counts["text_only"] else ""
+        without = f", {counts['text_only']} of them without an image" if counts["text_only"] else ""
         print(f"{counts['samples']} samples packed into {out / split}{without}")
     for what, count in sorted(report.left_out.items()):
         print(f"{count} × {what} of a conversation")

@@ -1,6 +1,6 @@
 """One record to a sample that can be packed, or to the reason why not.
 
-Every picture is decoded once, so that what is packed can be trained on. Its bytes are packed as they are, unless
+Every image is decoded once, so that what is packed can be trained on. Its bytes are packed as they are, unless
 smaller ones are asked for.
 """
 
@@ -13,16 +13,16 @@ from typing import Any, NamedTuple, cast
 
 from PIL import Image
 
-from datamodules.encoding.image_decoding import recognise_picture
+from datamodules.encoding.image_decoding import recognise_image
 from datamodules.packing.cleaning import clean_turns, image_name
 from datamodules.packing.names import RefusedError
 from datamodules.packing.presets import Preset
 from datamodules.packing.records import Record
-from datamodules.packing.roots import Found, Pictures
+from datamodules.packing.roots import Found, Images
 from lit_avg.utils.errors import UserError
 
 DEFAULT_QUALITY = 95
-"""Of the JPEGs that pictures become which are made smaller."""
+"""Of the JPEGs that images become which are made smaller."""
 
 
 class Packable(NamedTuple):
@@ -32,13 +32,13 @@ class Packable(NamedTuple):
     image: bytes | None
     extension: str  # of the image, empty without one
     origin: str = (
-        ""  # decides its split: the sha256 of the picture, so that no two splits share one, or else of the record
+        ""  # decides its split: the sha256 of the image, so that no two splits share one, or else of the record
     )
-    root: int = -1  # where the picture is from, -1 without one
-    read: int = 0  # bytes of the picture as it lay there
+    root: int = -1  # where the image is from, -1 without one
+    read: int = 0  # bytes of the image as it lay there
     rounds: int = 0
     left_out: tuple[str, ...] = ()  # what was done to make the conversation whole
-    named: str = ""  # the sha256 of the picture's name and content, empty without one
+    named: str = ""  # the sha256 of the image's name and content, empty without one
 
 
 class Refusal(NamedTuple):
@@ -51,10 +51,10 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Resizing:
-    """How pictures are written anew; by default none is."""
+    """How images are written anew; by default none is."""
 
     max_side: int | None = None  # larger ones are made as small as this, in pixels
-    quality: int | None = None  # every picture becomes a JPEG of this quality; if None, only those made smaller
+    quality: int | None = None  # every image becomes a JPEG of this quality; if None, only those made smaller
 
     def __post_init__(self) -> None:
         if self.max_side is not None and self.max_side < 1:
@@ -66,20 +66,20 @@ class Resizing:
         """The bytes to pack, and their extension.
 
         Args:
-            data: a picture file.
+            data: an image file.
             name: what the message calls it.
 
         Raises:
             UserError: it cannot be decoded.
         """
-        picture, extension = recognise_picture(data, name)
-        too_large = self.max_side is not None and max(picture.size) > self.max_side
+        image, extension = recognise_image(data, name)
+        too_large = self.max_side is not None and max(image.size) > self.max_side
         if not too_large and self.quality is None:
             return data, extension
         if too_large and self.max_side is not None:
-            picture.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
+            image.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=self.quality or DEFAULT_QUALITY)
+        image.save(file, "JPEG", quality=self.quality or DEFAULT_QUALITY)
         return file.getvalue(), "jpg"
 
 
@@ -88,12 +88,12 @@ class Examiner:
     """Makes samples of records, in whichever process.
 
     Args:
-        pictures: where they are read from.
+        images: where they are read from.
         preset: what the data set is known for.
-        resizing: how pictures are written anew.
+        resizing: how images are written anew.
     """
 
-    pictures: Pictures
+    images: Images
     preset: Preset
     resizing: Resizing
 
@@ -113,7 +113,7 @@ class Examiner:
 
     def _packable(self, fields: dict[str, Any], source: str) -> Packable:
         name = image_name(fields)
-        found = self.pictures.read(name) if name is not None else None
+        found = self.images.read(name) if name is not None else None
         turns, left_out = clean_turns(fields, found is not None, self.preset.whole_rounds)
         identity = source if _id_of(fields) is None else str(fields["id"])
         sample = {"id": identity, "conversations": [{"from": who, "value": text} for who, text in turns]}
@@ -140,7 +140,7 @@ class Examiner:
 
 
 def under_name(name: str, origin: str) -> str:
-    """SHA-256 of a picture's name and content, the content told by its own: two that change names are others."""
+    """SHA-256 of an image's name and content, the content told by its own: two that change names are others."""
     return hashlib.sha256(f"{origin} {name}".encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -74,7 +74,7 @@ def partial_folder(out: Path) -> Path:
 
 
 @contextmanager
-def begun(out: Path, settings: dict[str, Any], overwrite: bool) -> Generator[Partial]:
+def open_partial(out: Path, settings: dict[str, Any], overwrite: bool) -> Generator[Partial]:
     """The folder in which `out` is being made, or has begun to be made, with these settings.
 
     It is removed if the block fails before anything is packed, and kept otherwise.

@@ -1,4 +1,4 @@
-"""What a record calls its picture, and where that may be.
+"""What a record calls its image, and where that may be.
 
 Names are relative paths. One that leaves its root, by `..`, by a leading `/` or by a drive's letter, is refused, and so
 is an entry of an archive.
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 MAX_FILE_BYTES = 2**28
-"""A picture file of more is none, and reading it might take all memory."""
+"""An image file of more is none, and reading it might take all memory."""
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -29,12 +29,12 @@ def inside(name: str) -> str | None:
 
 
 def candidates(name: str, prefix: str, folders: Sequence[str]) -> Iterator[str]:
-    """Where a picture may lie below a root, the likeliest first.
+    """Where an image may lie below a root, the likeliest first.
 
     Args:
-        name: the picture's, in its shortest form; begins with the prefix.
+        name: the image's, in its shortest form; begins with the prefix.
         prefix: of the names that the root is for, in its shortest form, empty for all.
-        folders: folders that the archives of this data set are known to put around their pictures.
+        folders: folders that the archives of this data set are known to put around their images.
     """
     rest = name[len(prefix) :].lstrip("/")
     outer = prefix.split("/") if prefix else []
@@ -51,6 +51,6 @@ def spellings(name: str) -> list[str]:
 
 
 def with_other_extensions(name: str) -> list[str]:
-    """The name with the extensions that pictures are saved under."""
+    """The name with the extensions that images are saved under."""
     stem = posixpath.splitext(name)[0]
     return [stem + extension for extension in (".jpg", ".jpeg", ".png", ".gif", ".webp", ".JPG", ".JPEG", ".PNG")]

@@ -1,4 +1,4 @@
-"""LLaVA's JSON and its pictures to shards, in bounded memory.
+"""LLaVA's JSON and its images to shards, in bounded memory.
 
 Records are read one by one, examined in chunks by as many processes as are given, and written in their order, so the
 same input gives the same bytes with any number of processes, and after any interruption.
@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from datamodules.packing.examine import Examiner, Packable, Refusal, Resizing
-from datamodules.packing.journal import INDEXES, Partial, Progress, begun, put_in_place
+from datamodules.packing.journal import INDEXES, Partial, Progress, open_partial, put_in_place
 from datamodules.packing.presets import preset_named
 from datamodules.packing.recheck import Changes, changes_since, verdicts_in, verdicts_of
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
-from datamodules.packing.roots import ImageRoot, Pictures
+from datamodules.packing.roots import ImageRoot, Images
 from datamodules.packing.writer import ShardWriter, write_manifest
 from datamodules.shards.reader import held_out
 from lit_avg.utils.errors import UserError
@@ -32,7 +32,7 @@ REJECTS = "rejects.jsonl"
 """The records that were refused, beside the shards: id, source and reason."""
 
 _CHUNK = 16
-"""Records that are examined together: enough to make sending them cheap, few enough to have their pictures at once."""
+"""Records that are examined together: enough to make sending them cheap, few enough to have their images at once."""
 
 _SECONDS = 2.0
 """Between two entries of the journal: as much work is lost when a packing is killed.
@@ -50,11 +50,11 @@ class PackJob:
 
     Args:
         annotations: files with LLaVA records, each a JSON list or one record a line.
-        images: where the pictures are.
+        images: where the images are.
         preset: what the data set is known for, as in `presets`.
         shard_bytes: a shard is closed when the next sample would take it beyond this.
-        val_share: share of the pictures that go to validation.
-        resizing: how pictures are written anew.
+        val_share: share of the images that go to validation.
+        resizing: how images are written anew.
     """
 
     annotations: tuple[Path, ...]
@@ -112,7 +112,7 @@ def pack(
         workers: processes that read and decode; 1 for this one alone. They change nothing but the speed.
         max_rejects: share of the records that may be refused. If more are, `out` is not made, and what is packed waits
             beside it for another call that allows more.
-        overwrite: begin anew if the data were begun with other settings, or from other pictures.
+        overwrite: begin anew if the data were begun with other settings, or from other images.
         settings: `job.settings()`, if they are known already: they cost reading all files that are hashed.
         watch: is told how it goes.
 
@@ -121,7 +121,7 @@ def pack(
             full.
     """
     settings = settings or job.settings()
-    with begun(out, settings, overwrite) as partial:
+    with open_partial(out, settings, overwrite) as partial:
         progress = partial.read()
         records = Records(job.annotations)
         if progress.report.records:
@@ -140,7 +140,7 @@ def pack(
 
 
 def must_pack_anew(job: PackJob, out: Path, workers: int = 1) -> bool:
-    """Whether the pictures that `out` was made from have come to give more than it has.
+    """Whether the images that `out` was made from have come to give more than it has.
 
     Args:
         job: with the settings that `out` was packed with.
@@ -194,9 +194,9 @@ def _pack_records(
 def _examiner(job: PackJob, indexes: Path) -> Examiner:
     """What looks at a job's records, its archives listed."""
     preset = preset_named(job.preset)
-    pictures = Pictures(job.images, indexes, preset.folders, preset.any_extension)
-    pictures.build_indexes()
-    return Examiner(pictures, preset, job.resizing)
+    images = Images(job.images, indexes, preset.folders, preset.any_extension)
+    images.build_indexes()
+    return Examiner(images, preset, job.resizing)
 
 
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -1,7 +1,7 @@
-"""Would what was packed be packed again, and what was refused be refused? Pictures come, go and change.
+"""Would what was packed be packed again, and what was refused be refused? Images come, go and change.
 
-Annotations and archives are known by their hashes, as part of a job's settings. A folder of pictures is known by its
-name alone, so each of its pictures is read again before an earlier verdict counts: those that were packed must have the
+Annotations and archives are known by their hashes, as part of a job's settings. A folder of images is known by its
+name alone, so each of its images is read again before an earlier verdict counts: those that were packed must have the
 bytes they had under their names, unless they are gone, and for each record that was refused there must still be a
 reason.
 """
@@ -29,9 +29,9 @@ _DIGESTS = 2**256
 
 
 class FromRoot(NamedTuple):
-    """The pictures that were packed from a root: how many, and sums of hashes."""
+    """The images that were packed from a root: how many, and sums of hashes."""
 
-    pictures: int
+    images: int
     digest: int  # of their contents
     named: int | None  # of their contents and names; None where an earlier version has packed
 
@@ -56,8 +56,8 @@ class Changes:
     """What is no longer as it was."""
 
     packable: int = 0  # records that were refused and would be no more
-    changed: bool = False  # pictures have other bytes than were packed
-    gone: int = 0  # pictures that were packed and are there no more, or can no longer be read
+    changed: bool = False  # images have other bytes than were packed
+    gone: int = 0  # images that were packed and are there no more, or can no longer be read
     refused: str = ""  # why a record that was packed would be refused now
 
     def ask_for_anew(self, place: Path, overwrite: bool) -> bool:
@@ -76,10 +76,10 @@ class Changes:
         if self.refused:
             raise UserError(f"{place} has records that are refused by now ({self.refused}); {anew}")
         if self.changed:
-            raise UserError(f"pictures have changed since they were packed into {place}; {anew}")
+            raise UserError(f"images have changed since they were packed into {place}; {anew}")
         if self.gone:
             raise UserError(
-                f"{self.packable} records that were refused can be packed now, but {self.gone} pictures that were "
+                f"{self.packable} records that were refused can be packed now, but {self.gone} images that were "
                 f"packed are gone: bring them back; or {anew}"
             )
         return True
@@ -90,20 +90,20 @@ class _Seen:
     """What a look at some records tells."""
 
     refused: Counter[str] = field(default_factory=Counter[str])
-    pictures: Counter[int] = field(default_factory=Counter[int])
+    images: Counter[int] = field(default_factory=Counter[int])
     digests: Counter[int] = field(default_factory=Counter[int])
     named: Counter[int] = field(default_factory=Counter[int])
     gone: int = 0
     reason: str = ""
 
     def count(self, root: int, origin: str, named: str) -> None:
-        self.pictures[root] += 1
+        self.images[root] += 1
         self.digests[root] += int(origin, 16)
         self.named[root] += int(named, 16)
 
     def add(self, part: "_Seen") -> None:
         self.refused.update(part.refused)
-        self.pictures.update(part.pictures)
+        self.images.update(part.images)
         self.digests.update(part.digests)
         self.named.update(part.named)
         self.gone += part.gone
@@ -112,7 +112,7 @@ class _Seen:
     def differs_from(self, roots: Mapping[int, FromRoot]) -> bool:
         now = {
             root: FromRoot(count, self.digests[root] % _DIGESTS, self.named[root] % _DIGESTS)
-            for root, count in self.pictures.items()
+            for root, count in self.images.items()
         }
         unnamed = {root for root, packed in roots.items() if packed.named is None}
         return {root: found._replace(named=None) if root in unnamed else found for root, found in now.items()} != roots
@@ -148,7 +148,7 @@ class _Recheck:
         if name is None:
             return
         try:
-            found = self.examiner.pictures.read(name)
+            found = self.examiner.images.read(name)
         except RefusedError:
             seen.gone += 1
         else:
@@ -165,14 +165,14 @@ def changes_since(verdicts: Verdicts, records: Records, examiner: Examiner, work
         examiner: of the same job, its archives listed.
         workers: processes that read; 1 for this one alone.
     """
-    if all(root.kind == "archive" for root in examiner.pictures.roots):
+    if all(root.kind == "archive" for root in examiner.images.roots):
         return Changes()
     seen = _Seen()
     look = _Recheck(examiner, frozenset(verdicts.refused))
     for part in in_order(look, _chunks(islice(records, verdicts.records)), workers):
         seen.add(part)
     packable = (verdicts.refused - seen.refused).total()
-    # whose hash is missing from the sum because its picture is gone, nobody knows
+    # whose hash is missing from the sum because its image is gone, nobody knows
     changed = not packable and not seen.gone and seen.differs_from(verdicts.roots)
     return Changes(packable, changed, seen.gone, seen.reason)
 
@@ -190,7 +190,7 @@ def verdicts_in(out: Path, rejects: Path) -> Verdicts:
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     roots = {number: _from_root(root) for number, root in enumerate(manifest["sources"]["images"])}
     lines = rejects.read_bytes().splitlines() if rejects.is_file() else []
-    read = {number: root for number, root in roots.items() if root.pictures}
+    read = {number: root for number, root in roots.items() if root.images}
     return Verdicts(manifest["totals"]["records"], _sources(lines), read)
 
 

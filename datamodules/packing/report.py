@@ -37,7 +37,7 @@ class PackReport:
         if outcome.root >= 0:
             root = self.roots.setdefault(str(outcome.root), Counter())
             root.update(pictures=1, bytes=outcome.read)
-            # sums, so that they can be gone on with; they tell which pictures were read, and which by which names
+            # sums, so that they can be gone on with; they tell which images were read, and which by which names
             root["digest"] = (root["digest"] + int(outcome.origin, 16)) % _DIGESTS
             root["named"] = (root["named"] + int(outcome.named, 16)) % _DIGESTS
 

@@ -1,4 +1,4 @@
-"""Where pictures are read from: folders, zips and tars, each for the names that begin with its prefix."""
+"""Where images are read from: folders, zips and tars, each for the names that begin with its prefix."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from lit_avg.utils.hashing import file_sha256
 
 @dataclass(frozen=True)
 class ImageRoot:
-    """One place that pictures are read from."""
+    """One place that images are read from."""
 
     path: Path  # a folder, zip or tar
     prefix: str = ""  # of the names it is for
@@ -49,28 +49,28 @@ def parse_root(argument: str) -> ImageRoot:
         prefix, _, rest = argument.partition("=")
         path = Path(rest)
     if not path.exists():
-        raise UserError(f"there is no image folder, zip or tar {path}; say with --images where the pictures are")
+        raise UserError(f"there is no image folder, zip or tar {path}; say with --images where the images are")
     if (short := inside(prefix)) is None:
         raise UserError(f"--images {argument}: the prefix is the beginning of image names, and none leaves its root")
     return ImageRoot(path, "" if short == "." else short)
 
 
 class Found(NamedTuple):
-    """A picture's bytes and the number of the root they are from."""
+    """An image's bytes and the number of the root they are from."""
 
     data: bytes
     root: int
 
 
 @dataclass
-class Pictures:
+class Images:
     """All roots together.
 
     Args:
         roots: the longest prefix that fits is asked first; of equal ones, the first.
         indexes: the folder of the archives' indexes, which `build_indexes` makes.
-        folders: folders that the archives of this data set are known to put around their pictures.
-        any_extension: a picture may lie there with another extension than the record says.
+        folders: folders that the archives of this data set are known to put around their images.
+        any_extension: an image may lie there with another extension than the record says.
     """
 
     roots: Sequence[ImageRoot]
@@ -91,7 +91,7 @@ class Pictures:
                 build_index(root.path, self._index(number))
 
     def read(self, name: str) -> Found:
-        """The picture of that name.
+        """The image of that name.
 
         Raises:
             RefusedError: it is not there or cannot be read, or its name points outside.
@@ -126,7 +126,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of pictures; links in it are followed, for whoever made the folder made them."""
+    """A folder of images; links in it are followed, for whoever made the folder made them."""
 
     path: Path
 

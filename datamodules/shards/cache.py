@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from datamodules.shards.download import Expected, Fetched, Patience, fetch
+from datamodules.shards.download import Expected, Fetched, RetryPolicy, fetch
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
@@ -63,7 +63,7 @@ class ShardCache:
 
     folder: Path
     max_bytes: int
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
 
     def open(self, url: str, expected: Expected) -> BinaryIO:
         """A shard, fetched if it is not here, or not as it was.

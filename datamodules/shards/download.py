@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often and how long a broken connection is tried again."""
 
     tries: int = 8
@@ -105,7 +105,7 @@ def is_remote(location: str) -> bool:
 
 
 def fetch(
-    url: str, out: BinaryIO, expected: Expected | None = None, patience: Patience | None = None, unless: str = ""
+    url: str, out: BinaryIO, expected: Expected | None = None, patience: RetryPolicy | None = None, unless: str = ""
 ) -> Fetched | None:
     """Copy a file to `out`, from its beginning on.
 
@@ -123,7 +123,7 @@ def fetch(
         MissingError: there is no such file.
         UserError: it did not arrive whole in any of the tries.
     """
-    patience = patience or Patience()
+    patience = patience or RetryPolicy()
     wait = patience.first_wait
     partial = _Partial(url, out, expected or Expected(), unless)
     for attempt in range(1, patience.tries + 1):

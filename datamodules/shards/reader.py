@@ -71,7 +71,7 @@ class ShardedSamples:
         key, members = self.source.index(shard)[number - first]
         where = f"sample {key} in {self.source.places[shard]}"
         if "json" not in members or len(members) > 2:
-            raise BadSampleError(f"{where} has {sorted(members)}, not .json and at most one picture")
+            raise BadSampleError(f"{where} has {sorted(members)}, not .json and at most one image")
         for extension, place in members.items():
             if isinstance(place, Unreadable):
                 raise BadSampleError(f"{where}: its .{extension} is {place.reason}")
@@ -105,6 +105,6 @@ def sample_key(number: int) -> str:
 
 
 def held_out(name: str, share: float) -> bool:
-    """Whether the sample or picture of this name is among the `share` that is not trained on: ever the same ones."""
+    """Whether the sample or image of this name is among the `share` that is not trained on: ever the same ones."""
     draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     return draw < share

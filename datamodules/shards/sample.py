@@ -1,7 +1,7 @@
-"""A sample as a shard holds it: a conversation in LLaVA's form, and at most one picture.
+"""A sample as a shard holds it: a conversation in LLaVA's form, and at most one image.
 
 `<key>.json` says `{"id", "conversations": [{"from", "value"}, …], "kinds"?, "source"?}`; `<key>.png` (or .jpg, …) is
-the picture, its bytes as they came. A **round** is one human turn and the gpt turn after it.
+the image, its bytes as they came. A **round** is one human turn and the gpt turn after it.
 """
 
 import json
@@ -29,12 +29,12 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation, about a picture or not."""
+    """One conversation, about an image or not."""
 
     key: str  # its name in the shards: a running number of 9 digits
     turns: tuple[Turn, ...]  # at most one system turn, then rounds
     kinds: tuple[str, ...]  # the question kind of each round, or nothing
-    image: bytes | None  # the picture's file, not yet decoded
+    image: bytes | None  # the image's file, not yet decoded
     source: str = ""  # the data set it was taken from, if the record says
 
     @property

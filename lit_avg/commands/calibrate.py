@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_avg.batch import Batch
-from lit_avg.commands.fit import hush
+from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.evaluation.metrics import policy_metrics
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         "--budget", type=number(above=0, most=1), help="visual tokens as a share of the finest granularity's: 0.4"
     )
     arguments = parser.parse_args(argv)
-    hush()
+    quiet_lightning()
     cli, _ = finished_run(arguments.ckpt)
     stage = cli.stage
     if not isinstance(stage, RouterStage):

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lit_avg.commands.fit import hush
+from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
 from lit_avg.evaluation.metrics import METRICS
 from lit_avg.stages.base import Stage
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("list", type=Path, help="JSON list of lists of fit's options")
     parser.add_argument("--out", type=Path, required=True, help="where the answers go")
     options = parser.parse_args(argv)
-    hush()
+    quiet_lightning()
     asked: list[list[str]] = json.loads(options.list.read_text(encoding="utf-8"))
     options.out.write_text(json.dumps([_answer(arguments) for arguments in asked], indent=1), encoding="utf-8")
     return 0
@@ -110,7 +110,7 @@ def _feedback(cli: BuildingCLI) -> str:
     data = config.data.as_dict()
     settings = {name: value for name, value in data["init_args"].items() if name not in OF_READING}
     depends = [
-        [config.model.init_args[name] for name in ("init_from", "alone")],
+        [config.model.init_args[name] for name in ("init_from", "per_sample")],
         [model.backbone.settings, model.scaler.pooling, model.semantics.unpad],
         [data["class_path"], settings, config.trainer.precision],
     ]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lit_avg.studies.report.run_diff import (
     MetricPair,
-    Side,
+    RunSummary,
     config_of,
     differing,
     environment_of,
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _side(study: Study | None, name: str) -> Side:
+def _side(study: Study | None, name: str) -> RunSummary:
     if study is None:
         return read_side(name, Path(name))
     rows = {row.name: row for row in study.rows}

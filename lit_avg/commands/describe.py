@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lit_avg.commands.fit import hush
+from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
 from lit_avg.stages.base import PARTS, Stage
 from lit_avg.visual_tokens.anyres import VisualLayout
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: the config is wrong, or runs something else than a stage with an `AvgLlava`.
     """
-    hush()
+    quiet_lightning()
     cli = BuildingCLI(["fit", *argv])
     stage = cli.stage
     with torch.device("meta"):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from lit_avg.batch import IGNORED_LABEL
-from lit_avg.commands.fit import hush
+from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
@@ -51,8 +51,8 @@ def model_card(stage: Stage, name: str, result: Mapping[str, Any]) -> str:
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [llava-next, avg-llava]\n---",
         f"# {name}",
-        f"AVG-LLaVA (arXiv 2410.02745): a LLaVA-NeXT that can look at a picture at {tokens} tokens per tile"
-        + (", and a router that picks one from picture and question." if routed else ". Its router is untrained."),
+        f"AVG-LLaVA (arXiv 2410.02745): a LLaVA-NeXT that can look at an image at {tokens} tokens per tile"
+        + (", and a router that picks one from image and question." if routed else ". Its router is untrained."),
         f"## Training\n\n{_training(stage, result)}",
         f"## Results\n\n{_results(result)}",
         f"## Use\n\n{_use(name)}",
@@ -91,7 +91,7 @@ model = LlavaNextForConditionalGeneration.from_pretrained("{name}")
 processor = AutoProcessor.from_pretrained("{name}")
 said = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": "What is this?"}}]}}]
 text = processor.apply_chat_template(said, add_generation_prompt=True)
-output = model.generate(**processor(images=picture, text=text, return_tensors="pt"), max_new_tokens=128)
+output = model.generate(**processor(images=image, text=text, return_tensors="pt"), max_new_tokens=128)
 ```
 
 `pipeline("image-text-to-text", "{name}")` takes such chats as well. Content may also be a string, with `<image>` and a
@@ -100,7 +100,7 @@ was trained on at most one image, before the first question; of several, each is
 measured.
 
 Where the text is not your own, let `apply_chat_template` tokenise it with `sanitize_control_tokens=True`: what spells a
-special token is then text, as in training. Give pictures upright and in RGB: `transformers` does not turn them as their
+special token is then text, as in training. Give images upright and in RGB: `transformers` does not turn them as their
 EXIF data say, and clips those of more than 8 bits, which training scaled.
 
 With the router:
@@ -108,11 +108,11 @@ With the router:
 ```python
 from lit_avg.model import AvgLlava
 
-answers = AvgLlava.from_pretrained("{name}").generate([picture], ["What is this?"])
+answers = AvgLlava.from_pretrained("{name}").generate([image], ["What is this?"])
 ```"""
 
 
-PROMPT = "What is in this picture?"
+PROMPT = "What is in this image?"
 
 LARGEST_DIFFERENCE = 1e-3
 """Of log-probs, in nats: far above float32's rounding, far below what a wrong weight does."""
@@ -137,7 +137,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--ckpt", required=True, help="run directory, or a checkpoint in one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
-    hush()
+    quiet_lightning()
     out = cast(Path, arguments.out)
     if out.exists():
         raise UserError(f"--out: {out} is there already; name a folder that is not")
@@ -240,10 +240,10 @@ def own_log_probs(model: AvgLlava) -> Tensor:
         UserError: they, or what the router says, are not finite.
     """
     assert model.prompt_encoder is not None
-    batch = model.prompt_encoder([fixed_picture()], [PROMPT])
+    batch = model.prompt_encoder([fixed_image()], [PROMPT])
     batch.labels = torch.where(batch.question >= 0, batch.input_ids, IGNORED_LABEL)
     with torch.no_grad():
-        levels = model.see(batch)
+        levels = model.encode_levels(batch)
         log_probs = model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob
         check_feedback(batch.keys, log_probs.unsqueeze(0))
         check_scores(batch.keys, model.route(batch, levels).float().log_softmax(dim=1))
@@ -257,7 +257,7 @@ def log_probs_of_transformers(folder: Path, vocabulary: int | None = None) -> Te
     processor = cast(Any, AutoProcessor.from_pretrained(folder))
     said = [{"role": "user", "content": f"<image>\n{PROMPT}"}]
     text = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
-    inputs = processor(images=fixed_picture(), text=text, add_special_tokens=False, return_tensors="pt")
+    inputs = processor(images=fixed_image(), text=text, add_special_tokens=False, return_tensors="pt")
     with torch.no_grad():
         log_probs = cast(Any, hf)(**inputs).logits[0, :, :vocabulary].float().log_softmax(dim=1)
     ids: Tensor = inputs["input_ids"][0]
@@ -265,7 +265,7 @@ def log_probs_of_transformers(folder: Path, vocabulary: int | None = None) -> Te
     return log_probs[torch.arange(behind - 1, len(ids) - 1), ids[behind:]]
 
 
-def fixed_picture() -> Image.Image:
+def fixed_image() -> Image.Image:
     """Coloured noise, wide enough for tiles and padding."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8))
 

@@ -16,7 +16,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from lit_avg.commands.fit import hush
+from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
 from lit_avg.feedback.compute import compute_feedback, feeds_back
 from lit_avg.feedback.fingerprint import FeedsBack, identity_of
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         "--samples-per-part", type=whole_number(least=1), default=256, help="the unit of work that a kill can cost"
     )
     arguments, others = parser.parse_known_args(argv)
-    hush()
+    quiet_lightning()
     configs = [text for config in arguments.config for text in ("--config", config)]
     source = [] if arguments.ckpt is None else ["--model.init_args.init_from", arguments.ckpt]
     write_store(
@@ -82,7 +82,7 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
     data.prepare_data()
     wanted = splits or [split for split in ("train", "val") if data.data_digest(split) is not None]
     stored_splits = {split: _split(data, split, samples_per_part) for split in wanted}
-    store = open_store(out, identity_of(model, source, data, _full_name(precision), stage.alone), stored_splits)
+    store = open_store(out, identity_of(model, source, data, _full_name(precision), stage.per_sample), stored_splits)
     for split in wanted:
         begun = time.perf_counter()
         questions = [0]
@@ -91,7 +91,7 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
             questions[0] += count
 
         with fabric.autocast(), torch.no_grad():
-            made = store.fill(split, compute_feedback(model, data, split, fabric.device, stage.alone, said))
+            made = store.fill(split, compute_feedback(model, data, split, fabric.device, stage.per_sample, said))
         parts, seconds = len(store.splits[split].parts), time.perf_counter() - begun
         print(f"{split}: {made} of {parts} parts made here, {questions[0]} questions in {seconds:.0f} s; all are there")
 

@@ -2,7 +2,7 @@
 
     lit-avg feedback report runs/jersey/feedback
 
-Questions without a picture are left out. The ideal router is the oracle of `lit_avg.routing.policies`: it knows the
+Questions without an image are left out. The ideal router is the oracle of `lit_avg.routing.policies`: it knows the
 answer and takes the coarsest granularity whose feedback is within ε nats of the best; ε from 0 upwards makes its curve.
 """
 
@@ -36,7 +36,7 @@ def draw_report(
     curve: Sequence[tuple[float, float, float]],
     path: Path,
 ) -> None:
-    """Write the picture.
+    """Write the figure.
 
     Args:
         shares: how often each of the levels is best, for each group of questions.
@@ -113,16 +113,16 @@ def main(argv: list[str]) -> int:
     everything = store.read(arguments.split)
     stored = everything.rows(everything.visual_tokens[:, -1] > 0)
     if not len(stored):
-        raise UserError(f"{arguments.store} has no question about a picture in {arguments.split}")
+        raise UserError(f"{arguments.store} has no question about an image in {arguments.split}")
     console = Console()
-    console.print(f"{len(everything)} questions of {arguments.split}, {len(stored)} about a picture", highlight=False)
+    console.print(f"{len(everything)} questions of {arguments.split}, {len(stored)} about an image", highlight=False)
     console.print(best_table(stored, store.granularities))
     _print_ties(console, stored, arguments.epsilon)
     curve = ideal_curve(stored, MARGINS)
     console.print(curve_table(curve))
-    picture = writable(arguments.store) / f"report-{arguments.split}.png"
-    draw_report(best_shares(stored, store.granularities), fixed_points(stored, store.granularities), curve, picture)
-    console.print(f"wrote {picture}", highlight=False, soft_wrap=True)
+    figure = writable(arguments.store) / f"report-{arguments.split}.png"
+    draw_report(best_shares(stored, store.granularities), fixed_points(stored, store.granularities), curve, figure)
+    console.print(f"wrote {figure}", highlight=False, soft_wrap=True)
     return 0
 
 

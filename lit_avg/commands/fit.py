@@ -246,7 +246,7 @@ def main(argv: list[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, the first of `argv`."""
     from callbacks import SaveConfig  # here alone the roof reaches over to what the YAML files name
 
-    hush()
+    quiet_lightning()
     try:
         TrainingCLI(argv, SaveConfig)
     except MisconfigurationException as mistake:  # what Lightning has to say of the trainer's options
@@ -254,7 +254,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def hush() -> None:
+def quiet_lightning() -> None:
     """Leave out what Lightning says on every run, so that what a person sees is what matters."""
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from lit_avg.commands.cancel import announced
 from lit_avg.studies.launchers.config_check import checked_study
-from lit_avg.studies.launchers.local import Sweep, Watcher, dependants
+from lit_avg.studies.launchers.local import Sweep, SweepListener, dependants
 from lit_avg.studies.launchers.process import Command
 from lit_avg.studies.launchers.progress import Progress
-from lit_avg.studies.launchers.resources import crowding, deal, visible_gpus
+from lit_avg.studies.launchers.resources import assign_gpus, visible_gpus, warn_oversubscribed
 from lit_avg.studies.report.table import sheet_of
 from lit_avg.studies.report.table_formats import print_table, write_tables
 from lit_avg.studies.runs.dry_run import graph_lines
@@ -50,7 +50,7 @@ def main(argv: list[str], command: Command) -> int:
         help="seconds between two looks at SLURM (default: 5)",
     )
     options = parser.parse_args(argv)
-    slots = deal(options.jobs, visible_gpus())
+    slots = assign_gpus(options.jobs, visible_gpus())
     study = checked_study(options.study, command)
     if options.dry_run:
         return _say(Console(), graph_lines(study, plan(study), options.jobs) + _scripts(study, options.launcher))
@@ -59,14 +59,14 @@ def main(argv: list[str], command: Command) -> int:
         if options.launcher == "slurm":
             sweep = _on_slurm(study, runs, progress, command, options.retry, options.poll)
         else:
-            _say(console, crowding(options.jobs, study.threads))
+            _say(console, warn_oversubscribed(options.jobs, study.threads))
             sweep = Sweep(list(runs), progress, command, slots, options.retry)
         sweep.run()
     return _end(study, runs, sweep.failed, console)
 
 
 def _on_slurm(
-    study: Study, runs: list[PlannedRun], watcher: Watcher, command: Command, retry: bool, poll: float
+    study: Study, runs: list[PlannedRun], watcher: SweepListener, command: Command, retry: bool, poll: float
 ) -> "ClusterSweep":
     """submitit comes with the extra `cluster`, so it is not imported before it is needed.
 

@@ -4,7 +4,7 @@ import sys
 
 from lit_avg.studies.report.latex import as_latex
 from lit_avg.studies.report.table import sheet_of
-from lit_avg.studies.report.table_cells import Sheet
+from lit_avg.studies.report.table_cells import TableSheet
 from lit_avg.studies.report.table_formats import as_csv, as_markdown, print_table, write_tables
 from lit_avg.studies.spec.study import load_study
 from lit_avg.utils.atomic_io import READ_ONLY, writable, write_whole
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _write_beside(sheet: Sheet) -> None:
+def _write_beside(sheet: TableSheet) -> None:
     """Write the files; who may only read has read the table by now."""
     try:
         write_tables(sheet)
@@ -47,7 +47,7 @@ def _write_beside(sheet: Sheet) -> None:
         print(f"lit-avg: not written: {error.filename} ({error.strerror})", file=sys.stderr)
 
 
-def _write_page(sheet: Sheet) -> None:
+def _write_page(sheet: TableSheet) -> None:
     """Write `table.html`, and print it where somebody else reads; a person in a terminal is told where it is."""
     from lit_avg.studies.report.html_page import as_page  # jinja2 and matplotlib take long to load
 

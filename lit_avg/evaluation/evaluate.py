@@ -20,13 +20,13 @@ def try_every_granularity(model: AvgLlava, batch: Batch, routed: bool) -> Outcom
 
     The vision encoder runs once.
     """
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     return outcomes_of(model, batch, levels, lmm_feedback(model, batch, levels), routed)
 
 
 @torch.no_grad()
 def outcomes_of(model: AvgLlava, batch: Batch, levels: Sequence[Tensor], feedback: Feedback, routed: bool) -> Outcomes:
-    """What is to be judged, from feedback that is known already; `levels` as `model.see` gives them."""
+    """What is to be judged, from feedback that is known already; `levels` as `model.encode_levels` gives them."""
     scores = _scores(model, batch, levels) if routed else None
     tiles = torch.tensor([*batch.tiles, 0])[batch.image_of_question.cpu()]
     own_text = batch.question[batch.question >= 0].bincount(minlength=len(batch.keys))
@@ -54,7 +54,7 @@ def answer_questions(
         UserError: the router's scores are not finite, whatever the policy, or the LLM's are not.
     """
     begin = time.perf_counter()
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     scores = _scores(model, batch, levels) if routed else None
     if scores is not None:
         check_scores(batch.keys, scores)

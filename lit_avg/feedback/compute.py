@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.feedback.fingerprint import FeedsBack, check_identity, identity_of
-from lit_avg.feedback.lmm_feedback import fed_back, seen
+from lit_avg.feedback.lmm_feedback import encode_levels_of, feedback_of
 from lit_avg.feedback.part_files import StoredFeedback
 from lit_avg.feedback.store import FeedbackReader, FeedbackStore, check_data
 from lit_avg.llava_next.llm_input import visual_token_counts
@@ -29,7 +29,7 @@ def feeds_back(data: LightningDataModule | None) -> FeedsBack:
 
 
 def open_readers(
-    model: AvgLlava, source: str, folder: Path, trainer: Trainer, alone: bool
+    model: AvgLlava, source: str, folder: Path, trainer: Trainer, per_sample: bool
 ) -> dict[str, FeedbackReader]:
     """What a fit reads of a store: of the training split, and of the validation split unless it does not validate.
 
@@ -38,7 +38,7 @@ def open_readers(
     """
     data = feeds_back(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it, untyped
     store = FeedbackStore(folder)
-    check_identity(store.identity, identity_of(model, source, data, str(trainer.precision), alone), str(folder))
+    check_identity(store.identity, identity_of(model, source, data, str(trainer.precision), per_sample), str(folder))
     validates = trainer.limit_val_batches != 0 and data.data_digest("val") is not None
     readers = dict[str, FeedbackReader]()
     for split in ("train", "val") if validates else ("train",):
@@ -49,7 +49,7 @@ def open_readers(
 
 
 def compute_feedback(
-    model: AvgLlava, data: FeedsBack, split: str, device: torch.device, alone: bool, said: Callable[[int], None]
+    model: AvgLlava, data: FeedsBack, split: str, device: torch.device, per_sample: bool, said: Callable[[int], None]
 ) -> Callable[[int, int], StoredFeedback]:
     """What computes a part of a store, for `FeedbackStore.fill`.
 
@@ -58,14 +58,14 @@ def compute_feedback(
         data: gives the samples.
         split: of the data.
         device: to compute on.
-        alone: sample by sample, as in `RGLF`.
+        per_sample: sample by sample, as in `RGLF`.
         said: is told of every batch how many questions it had.
     """
 
     def compute(begin: int, end: int) -> StoredFeedback:
         parts = [_nothing(len(model.granularities))]
         for batch in data.stretch(split, begin, end):
-            parts.append(_stored(model, data.on_after_batch_transfer(batch.to(device), 0), alone))
+            parts.append(_stored(model, data.on_after_batch_transfer(batch.to(device), 0), per_sample))
             said(len(batch.keys))
         return StoredFeedback.merge(parts)
 
@@ -73,8 +73,8 @@ def compute_feedback(
 
 
 @torch.no_grad()
-def _stored(model: AvgLlava, batch: Batch, alone: bool) -> StoredFeedback:
-    feedback = fed_back(model, batch, seen(model, batch, alone), alone)
+def _stored(model: AvgLlava, batch: Batch, per_sample: bool) -> StoredFeedback:
+    feedback = feedback_of(model, batch, encode_levels_of(model, batch, per_sample), per_sample)
     check_feedback(batch.keys, feedback.log_prob)
     questions = len(batch.keys)
     answered = batch.question[batch.labels != IGNORED_LABEL].bincount(minlength=questions)

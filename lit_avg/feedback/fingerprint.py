@@ -45,7 +45,7 @@ class FeedsBack(Protocol):
         ...
 
 
-def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, alone: bool) -> dict[str, str]:
+def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, per_sample: bool) -> dict[str, str]:
     """What the feedback of a run's backbone depends on, but for the split's data.
 
     Args:
@@ -53,7 +53,7 @@ def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, a
         source: run or checkpoint the weights are from.
         data: the data module.
         precision: Lightning's name for it.
-        alone: whether samples are computed one by one, as in `RGLF`.
+        per_sample: whether samples are computed one by one, as in `RGLF`.
     """
     return {
         **{f"weights of the {part.replace('_', ' ')}": sha256[:16] for part, sha256 in base_weights(source).items()},
@@ -63,7 +63,7 @@ def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, a
         "unpad": model.semantics.unpad,
         **data.text_and_pixels,
         "precision": precision,
-        "alone": str(alone).lower(),
+        "per_sample": str(per_sample).lower(),
     }
 
 

@@ -5,7 +5,7 @@ p_g = log P(answer | image at granularity g, instruction), the mean over the ans
 It may be computed one sample at a time, so that no number depends on which others happened to be in the batch. A matrix
 product of many rows need not give each row the bits that it has by itself: kernels are chosen by shape. Who wants what
 is computed once (see `lit_avg.feedback.store`) to be bit by bit what is computed live has both computed so. It costs
-time; whole batches differ by rounding, if at all. Rows about one picture make a sample.
+time; whole batches differ by rounding, if at all. Rows about one image make a sample.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Feedback:
 
 @torch.no_grad()
 def lmm_feedback(model: AvgLlava, batch: Batch, levels: Sequence[Tensor]) -> Feedback:
-    """Score the answers once per granularity; `levels` is what `model.see` gave.
+    """Score the answers once per granularity; `levels` is what `model.encode_levels` gave.
 
     Raises:
         UserError: a question has no answer token, so there is nothing to be fed back.
@@ -73,7 +73,7 @@ def _all_correct(tokens: AnswerTokens, questions: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SampleAlone:
+class SingleSample:
     """One sample of a batch as a batch of its own."""
 
     batch: Batch
@@ -81,39 +81,39 @@ class SampleAlone:
     tiles: slice  # which of the whole batch's tiles are its own
 
 
-def samples_alone(batch: Batch) -> list[SampleAlone]:
+def split_by_sample(batch: Batch) -> list[SingleSample]:
     """The samples of a batch, in the order of their first rows."""
     rows_of = dict[int, list[int]]()
     questions_of_row: list[list[int]] = [[] for _ in batch.input_ids]
     for question, row in enumerate(batch.row_of_question.tolist()):
         questions_of_row[row].append(question)
     for row, image in enumerate(batch.image_of_row.tolist()):
-        rows_of.setdefault(image if image >= 0 else -1 - row, []).append(row)  # without a picture, a row shares nothing
+        rows_of.setdefault(image if image >= 0 else -1 - row, []).append(row)  # without an image, a row shares nothing
     return [
         _alone(batch, rows, [question for row in rows for question in questions_of_row[row]])
         for rows in rows_of.values()
     ]
 
 
-def seen(model: AvgLlava, batch: Batch, alone: bool) -> list[Tensor]:
+def encode_levels_of(model: AvgLlava, batch: Batch, per_sample: bool) -> list[Tensor]:
     """`AvgLlava.see`, sample by sample or all at once."""
-    return see_alone(model, batch) if alone else model.see(batch)
+    return encode_levels_per_sample(model, batch) if per_sample else model.encode_levels(batch)
 
 
-def fed_back(model: AvgLlava, batch: Batch, levels: list[Tensor], alone: bool) -> Feedback:
+def feedback_of(model: AvgLlava, batch: Batch, levels: list[Tensor], per_sample: bool) -> Feedback:
     """`lmm_feedback` on what `seen` gave, sample by sample or all at once."""
-    return (lmm_feedback_alone if alone else lmm_feedback)(model, batch, levels)
+    return (lmm_feedback_per_sample if per_sample else lmm_feedback)(model, batch, levels)
 
 
-def see_alone(model: AvgLlava, batch: Batch) -> list[Tensor]:
+def encode_levels_per_sample(model: AvgLlava, batch: Batch) -> list[Tensor]:
     """As `AvgLlava.see`, a sample at a time."""
-    seen = [model.see(sample.batch) for sample in samples_alone(batch)]
+    seen = [model.encode_levels(sample.batch) for sample in split_by_sample(batch)]
     return [torch.cat(level) for level in zip(*seen, strict=True)]
 
 
-def lmm_feedback_alone(model: AvgLlava, batch: Batch, levels: list[Tensor]) -> Feedback:
-    """As `lmm_feedback`, a sample at a time; `levels` is what `see_alone` gave."""
-    samples = samples_alone(batch)
+def lmm_feedback_per_sample(model: AvgLlava, batch: Batch, levels: list[Tensor]) -> Feedback:
+    """As `lmm_feedback`, a sample at a time; `levels` is what `encode_levels_per_sample` gave."""
+    samples = split_by_sample(batch)
     parts = [lmm_feedback(model, sample.batch, [level[sample.tiles].clone() for level in levels]) for sample in samples]
     questions = torch.tensor([question for sample in samples for question in sample.questions])
     place = questions.argsort().to(parts[0].log_prob.device)
@@ -122,10 +122,10 @@ def lmm_feedback_alone(model: AvgLlava, batch: Batch, levels: list[Tensor]) -> F
     )
 
 
-def _alone(batch: Batch, rows: list[int], questions: list[int]) -> SampleAlone:
+def _alone(batch: Batch, rows: list[int], questions: list[int]) -> SingleSample:
     """Some rows with all that belongs to them, padded no further than they need."""
     image = int(batch.image_of_row[rows[0]])
-    pictures = slice(image, image + 1) if image >= 0 else slice(0, 0)
+    images = slice(image, image + 1) if image >= 0 else slice(0, 0)
     begin, count = (sum(batch.tiles[:image]), batch.tiles[image]) if image >= 0 else (0, 0)
     chosen = torch.tensor(rows, device=batch.question.device)
     question = batch.question[chosen]
@@ -141,12 +141,12 @@ def _alone(batch: Batch, rows: list[int], questions: list[int]) -> SampleAlone:
         instruction=batch.instruction[chosen, :length],
         image_of_row=batch.image_of_row[chosen].clamp(max=0),
         pixel_values=batch.pixel_values[begin : begin + count].clone(),  # kernels may ask where a tensor begins
-        tile_grids=batch.tile_grids[pictures],
-        image_sizes=batch.image_sizes[pictures],
-        image_hashes=batch.image_hashes[pictures],
+        tile_grids=batch.tile_grids[images],
+        image_sizes=batch.image_sizes[images],
+        image_hashes=batch.image_hashes[images],
         keys=[batch.keys[number] for number in questions],
         kinds=[batch.kinds[number] for number in questions],
         answers=[batch.answers[number] for number in questions],
         sources=[batch.sources[number] for number in questions] if batch.sources else [],
     )
-    return SampleAlone(alone, questions, slice(begin, begin + count))
+    return SingleSample(alone, questions, slice(begin, begin + count))

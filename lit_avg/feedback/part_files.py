@@ -31,7 +31,7 @@ class StoredFeedback:
     log_prob: Tensor  # (Q, N) float32
     correct: Tensor  # (Q, N) bool
     answer_tokens: Tensor  # (Q,) int32
-    visual_tokens: Tensor  # (Q, N) int32, 0 without a picture
+    visual_tokens: Tensor  # (Q, N) int32, 0 without an image
 
     def __len__(self) -> int:
         return len(self.keys)

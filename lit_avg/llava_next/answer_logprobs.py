@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lit_avg.llava_next.llm_configs import check_lengths
 from lit_avg.llava_next.llm_input import LlmInput
 from lit_avg.llava_next.packed_attention import PACKED_ATTENTION, last_hidden
-from lit_avg.utils.distributed import shards
+from lit_avg.utils.distributed import is_sharded
 from lit_avg.utils.errors import UserError
 
 
@@ -73,7 +73,7 @@ def score(head: nn.Module, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tens
     Returns:
         Their log-probs in float32 and the most probable tokens, both (A,).
     """
-    if len(tokens) <= CHUNK or shards(head):
+    if len(tokens) <= CHUNK or is_sharded(head):
         return _scored(head, hidden, tokens)
     scored = [
         checkpoint(_scored, head, some, these, use_reentrant=False)

@@ -1,6 +1,6 @@
-"""Pictures and prompts to a `Batch`, with nothing but the processor that lies beside an exported model.
+"""Images and prompts to a `Batch`, with nothing but the processor that lies beside an exported model.
 
-Training reads shards through `datamodules`; this is the short way in for someone who has a picture and a question.
+Training reads shards through `datamodules`; this is the short way in for someone who has an image and a question.
 Both decode and encode by the same functions, and the processor tiles as training does (tests hold all three), so a
 model is asked as it was taught.
 """
@@ -42,31 +42,31 @@ class PromptEncoder:
 
         Raises:
             UserError: there are not as many images as prompts, a prompt is empty or marks an image itself, or an
-                image is something else than one picture.
+                image is something else than one image.
         """
         if len(images) != len(prompts):
             raise UserError(f"{len(images)} images for {len(prompts)} prompts; give one each, None for no image")
-        pictures = [_checked(number, image) for number, image in enumerate(images)]
+        decoded = [_checked(number, image) for number, image in enumerate(images)]
         encoded = [
-            self._encoded(number, prompt, picture is not None)
-            for number, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True))
+            self._encoded(number, prompt, image is not None)
+            for number, (prompt, image) in enumerate(zip(prompts, decoded, strict=True))
         ]
         input_ids = pad_sequence([one.input_ids for one in encoded], batch_first=True)
         question = [
             torch.where(torch.arange(len(one.input_ids)) < one.prefix, PREFIX, number)
             for number, one in enumerate(encoded)
         ]
-        shown = [picture for picture in pictures if picture is not None]
-        number_of_image = torch.tensor([picture is not None for picture in pictures]).cumsum(0) - 1
+        shown = [image for image in decoded if image is not None]
+        number_of_image = torch.tensor([image is not None for image in decoded]).cumsum(0) - 1
         return Batch(
             input_ids=input_ids,
             labels=torch.full_like(input_ids, IGNORED_LABEL),
             question=pad_sequence(question, batch_first=True, padding_value=PADDING),
             instruction=pad_sequence([one.instruction for one in encoded], batch_first=True),
-            image_of_row=torch.where(torch.tensor([picture is not None for picture in pictures]), number_of_image, -1),
+            image_of_row=torch.where(torch.tensor([image is not None for image in decoded]), number_of_image, -1),
             pixel_values=self._pixels(shown),
-            tile_grids=[self._tile_grid(picture) for picture in shown],
-            image_sizes=torch.tensor([(picture.height, picture.width) for picture in shown]).view(-1, 2),
+            tile_grids=[self._tile_grid(image) for image in shown],
+            image_sizes=torch.tensor([(image.height, image.width) for image in shown]).view(-1, 2),
             keys=[str(number) for number in range(len(prompts))],
             kinds=["all"] * len(prompts),
             answers=[""] * len(prompts),
@@ -87,20 +87,20 @@ class PromptEncoder:
         except UnwritableError as error:
             raise UserError(f"prompt {number}: {error}") from error
 
-    def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """(tiles of all pictures, 3, S, S)."""
+    def _pixels(self, decoded: Sequence[Image.Image]) -> Tensor:
+        """(tiles of all decoded, 3, S, S)."""
         side = self.image_processor.crop_size["height"]
-        tiles = [self.image_processor(picture, return_tensors="pt")["pixel_values"][0] for picture in pictures]
+        tiles = [self.image_processor(image, return_tensors="pt")["pixel_values"][0] for image in decoded]
         return torch.cat([torch.zeros(0, 3, side, side), *tiles])
 
-    def _tile_grid(self, picture: Image.Image) -> tuple[int, int]:
+    def _tile_grid(self, image: Image.Image) -> tuple[int, int]:
         side = self.image_processor.crop_size["height"]
-        plane = select_best_resolution((picture.height, picture.width), self.image_processor.image_grid_pinpoints)
+        plane = select_best_resolution((image.height, image.width), self.image_processor.image_grid_pinpoints)
         return plane[0] // side, plane[1] // side
 
 
 def _checked(number: int, image: object) -> Image.Image | None:
-    """A picture as the encoder is to see it."""
+    """An image as the encoder is to see it."""
     if image is None:
         return None
     if not isinstance(image, Image.Image):

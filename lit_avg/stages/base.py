@@ -21,7 +21,13 @@ from lit_avg.routing.policies import Policy, fixed_policies
 from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.runs.run_folder import checkpoint_path
 from lit_avg.stages.finite_training import FiniteTraining
-from lit_avg.training.frozen_parts import LEFT_OUT_KEY, LeftOut, check_left_out, left_out_of_run, names_of
+from lit_avg.training.frozen_parts import (
+    EXTERNAL_WEIGHTS_KEY,
+    ExternalWeights,
+    check_frozen_parts,
+    frozen_parts_of_run,
+    names_of,
+)
 from lit_avg.training.handover import STAGE_KEY, initialise_from, plain
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.training.step_mean import StepMean, check_step_mean
@@ -131,19 +137,21 @@ class Stage(FiniteTraining):
         """
         self.begun_from = cast(Origin | None, checkpoint.get(ORIGIN_KEY))
         if self.begun_from is not None and self.init_from is not None:
-            self.init_from = origin_now(self.begun_from, self.init_from, run, bool(checkpoint.get(LEFT_OUT_KEY)))
+            self.init_from = origin_now(
+                self.begun_from, self.init_from, run, bool(checkpoint.get(EXTERNAL_WEIGHTS_KEY))
+            )
         elif self.init_from is not None and not checkpoint_path(self.init_from).is_file():
-            parts = cast(Mapping[str, LeftOut], checkpoint.get(LEFT_OUT_KEY, {})).values()  # all that older ones keep
+            parts = cast(Mapping[str, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {})).values()
             places = [beside(run, part["beside"]) for part in parts if part["is_run"]]
             self.init_from = next((place for place in places if checkpoint_path(place).is_file()), self.init_from)
 
     @cached_property
-    def left_out(self) -> dict[BackbonePart, LeftOut]:
+    def left_out(self) -> dict[BackbonePart, ExternalWeights]:
         """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
         frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
         if self.init_from is None or self.begun_from is None:
             return {}
-        return {part: left_out_of_run(self.model.backbone, part, self.begun_from) for part in frozen}
+        return {part: frozen_parts_of_run(self.model.backbone, part, self.begun_from) for part in frozen}
 
     def freeze_the_rest(self) -> None:
         """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
@@ -194,7 +202,7 @@ class Stage(FiniteTraining):
 
         Here, as in stages 1 and 2: mean negative log-prob of the batch's answer tokens at the finest granularity.
         """
-        levels = self.model.see(batch)
+        levels = self.model.encode_levels(batch)
         return {"loss": -self.model.answer_tokens_at(batch, levels, len(levels) - 1).log_prob.mean()}
 
     def terms(self, batch: Batch) -> Tensor:
@@ -270,7 +278,7 @@ class Stage(FiniteTraining):
         """Name the stage, leave out what lies elsewhere, keep what can be read back without running code."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[STAGE_KEY] = type(self).__name__
-        checkpoint[LEFT_OUT_KEY] = dict(self.left_out)
+        checkpoint[EXTERNAL_WEIGHTS_KEY] = dict(self.left_out)
         if self.begun_from is not None:
             checkpoint[ORIGIN_KEY] = dict(self.begun_from)
         for name in self._names_left_out():
@@ -291,7 +299,7 @@ class Stage(FiniteTraining):
                 "go on with the config it was made with"
             )
         check_weights(checkpoint["state_dict"], "the checkpoint")
-        check_left_out(self.model.backbone, checkpoint.get(LEFT_OUT_KEY, {}), "the checkpoint")
+        check_frozen_parts(self.model.backbone, checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}), "the checkpoint")
 
     def _names_left_out(self) -> set[str]:
         """Of what lies elsewhere, and of a router that nobody has trained yet."""

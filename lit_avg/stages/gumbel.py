@@ -44,7 +44,7 @@ class GumbelRouterTuning(RouterStage):
         """Mean negative log-prob of the answer tokens, each question at its own drawn level."""
         batch = separate_questions(batch)
         with torch.no_grad():
-            levels = self.model.see(batch)
+            levels = self.model.encode_levels(batch)
         logits = self.model.route(batch, levels).float()
         drawn = F.gumbel_softmax(logits, self.temperature, hard=True)  # (Q, N) one-hot, soft in the backward pass
         level_of_row = drawn.argmax(dim=1).tolist()

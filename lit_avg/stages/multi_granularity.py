@@ -14,14 +14,14 @@ from lit_avg.llava_next.llm_input import LlmInput, llm_input
 from lit_avg.model import AvgLlava
 from lit_avg.stages.base import Part, Stage
 from lit_avg.training.optim import Optimization
-from lit_avg.training.sequential_backward import summed_one_by_one
+from lit_avg.training.sequential_backward import sum_with_sequential_backward
 from lit_avg.utils.arguments import check_counts
-from lit_avg.utils.distributed import shards
+from lit_avg.utils.distributed import is_sharded
 from lit_avg.utils.errors import UserError
 
 
 class MultiGranularityTuning(Stage):
-    """The loss of stage 2 at each of the N granularities, averaged over N; the picture is encoded once.
+    """The loss of stage 2 at each of the N granularities, averaged over N; the image is encoded once.
 
     Args:
         model: as in `Stage`.
@@ -81,7 +81,7 @@ class MultiGranularityTuning(Stage):
         if self.one_by_one and torch.is_grad_enabled() and not self._must_add_up():
             terms = [self._terms(batch, level, self.tokens_at_once) for level in levels]
             parameters = self._parameters_of_terms()
-            loss, found = summed_one_by_one(
+            loss, found = sum_with_sequential_backward(
                 [t for of_level in terms for t in of_level], features, parameters, 1 / len(levels)
             )
             losses = [part.sum() for part in torch.stack(found).split([len(of_level) for of_level in terms])]
@@ -120,7 +120,7 @@ class MultiGranularityTuning(Stage):
         """See `lit_avg.training.sequential_backward` for the reasons."""
         device = self.model.backbone.image_newline.device.type
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        return half or shards(self.model)
+        return half or is_sharded(self.model)
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:
         """Mean negative log-prob of an answer over all granularities."""

@@ -9,7 +9,7 @@ from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.model import AvgLlava
 from lit_avg.runs.origins import folder_now
 from lit_avg.stages.base import Part, Stage
-from lit_avg.training.frozen_parts import LEFT_OUT_KEY, LeftOut, left_out_of_pretrained
+from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, ExternalWeights, left_out_of_pretrained
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 
@@ -51,13 +51,13 @@ class Pretrain(Stage):
     def find_again(self, checkpoint: Mapping[str, Any], run: Path) -> None:
         """As in `Stage`, and folders of pretrained parts that are no longer where the config says."""
         super().find_again(checkpoint, run)
-        left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
+        left_out = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
         for name, source in self.pretrained_parts.items():
             if name in left_out and not Path(source).is_dir():
                 self.pretrained_parts[name] = folder_now(left_out[name]["origin"], left_out[name]["beside"], run)
 
     @cached_property
-    def left_out(self) -> dict[BackbonePart, LeftOut]:
+    def left_out(self) -> dict[BackbonePart, ExternalWeights]:
         """Encoder and LLM, where they came from pretrained weights."""
         pretrained: list[tuple[BackbonePart, str]] = [*self.pretrained_parts.items()]
         backbone, run = self.model.backbone, Path(self.trainer.default_root_dir)

@@ -11,7 +11,7 @@ from lit_avg.batch import Batch
 from lit_avg.evaluation.evaluate import outcomes_of
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.feedback.compute import open_readers
-from lit_avg.feedback.lmm_feedback import Feedback, fed_back, seen
+from lit_avg.feedback.lmm_feedback import Feedback, encode_levels_of, feedback_of
 from lit_avg.feedback.store import FeedbackReader
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.model import AvgLlava
@@ -37,9 +37,9 @@ class RGLF(RouterStage):
         alpha: weight of the cross-entropy with the best granularity; 0 leaves it out (Table 4, g).
         ranking_weight: weight of the ranking loss; 0 leaves it out (Table 4, f).
         feedback: a store that `lit-avg feedback` wrote, to train from without loading the LLM.
-        alone: compute each sample by itself, so that its feedback cannot depend on the rest of its batch, and a router
-            trained from a store is bit by bit the one trained on live feedback (float32 on a CPU, by as many threads).
-            Whole batches are faster, 2.6 times on Jersey, and may differ in the last bits: 1e-6.
+        per_sample: compute each sample by itself, so that its feedback cannot depend on the rest of its batch, and a
+            router trained from a store is bit by bit the one trained on live feedback (float32 on a CPU, by as many
+            threads). Whole batches are faster, 2.6 times on Jersey, and may differ in the last bits: 1e-6.
         margins: as in `RouterStage`.
 
     Raises:
@@ -57,7 +57,7 @@ class RGLF(RouterStage):
         alpha: float = 0.1,
         ranking_weight: float = 1.0,
         feedback: str | None = None,
-        alone: bool = False,
+        per_sample: bool = False,
         margins: Sequence[float] = (),
     ) -> None:
         super().__init__(model, optimization, init_from, frozen, margins)
@@ -68,7 +68,7 @@ class RGLF(RouterStage):
         if feedback is not None and self.init_from is None:
             raise UserError("feedback: a store is of the model of `init_from`; name the run of stage 3 there")
         self.feedback = feedback
-        self.alone = alone
+        self.per_sample = per_sample
         self.readers = dict[str, FeedbackReader]()
         self.alpha = alpha
         self.ranking_weight = ranking_weight
@@ -82,28 +82,28 @@ class RGLF(RouterStage):
             return
         with without_llm(base_weights(self.init_from)["llm"]):
             super().configure_model()
-        self.readers = open_readers(self.model, self.init_from, Path(self.feedback), self.trainer, self.alone)
+        self.readers = open_readers(self.model, self.init_from, Path(self.feedback), self.trainer, self.per_sample)
 
     @torch.no_grad()
-    def see(self, batch: Batch) -> list[Tensor]:
+    def encode_levels(self, batch: Batch) -> list[Tensor]:
         """The levels of every tile, as `AvgLlava.see` gives them."""
-        return seen(self.model, batch, self.alone)
+        return encode_levels_of(self.model, batch, self.per_sample)
 
     def feedback_on(self, batch: Batch, levels: list[Tensor]) -> Feedback:
         """From the store if there is one, or else by the LLM."""
         if self.readers:
             reader = self.readers["train" if self.trainer.training else "val"]
             return reader(batch.keys, batch.labels.device)
-        return fed_back(self.model, batch, levels, self.alone)
+        return feedback_of(self.model, batch, levels, self.per_sample)
 
     def evaluate(self, batch: Batch) -> Outcomes:
         """As in `Stage`, with the feedback that this stage has."""
-        levels = self.see(batch)
+        levels = self.encode_levels(batch)
         return outcomes_of(self.model, batch, levels, self.feedback_on(batch, levels), routed=True)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Questions without an image have nothing to rank and are left out."""
-        levels = self.see(batch)
+        levels = self.encode_levels(batch)
         feedback = self.feedback_on(batch, levels).log_prob
         scores = self.model.route(batch, levels).float().log_softmax(dim=1)
         pictured = batch.image_of_question >= 0

@@ -2,7 +2,7 @@
 
 Both are tiny, trained within half a minute each on one core, and saved as transformers folders, so that stages 1 to 4
 take them up exactly as they take up CLIP and Vicuna. Neither has seen the other: the encoder learns what every patch
-shows, the LLM to read a picture that is spelled in words.
+shows, the LLM to read an image that is spelled in words.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def initialise(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.5)
 
 
-class EncoderStandIn(FiniteTraining):
+class ToyVisionPretraining(FiniteTraining):
     """A small CLIP vision encoder that learns what every patch shows; a linear head on each patch asks for it.
 
     Args:
@@ -177,8 +177,8 @@ class EncoderStandIn(FiniteTraining):
             obey_umask(folder)
 
 
-class LanguageModelStandIn(FiniteTraining):
-    """A small Llama that learns to answer questions on pictures spelled in words.
+class ToyLLMPretraining(FiniteTraining):
+    """A small Llama that learns to answer questions on images spelled in words.
 
     Each visual token is the weighted sum of the LLM's own embeddings of some words, laid out as the connector's tokens
     will be, with noise on it, since no encoder sees as clearly as that.

@@ -18,8 +18,8 @@ from lit_avg.runs.origins import Origin
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
 
-LEFT_OUT_KEY = "lit_avg_left_out"
-"""Entry of a checkpoint with a `LeftOut` for every part that it leaves out."""
+EXTERNAL_WEIGHTS_KEY = "lit_avg_left_out"
+"""Entry of a checkpoint with a `ExternalWeights` for every part that it leaves out."""
 
 _BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
     "vision_encoder": ("model.backbone.hf.model.vision_tower.",),
@@ -29,7 +29,7 @@ _BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
 """How the names of each part's tensors begin in a checkpoint."""
 
 
-class LeftOut(TypedDict):
+class ExternalWeights(TypedDict):
     """Where a part's weights are."""
 
     origin: str  # a run directory, a checkpoint or a folder of pretrained weights, absolute, or a hub id
@@ -39,9 +39,9 @@ class LeftOut(TypedDict):
     checkpoint: NotRequired[str]  # of a run: SHA-256 of its checkpoint's file
 
 
-def left_out_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) -> LeftOut:
+def frozen_parts_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) -> ExternalWeights:
     """A part that was taken over from an earlier run."""
-    return LeftOut(
+    return ExternalWeights(
         origin=origin["place"],
         is_run=True,
         beside=origin["beside"],
@@ -50,13 +50,13 @@ def left_out_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) -> L
     )
 
 
-def left_out_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> LeftOut:
+def left_out_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> ExternalWeights:
     """A part that was loaded from pretrained weights, for the checkpoints of `run`."""
     place, beside = origin, ""
     if Path(origin).is_dir():
         place = os.path.abspath(origin)  # noqa: PTH100  not where links lead
         beside = os.path.relpath(place, run.absolute())
-    return LeftOut(origin=place, is_run=False, beside=beside, sha256=part_hash(backbone, part))
+    return ExternalWeights(origin=place, is_run=False, beside=beside, sha256=part_hash(backbone, part))
 
 
 def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:
@@ -89,7 +89,7 @@ def _tensors_of(backbone: Backbone, part: BackbonePart) -> list[Tensor]:
     return [named[name].detach() for name in sorted(names_of(backbone, part))]
 
 
-def check_left_out(backbone: Backbone, left_out: Mapping[BackbonePart, LeftOut], source: str) -> None:
+def check_frozen_parts(backbone: Backbone, left_out: Mapping[BackbonePart, ExternalWeights], source: str) -> None:
     """Refuse to put what a checkpoint holds on top of another base than it was trained on.
 
     Raises:

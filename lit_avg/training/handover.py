@@ -21,7 +21,13 @@ from lit_avg.model import AvgLlava
 from lit_avg.runs.origins import Origin, beside, folder_now, found_again
 from lit_avg.runs.recorded_hashes import check_undamaged
 from lit_avg.runs.run_folder import checkpoint_path, run_of, shared_files
-from lit_avg.training.frozen_parts import LEFT_OUT_KEY, LeftOut, check_left_out, hash_in_checkpoint, names_of
+from lit_avg.training.frozen_parts import (
+    EXTERNAL_WEIGHTS_KEY,
+    ExternalWeights,
+    check_frozen_parts,
+    hash_in_checkpoint,
+    names_of,
+)
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import check_fit, tensors_hash
 
@@ -83,7 +89,7 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
 
     An LLM that is not loaded is known by the hash of the one that is wanted; an earlier stage's may be another.
     """
-    left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
+    left_out = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
     for origin in {part["origin"]: part for part in left_out.values() if part["is_run"]}.values():
         before = _origin_of(origin, source)
         has_the_llm = "llm" in left_out and left_out["llm"]["origin"] == origin["origin"]
@@ -103,14 +109,16 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
     backbone.load_state_dict(weights, strict=False)
     unknown = backbone.llm_not_loaded is not None and not llm_wanted
-    check_left_out(backbone, {name: part for name, part in left_out.items() if name != "llm" or not unknown}, source)
+    check_frozen_parts(
+        backbone, {name: part for name, part in left_out.items() if name != "llm" or not unknown}, source
+    )
 
 
 def _hash_of(weights: Mapping[str, Tensor], part: BackbonePart) -> str:
     return hash_in_checkpoint(weights, part) or ""  # asked of a checkpoint whose weights have fitted
 
 
-def _origin_of(part: LeftOut, source: str) -> str:
+def _origin_of(part: ExternalWeights, source: str) -> str:
     """The run that a left-out part came from: where it lies beside this run, where it lay at all, or found by hash."""
     run = run_of(checkpoint_path(source))
     origin = Origin(place=part["origin"], beside=part["beside"], sha256=part.get("checkpoint", ""))
@@ -197,7 +205,7 @@ def base_weights(source: str) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}; {RUN_BEFORE}")
     checkpoint: dict[str, Any] = read_checkpoint(path)
-    left_out = cast(Mapping[BackbonePart, LeftOut], checkpoint.get(LEFT_OUT_KEY, {}))
+    left_out = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])
     hashes = dict[str, str]()
     for part in ("vision_encoder", "connector", "llm"):

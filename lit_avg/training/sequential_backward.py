@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def summed_one_by_one(
+def sum_with_sequential_backward(
     terms: Sequence[Callable[[Tensor], Tensor]], features: Tensor, parameters: Sequence[Tensor], weight: float
 ) -> tuple[Tensor, list[Tensor]]:
     """The weighted sum of losses of the same features.
@@ -45,10 +45,10 @@ def summed_one_by_one(
         losses.append(loss.detach())
     total = torch.stack(losses).sum() * weight
     originals = [tensor for tensor in (features, *parameters) if tensor.requires_grad]
-    return HandOut.apply(total, gradients, *originals), losses  # pyright: ignore[reportReturnType]  apply is untyped
+    return PrecomputedGradients.apply(total, gradients, *originals), losses  # pyright: ignore[reportReturnType]  apply is untyped
 
 
-class HandOut(torch.autograd.Function):
+class PrecomputedGradients(torch.autograd.Function):
     """A number whose gradients are known already."""
 
     @staticmethod

@@ -35,7 +35,7 @@ def restore(states: list[RandomState], rank: int) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def shards(module: nn.Module) -> bool:
+def is_sharded(module: nn.Module) -> bool:
     """Whether parameters of a module are sharded by FSDP2 or DeepSpeed's ZeRO stage 3."""
     # DeepSpeed may not be installed, so its parameters are known by the number it gives each.
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters())

@@ -6,7 +6,7 @@ tokens come from*: indices into the image's tokens, tile by tile, with `NEWLINE`
 only the number of tokens asks `count_visual_tokens`.
 
 At the finest level this is HF's `pack_image_features`. At the others the padding is cut by its true share of the
-plane; the release compares the picture's aspect ratio with that of the token grid, which is not square at every level
+plane; the release compares the image's aspect ratio with that of the token grid, which is not square at every level
 (`Unpad` chooses).
 """
 
@@ -58,7 +58,7 @@ def visual_sequence(
 
     Args:
         tile_grid: rows and columns of tiles; (0, 0) for the global view alone.
-        image_size: height and width of the original picture in pixels.
+        image_size: height and width of the original image in pixels.
         level: rows and columns of tokens of one tile at this granularity.
         finest: the same at the finest granularity, where a token is as high as wide.
         unpad: how padding is cut off.
@@ -75,10 +75,10 @@ def visual_sequence(
     tile_rows, tile_columns = tile_grid
     tiles = torch.arange(per_tile, per_tile * (1 + tile_rows * tile_columns))
     plane = tiles.view(tile_rows, tile_columns, rows, columns).transpose(1, 2).reshape(tile_rows * rows, -1)
-    (top, bottom), (left, right) = _picture_in_plane(tile_grid, image_size, level, finest, unpad)
-    picture = plane[top:bottom, left:right]
-    newlines = torch.full((len(picture), 1), NEWLINE)
-    return torch.cat([global_view, torch.cat([picture, newlines], dim=1).flatten()])
+    (top, bottom), (left, right) = _image_in_plane(tile_grid, image_size, level, finest, unpad)
+    image = plane[top:bottom, left:right]
+    newlines = torch.full((len(image), 1), NEWLINE)
+    return torch.cat([global_view, torch.cat([image, newlines], dim=1).flatten()])
 
 
 def count_visual_tokens(
@@ -92,18 +92,18 @@ def count_visual_tokens(
     rows, columns = level
     if tile_grid == (0, 0):
         return rows * columns + 1
-    (top, bottom), (left, right) = _picture_in_plane(tile_grid, image_size, level, finest, unpad)
+    (top, bottom), (left, right) = _image_in_plane(tile_grid, image_size, level, finest, unpad)
     return rows * columns + (bottom - top) * (right - left + 1)
 
 
-def _picture_in_plane(
+def _image_in_plane(
     tile_grid: tuple[int, int],
     image_size: tuple[int, int],
     level: tuple[int, int],
     finest: tuple[int, int],
     unpad: Unpad,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows (top, bottom) and columns (left, right) of the plane at `level` that show the picture, not its padding."""
+    """Rows (top, bottom) and columns (left, right) of the plane at `level` that show the image, not its padding."""
     height, width = image_size
     plane_rows, plane_columns = tile_grid[0] * level[0], tile_grid[1] * level[1]
     if unpad == "token grid":  # LLaVA's own unpad_image, told that the plane is as high and wide as it has tokens

@@ -33,7 +33,7 @@ def test_a_resumed_run_replaces_what_it_wrote_before(tmp_path: Path) -> None:
     assert [row[:2] for row in rows[1:]] == [["val", "10"], ["val", "20"], ["test", "0"]]
 
 
-def test_each_bar_of_the_picture_is_whole() -> None:
+def test_each_bar_of_the_image_is_whole() -> None:
     figure = selection_figure(LEVELS, [Selection("all", 4, [0.25, 0.0, 0.75]), Selection("colour", 2, [0.5, 0.5, 0.0])])
     widths = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]  # of each level, kind by kind
     assert widths == [[25, 50], [0, 50], [75, 0]]

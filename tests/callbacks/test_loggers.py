@@ -10,9 +10,7 @@ import pytest
 from lit_avg.cli import main
 from tests.tiny_run import write_stage
 
-TOLD = (
-    "histograms of the granularities chosen and pictures with their answers are drawn for TensorBoard only; this run "
-)
+TOLD = "histograms of the granularities chosen and images with their answers are drawn for TensorBoard only; this run "
 
 
 def loggers(run: Path, *names: str) -> str:

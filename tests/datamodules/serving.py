@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from datamodules.shards.cache import ShardCache
-from datamodules.shards.download import Patience
+from datamodules.shards.download import RetryPolicy
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import Sample
 
-HASTY = Patience(tries=4, first_wait=0.001)
+HASTY = RetryPolicy(tries=4, first_wait=0.001)
 
 
 @dataclass

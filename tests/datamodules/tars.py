@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.drawn import conversation, picture
+from tests.drawn import conversation, image
 
 
 def write_tar(path: Path, members: Mapping[str, bytes | str | None], **how: Any) -> None:
@@ -25,9 +25,9 @@ def write_tar(path: Path, members: Mapping[str, bytes | str | None], **how: Any)
             tar.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else None)
 
 
-def record(number: int, answer: str = "red", has_picture: bool = True) -> bytes:
+def record(number: int, answer: str = "red", has_image: bool = True) -> bytes:
     """What a sample's file says."""
-    said: dict[str, Any] = conversation(number, "red" if has_picture else None)
+    said: dict[str, Any] = conversation(number, "red" if has_image else None)
     said["conversations"][1]["value"] = answer
     return json.dumps(said).encode()
 
@@ -38,6 +38,6 @@ def foreign_tar(path: Path, answer: str, samples: int = 4) -> None:
     for number in range(samples):
         members |= {
             f"./some.folder/{number}.json": record(number, answer),
-            f"./some.folder/{number}.png": picture(30, 20, "red", number),
+            f"./some.folder/{number}.png": image(30, 20, "red", number),
         }
     write_tar(path, members)

@@ -207,7 +207,7 @@ def test_what_jersey_draws_is_known_by_its_settings_and_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drawn(version: int, seed: int = 0) -> Jersey:
-        module = Jersey(pictures_train=2, pictures_val=1, pictures_test=1, picture_seed=seed, cache_dir=str(tmp_path))
+        module = Jersey(images_train=2, images_val=1, images_test=1, image_seed=seed, cache_dir=str(tmp_path))
         module.settings = writing.JerseySettings(2, 1, 1, seed, version)
         return module
 

@@ -57,17 +57,17 @@ def test_an_image_with_one_tile_is_routed_without_any_exchange_between_its_token
 
 
 def test_the_releases_logits_are_those_of_images_routed_alone(batch: Batch, make: Callable[..., Batch]) -> None:
-    rows, pictures = [([(4, 2)], 0), ([(4, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))]
-    model, together = tiny_model(semantics="release"), make(rows, pictures)
-    both = model.route(together, model.see(together))
-    alone = make(rows[:1], pictures[:1])
+    rows, images = [([(4, 2)], 0), ([(4, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))]
+    model, together = tiny_model(semantics="release"), make(rows, images)
+    both = model.route(together, model.encode_levels(together))
+    alone = make(rows[:1], images[:1])
     alone.input_ids, alone.pixel_values = together.input_ids[:1], together.pixel_values[:3]
-    torch.testing.assert_close(model.route(alone, model.see(alone))[0], both[0])
+    torch.testing.assert_close(model.route(alone, model.encode_levels(alone))[0], both[0])
 
 
 def test_the_norm_bounds_the_logits_below_two(batch: Batch) -> None:
     model = tiny_model(semantics="release")
-    logits = model.route(batch, model.see(batch))
+    logits = model.route(batch, model.encode_levels(batch))
     assert logits.abs().max() <= 2.0  # sqrt(N - 1) for N = 5
 
 
@@ -103,7 +103,7 @@ def test_filled_slots_hear_the_answer_and_masked_ones_do_not(make: Callable[...,
         changed.input_ids[answer] = changed.labels[answer] = 3
         assert not torch.equal(batch.input_ids, changed.input_ids)
         model = tiny_model(k=8, slots=8, semantics=Semantics(empty_slots=empty_slots))
-        before, after = (model.route(one, model.see(one)) for one in (batch, changed))
+        before, after = (model.route(one, model.encode_levels(one)) for one in (batch, changed))
         assert torch.equal(before, after) != leaks
 
 

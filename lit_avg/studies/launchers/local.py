@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lit_avg.studies.launchers.process import BUSY, Command, start
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.runs.run_folder import Standing, standing
+from lit_avg.studies.runs.run_folder import FolderState, run_folder_state
 from lit_avg.studies.runs.run_record import has_failed, is_finished
 from lit_avg.utils.locks import owner_of
 
@@ -17,7 +17,7 @@ POLL_SECONDS = 1.0
 """How often runs in other hands are looked at."""
 
 
-class Watcher(Protocol):
+class SweepListener(Protocol):
     """Is told what happens; shows it to people."""
 
     def kept(self, runs: Sequence[PlannedRun]) -> None:
@@ -36,7 +36,7 @@ class Watcher(Protocol):
         """A run was handed to the cluster, or has made room there and waits to go on."""
         ...
 
-    def started(self, run: PlannedRun, found: Standing) -> None:
+    def started(self, run: PlannedRun, found: FolderState) -> None:
         """A run was started, on what was found in its folder."""
         ...
 
@@ -65,7 +65,7 @@ class Sweep:
     """
 
     waiting: list[PlannedRun]
-    watcher: Watcher
+    watcher: SweepListener
     command: Command
     slots: Sequence[str | None]
     retry: bool = False
@@ -124,7 +124,7 @@ class Sweep:
             elif free:
                 self.waiting.remove(run)
                 slot = free.pop(0)
-                self.watcher.started(run, standing(run))
+                self.watcher.started(run, run_folder_state(run))
                 process = start(run, self.command, self.slots[slot])
                 self.running[process] = _Begun(run, time.monotonic(), slot)
 

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.runs.run_folder import claim
+from lit_avg.studies.runs.run_folder import acquire_run_folder
 from lit_avg.studies.runs.run_record import (
     LOG,
     Record,
@@ -71,7 +71,7 @@ def execute(run: PlannedRun, command: Command, announce: Callable[[list[str]], N
             if is_finished(run):  # by somebody else, since the run was planned
                 announce([])
                 return 0
-            claim(run)
+            acquire_run_folder(run)
             log_to(run.directory / LOG)
             announce([command[0] for command in unfinished_commands(run)])
             return do_commands(run, command)

@@ -13,14 +13,14 @@ from rich.text import Text
 from lit_avg.studies.launchers.process import last_lines
 from lit_avg.studies.runs.dry_run import clock
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.runs.run_folder import REPLACED, Standing
+from lit_avg.studies.runs.run_folder import REPLACED, FolderState
 from lit_avg.studies.runs.run_record import LOG
 
 _LINES_OF_A_FAILURE = 15
 
 
 class Progress:
-    """Tells what a sweep does; implements `lit_avg.studies.launchers.local.Watcher`.
+    """Tells what a sweep does; implements `lit_avg.studies.launchers.local.SweepListener`.
 
     Args:
         console: where to.
@@ -44,30 +44,30 @@ class Progress:
         self._live.stop()
 
     def kept(self, runs: Sequence[PlannedRun]) -> None:
-        """See `Watcher`."""
+        """See `SweepListener`."""
         self._done += len(runs)
         if runs:
             self._say(f"{len(runs)} of {self.total} runs were done before")
 
     def left(self, run: PlannedRun) -> None:
-        """See `Watcher`."""
+        """See `SweepListener`."""
         self._say(f"{run.label}: failed before (--retry tries again)")
         self._say_log(run)
 
     def elsewhere(self, run: PlannedRun) -> None:
-        """See `Watcher`."""
+        """See `SweepListener`."""
         self._say(f"{run.label}: another sweep is at work on it")
 
     def queued(self, run: PlannedRun) -> None:
-        """See `Watcher`."""
+        """See `SweepListener`."""
         self._queued.add(run)
         if self._running.pop(run, None) is not None:
             self._say(f"{run.label}: interrupted, and waits to go on")
         elif not self.console.is_terminal:
             self._say(f"{run.label}: submitted")
 
-    def started(self, run: PlannedRun, found: Standing) -> None:
-        """See `Watcher`."""
+    def started(self, run: PlannedRun, found: FolderState) -> None:
+        """See `SweepListener`."""
         self._queued.discard(run)
         self._running[run] = time.monotonic()
         if found == "goes on":
@@ -78,7 +78,7 @@ class Progress:
             self._say(f"{run.label}: started")
 
     def ended(self, run: PlannedRun, well: bool, seconds: float, signal: int | None = None) -> None:
-        """See `Watcher`."""
+        """See `SweepListener`."""
         self._running.pop(run, None)
         self._queued.discard(run)
         if well:

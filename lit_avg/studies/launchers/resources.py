@@ -19,7 +19,7 @@ def visible_gpus() -> list[str]:
     return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
 
 
-def deal(jobs: int, gpus: list[str]) -> list[str | None]:
+def assign_gpus(jobs: int, gpus: list[str]) -> list[str | None]:
     """One share of the GPUs for each of `jobs` runs: several each, or, where runs outnumber them, one for several.
 
     Args:
@@ -36,7 +36,7 @@ def deal(jobs: int, gpus: list[str]) -> list[str | None]:
     return [",".join(gpus[slot::jobs]) or gpus[slot % len(gpus)] for slot in range(jobs)]
 
 
-def crowding(jobs: int, threads: int) -> list[str]:
+def warn_oversubscribed(jobs: int, threads: int) -> list[str]:
     """What to tell of runs that will have to fight for the cores; nothing where there are enough.
 
     The threads of a run are part of what decides its result, so they are not cut to fit.

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_avg.studies.launchers.local import Watcher, dependants
+from lit_avg.studies.launchers.local import SweepListener, dependants
 from lit_avg.studies.launchers.process import Command
 from lit_avg.studies.launchers.slurm_queue import FOLDER, living_jobs, write_jobs
 from lit_avg.studies.launchers.slurm_submit import groups, submit
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.runs.run_folder import Standing, standing
+from lit_avg.studies.runs.run_folder import FolderState, run_folder_state
 from lit_avg.studies.runs.run_record import has_failed, is_finished, own_record
 from lit_avg.studies.spec.study import Study
 from lit_avg.utils.locks import locked, owner_of
@@ -38,13 +38,15 @@ class ClusterSweep:
 
     study: Study
     waiting: list[PlannedRun]
-    watcher: Watcher
+    watcher: SweepListener
     command: Command
     retry: bool = False
     poll: float = 5.0
     failed: list[PlannedRun] = field(default_factory=list[PlannedRun])
     attempts: Counter[PlannedRun] = field(default_factory=Counter[PlannedRun])
-    met: dict[PlannedRun, Standing] = field(default_factory=dict[PlannedRun, Standing])  # by those that have not begun
+    met: dict[PlannedRun, FolderState] = field(
+        default_factory=dict[PlannedRun, FolderState]
+    )  # by those that have not begun
     at_work: set[PlannedRun] = field(default_factory=set[PlannedRun])
 
     def run(self) -> None:
@@ -72,7 +74,7 @@ class ClusterSweep:
             for group in groups([run for run in free if owner_of(run.directory) is None]):
                 if needs_another(group[0], self.waiting, known):
                     continue
-                met: list[Standing] = [standing(run) for run in group]  # before a job may have begun
+                met: list[FolderState] = [run_folder_state(run) for run in group]  # before a job may have begun
                 submitted = submit(self.study, group, known, self.command)
                 for run, found in zip(group, met, strict=True):
                     self.attempts[run] += 1

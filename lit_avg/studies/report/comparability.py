@@ -1,6 +1,6 @@
 """Which rows were asked the same questions: only those can be better than one another.
 
-A row may be tested on other data than the rest, such as another kind of picture. Every test leaves a hash of what it
+A row may be tested on other data than the rest, such as another kind of image. Every test leaves a hash of what it
 asked in `result.json`; results from before it did so tell nothing, and count as asked the same while all others agree.
 """
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from lit_avg.studies.report.figure_cache import FIGURES, are_fresh
 from lit_avg.studies.report.results import commit_of
-from lit_avg.studies.report.table_cells import Cell, Sheet
+from lit_avg.studies.report.table_cells import Cell, TableSheet
 from lit_avg.studies.runs.plan import PlannedRun, plan
 from lit_avg.studies.runs.run_record import State, read_result, states
 from lit_avg.studies.spec.study import Study
@@ -28,7 +28,7 @@ _DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture by name, its PNG in base64; a wide one has a line of the page to itself."""
+    """A figure by name, its PNG in base64; a wide one has a line of the page to itself."""
 
     name: str
     data: str
@@ -36,7 +36,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Made:
+class RunView:
     """A run as the page shows it.
 
     Args:
@@ -54,7 +54,7 @@ class Made:
     config: str
 
 
-def as_page(sheet: Sheet) -> str:
+def as_page(sheet: TableSheet) -> str:
     """The whole page. Figures that are missing, or show an earlier study or earlier results, are drawn first.
 
     Raises:
@@ -112,14 +112,14 @@ def _figures(study: Study) -> Iterator[Figure]:
         yield Figure(path.stem.replace("_", " "), base64.b64encode(png).decode(), pixels > _WIDE)
 
 
-def _runs(study: Study) -> Iterator[Made]:
+def _runs(study: Study) -> Iterator[RunView]:
     planned = plan(study)
     for run, state in states(planned).items():
         result = read_result(run) if state == "done" else {}
         facts = _facts_of_store(result) if run.run.feedback else _facts(result)
         commands = tuple(shlex.join(["lit-avg", *command]) for command in run.commands)
         config = yaml.dump(result["config"], Dumper=_DUMPER, sort_keys=False) if result.get("config") else ""
-        yield Made(run, state, tuple(facts), commands, config)
+        yield RunView(run, state, tuple(facts), commands, config)
 
 
 def _facts_of_store(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

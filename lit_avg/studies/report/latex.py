@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import cache
 
-from lit_avg.studies.report.table_cells import Cell, Sheet, one_line
+from lit_avg.studies.report.table_cells import Cell, TableSheet, one_line
 
 _COMMANDS = {
     "\\": r"\textbackslash{}",
@@ -51,7 +51,7 @@ _LIKE_LATIN = {
 }
 
 
-def as_latex(sheet: Sheet) -> str:
+def as_latex(sheet: TableSheet) -> str:
     """A `tabular` with what a reader must know behind it, and where its numbers come from in comments."""
     columns = len(sheet.columns)
     *notes, provenance = sheet.explained("bold")

@@ -18,7 +18,7 @@ _PLACES = ("run_root", "trainer.default_root_dir", "trainer.logger.init_args.sav
 
 
 @dataclass(frozen=True)
-class Side:
+class RunSummary:
     """One of the two runs.
 
     Args:
@@ -59,7 +59,7 @@ class MetricPair:
         return None if self.first is None or self.second is None else self.second - self.first
 
 
-def read_side(label: str, folder: Path, policy: str | None = None) -> Side:
+def read_side(label: str, folder: Path, policy: str | None = None) -> RunSummary:
     """What a run's folder tells.
 
     Raises:
@@ -68,10 +68,10 @@ def read_side(label: str, folder: Path, policy: str | None = None) -> Side:
     path = folder / RESULT
     if not path.is_file():
         raise UserError(f"{folder} has no {RESULT}; give the folder of a finished run, or --study and a run's name")
-    return Side(label, folder, read_entries(path, ("metrics",)), policy)
+    return RunSummary(label, folder, read_entries(path, ("metrics",)), policy)
 
 
-def problem_of(side: Side) -> str | None:
+def problem_of(side: RunSummary) -> str | None:
     """What is no number in what a run has measured, in words; None if all are.
 
     Raises:
@@ -89,20 +89,20 @@ def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[tuple
     ]
 
 
-def config_of(side: Side) -> dict[str, str]:
+def config_of(side: RunSummary) -> dict[str, str]:
     """The resolved config, by dotted name."""
     flat = dict(_flat(side.result.get("config") or {}, ""))
     return {name: value for name, value in flat.items() if name not in _PLACES}
 
 
-def environment_of(side: Side) -> dict[str, str]:
+def environment_of(side: RunSummary) -> dict[str, str]:
     """With what and where a run was made."""
     result = side.result
     told = {"commit": result.get("commit"), "changes since the commit": bool(result.get("dirty"))}
     return dict(_flat(told | {name: result.get(name) or {} for name in ("versions", "machine")}, ""))
 
 
-def origin_of(side: Side) -> dict[str, str]:
+def origin_of(side: RunSummary) -> dict[str, str]:
     """What a run was made of."""
     record = read_record(side.folder)
     told = {name: side.result.get(name) for name in ("stage", "seed", "steps", "data", "questions")}
@@ -114,7 +114,7 @@ def origin_of(side: Side) -> dict[str, str]:
     return dict(_flat({name: value for name, value in told.items() if value is not None}, ""))
 
 
-def metric_pairs(first: Side, second: Side, every: bool) -> Iterator[MetricPair]:
+def metric_pairs(first: RunSummary, second: RunSummary, every: bool) -> Iterator[MetricPair]:
     """The metrics of both sides.
 
     Args:
@@ -131,7 +131,7 @@ def metric_pairs(first: Side, second: Side, every: bool) -> Iterator[MetricPair]
             )
 
 
-def _interval(first: Side, second: Side, name: str) -> tuple[float, float] | None:
+def _interval(first: RunSummary, second: RunSummary, name: str) -> tuple[float, float] | None:
     """Of a policy's accuracy, if both sides say which questions were right."""
     policy, _, metric = ("", "", name) if first.policy is not None else name.partition("/")
     measured, _, kind = metric.partition("/")

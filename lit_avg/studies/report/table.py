@@ -7,7 +7,15 @@ from itertools import product
 from lit_avg.studies.report.comparability import groups, same_questions
 from lit_avg.studies.report.intervals import OTHER_QUESTIONS, Interval, intervals
 from lit_avg.studies.report.results import Sample, Table, TableRow, collect
-from lit_avg.studies.report.table_cells import KNOWS_THE_ANSWER, MISSING, SPEED_UP, Cell, Line, Sheet, one_line
+from lit_avg.studies.report.table_cells import (
+    KNOWS_THE_ANSWER,
+    MISSING,
+    SPEED_UP,
+    Cell,
+    TableRowView,
+    TableSheet,
+    one_line,
+)
 from lit_avg.studies.runs.plan import unchecked
 from lit_avg.studies.spec.columns import Metric, metric_of
 from lit_avg.studies.spec.study import Study
@@ -25,7 +33,7 @@ _MARKS = "†‡§¶"
 """What stands behind differences to another row than the study's reference, one mark for each such row."""
 
 
-def sheet_of(study: Study) -> Sheet:
+def sheet_of(study: Study) -> TableSheet:
     """A study's table as far as the study has come.
 
     Raises:
@@ -35,7 +43,7 @@ def sheet_of(study: Study) -> Sheet:
     return sheet(table, intervals(table))
 
 
-def sheet(table: Table, known: Mapping[str, Interval]) -> Sheet:
+def sheet(table: Table, known: Mapping[str, Interval]) -> TableSheet:
     """Lay out a table.
 
     Args:
@@ -46,8 +54,10 @@ def sheet(table: Table, known: Mapping[str, Interval]) -> Sheet:
     reference = one_line(study.reference or REFERENCE)
     compared = [f"{study.columns[0]} − {reference}", SPEED_UP] if _compares(study) else []
     cells = _with_best(table, [_cells(table, row, known.get(row.name)) for row in table.rows])
-    lines = tuple(Line(one_line(row.name), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True))
-    return Sheet((*study.columns, *compared), lines, _notes(table, lines, known), table)
+    lines = tuple(
+        TableRowView(one_line(row.name), _count(row), own, row) for row, own in zip(table.rows, cells, strict=True)
+    )
+    return TableSheet((*study.columns, *compared), lines, _notes(table, lines, known), table)
 
 
 def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]:
@@ -120,7 +130,7 @@ def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell
     return [tuple(own) for own in marked]
 
 
-def _no_results(lines: Sequence[Line]) -> list[str]:
+def _no_results(lines: Sequence[TableRowView]) -> list[str]:
     """The runs whose numbers are none, a few by name."""
     problems = {
         f"{origin.run.name}, seed {origin.run.seed} ({origin.problem})": None
@@ -132,7 +142,7 @@ def _no_results(lines: Sequence[Line]) -> list[str]:
     return [f"{NO_RESULT}, and in no mean: {', '.join([*problems][:NAMED])}{more}"] if problems else []
 
 
-def _notes(table: Table, lines: Sequence[Line], known: Mapping[str, Interval]) -> tuple[str, ...]:
+def _notes(table: Table, lines: Sequence[TableRowView], known: Mapping[str, Interval]) -> tuple[str, ...]:
     notes = ["mean ± standard deviation over n seeds, shares in percent"]
     if any(cell.in_paper for line in lines for cell in line.cells):
         measured_on = f", on {table.study.paper}" if table.study.paper else ""

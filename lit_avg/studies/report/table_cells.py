@@ -1,6 +1,6 @@
 """A table before anyone asks in which format: the numbers of each cell, and how people read them.
 
-Every format is made of a `Sheet` and says the same, since none of them formats a number of its own.
+Every format is made of a `TableSheet` and says the same, since none of them formats a number of its own.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRowView:
     """One row of the table: its name, of how many seeds it is made, and a cell for each column."""
 
     name: str
@@ -98,7 +98,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class TableSheet:
     """A table ready to be written.
 
     Args:
@@ -109,7 +109,7 @@ class Sheet:
     """
 
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRowView, ...]
     notes: tuple[str, ...]
     table: Table
 

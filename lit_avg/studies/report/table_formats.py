@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lit_avg.studies.report.latex import as_latex
 from lit_avg.studies.report.results import reference_name
-from lit_avg.studies.report.table_cells import SPEED_UP, Cell, Sheet
+from lit_avg.studies.report.table_cells import SPEED_UP, Cell, TableSheet
 from lit_avg.utils.atomic_io import write_whole
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-def print_table(sheet: Sheet) -> None:
+def print_table(sheet: TableSheet) -> None:
     """Show the table: fitted to a terminal, a line per row however long when piped."""
     if sys.stdout.isatty():
         show(sheet)
@@ -29,7 +29,7 @@ def print_table(sheet: Sheet) -> None:
         sys.stdout.write(as_text(sheet))
 
 
-def as_text(sheet: Sheet) -> str:
+def as_text(sheet: TableSheet) -> str:
     """The table in columns of plain text, where `*` stands before the best."""
     rows = [sheet.head, *([line.name, line.count, *map(_text, line.cells)] for line in sheet.lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -43,7 +43,7 @@ def as_text(sheet: Sheet) -> str:
     return "\n".join([*lines, "", *sheet.explained("*"), ""])
 
 
-def as_markdown(sheet: Sheet) -> str:
+def as_markdown(sheet: TableSheet) -> str:
     """The table in Markdown, what a reader must know beneath it."""
     head = [_escaped(name) for name in sheet.head]
     lines = [[_escaped(line.name), line.count, *map(_markdown, line.cells)] for line in sheet.lines]
@@ -52,7 +52,7 @@ def as_markdown(sheet: Sheet) -> str:
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *notes, ""])
 
 
-def as_csv(sheet: Sheet) -> str:
+def as_csv(sheet: TableSheet) -> str:
     """Plain numbers, empty where there is none.
 
     `row`, `n`; each metric's mean and, as `<metric>:sd`, its standard deviation; the difference of the first metric to
@@ -68,7 +68,7 @@ def as_csv(sheet: Sheet) -> str:
     return text.getvalue()
 
 
-def write_tables(sheet: Sheet) -> None:
+def write_tables(sheet: TableSheet) -> None:
     """Write `table.md`, `table.csv` and `table.tex` into the study's folder."""
     forms = {"table.md": as_markdown(sheet), "table.csv": as_csv(sheet), "table.tex": as_latex(sheet)}
     for name, text in forms.items():
@@ -89,7 +89,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\|*`<\[\]])", r"\\\1", text)
 
 
-def _plain(sheet: Sheet, number: int) -> Iterator[tuple[str, object]]:
+def _plain(sheet: TableSheet, number: int) -> Iterator[tuple[str, object]]:
     """The CSV's entries for one row, by column."""
     line, columns = sheet.lines[number], sheet.table.study.columns
     yield from {"row": line.name, "n": line.row.finished}.items()
@@ -107,7 +107,7 @@ def _plain(sheet: Sheet, number: int) -> Iterator[tuple[str, object]]:
     yield from {"seeds": len(line.row.origins), "state": line.row.state}.items()
 
 
-def show(sheet: Sheet, console: "Console | None" = None) -> None:
+def show(sheet: TableSheet, console: "Console | None" = None) -> None:
     """Print the table.
 
     Args:

@@ -11,19 +11,19 @@ from lit_avg.utils.atomic_io import link
 REPLACED = "replaced"
 """Folder, inside a study's, of runs whose config has changed since."""
 
-Standing = Literal["new", "goes on", "replaces"]
+FolderState = Literal["new", "goes on", "replaces"]
 
 
-def standing(run: PlannedRun) -> Standing:
+def run_folder_state(run: PlannedRun) -> FolderState:
     """What a run that is not finished meets in its folder: nothing, its own interrupted attempt, or something else."""
     if own_record(run) is not None and (unfinished_commands(run) or has_proof(run)):
         return "goes on"
     return "replaces" if run.directory.exists() and not run.directory.is_symlink() else "new"
 
 
-def claim(run: PlannedRun) -> None:
+def acquire_run_folder(run: PlannedRun) -> None:
     """Make the folder this run's own, what else lies there moved aside, and put the links where they belong."""
-    found = standing(run)
+    found = run_folder_state(run)
     if found == "replaces":
         _move_aside(run)
     if run.directory.is_symlink():  # it was another's, by an earlier version of the study

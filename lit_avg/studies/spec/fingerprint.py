@@ -160,7 +160,7 @@ def write_checked(out: Path, new: Mapping[str, Checked]) -> None:
 
 
 @dataclass(frozen=True)
-class Own:
+class RunContribution:
     """What a run's own configs and data contribute to its identity.
 
     Args:
@@ -173,29 +173,31 @@ class Own:
     source: str
     levels: frozenset[int] = frozenset()
 
-    def serves(self, other: "Own") -> bool:
+    def serves(self, other: "RunContribution") -> bool:
         """Whether a run with this does for one with the other, if what comes before is the same."""
         return self.digest == other.digest and self.levels >= other.levels
 
 
-def contributions(out: Path, runs: Mapping[str, Run]) -> dict[str, Own]:
+def contributions(out: Path, runs: Mapping[str, Run]) -> dict[str, RunContribution]:
     """For each run what its own configs and data contribute to its identity."""
     known, content = read_checked(out), cache(config_content)
     holds = cache(lambda source: known[source].holds())
 
-    def own(run: Run) -> Own:
+    def own(run: Run) -> RunContribution:
         source = source_of(run, content)
         if source not in known or not holds(source):
-            return Own(source, source)
+            return RunContribution(source, source)
         checked = known[source]
         if not run.feedback:
-            return Own(checked.digest, source)
-        return Own(checked.store_digest, source, frozenset(checked.levels))
+            return RunContribution(checked.digest, source)
+        return RunContribution(checked.store_digest, source, frozenset(checked.levels))
 
     return {run.name: own(run) for run in runs.values()}
 
 
-def unified(runs: Mapping[str, Run], own: Mapping[str, Own]) -> tuple[dict[str, Run], dict[str, str]]:
+def deduplicate_runs(
+    runs: Mapping[str, Run], own: Mapping[str, RunContribution]
+) -> tuple[dict[str, Run], dict[str, str]]:
     """The runs without those for which an earlier one does, and for every name the run that it now means."""
     after, means, kept = dict[object, list[str]](), dict[str, str](), dict[str, Run]()
     for run in runs.values():

@@ -69,7 +69,7 @@ class Change:
         return safe if safe == said else f"{safe}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
 
 
-def branched(runs: dict[str, Run], end: str, change: Change) -> str:
+def apply_overrides(runs: dict[str, Run], end: str, change: Change) -> str:
     """Add to `runs` what a change makes of the way to the run `end`; the name of what `end` becomes.
 
     A store of feedback takes part in the changes of its readers, for it has to be theirs. If they do not concern what
@@ -93,7 +93,7 @@ def _same(known: Run, run: Run) -> bool:
 def _branch(runs: Mapping[str, Run], end: str, change: Change, branch: str) -> list[Run]:
     """The runs on the way to `end` that are others for a change, `end` last."""
     new: dict[str, Run] = {}
-    way = way_to(runs, end)
+    way = ancestors(runs, end)
     changed = {*change.stages, *(store for name in change.stages for store in runs[name].after if runs[store].feedback)}
     for name in [name for name in runs if name in way]:
         run, touched = runs[name], name in changed
@@ -112,7 +112,7 @@ def _branch(runs: Mapping[str, Run], end: str, change: Change, branch: str) -> l
     return [*(run for name, run in new.items() if name != end), new[end]]
 
 
-def way_to(runs: Mapping[str, Run], end: str) -> set[str]:
+def ancestors(runs: Mapping[str, Run], end: str) -> set[str]:
     """A run and all that must be made before it, also where some wait for each other."""
     way, ahead = set[str](), [end]
     while ahead:

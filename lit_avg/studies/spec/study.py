@@ -32,8 +32,8 @@ from typing import Any, cast
 from lit_avg.studies.spec.axes import combinations, read_axes, refuse_axes_in_runs, refuse_unknown_axes, substituted
 from lit_avg.studies.spec.columns import column_mistakes, take_paper
 from lit_avg.studies.spec.config_files import config_content, study_content
-from lit_avg.studies.spec.fingerprint import contributions, digest, unified
-from lit_avg.studies.spec.overrides import Change, Run, branched, way_to
+from lit_avg.studies.spec.fingerprint import contributions, deduplicate_runs, digest
+from lit_avg.studies.spec.overrides import Change, Run, ancestors, apply_overrides
 from lit_avg.studies.spec.slurm_options import ClusterOptions, read_options
 from lit_avg.studies.spec.validation import Fields, Mistake
 from lit_avg.utils.errors import UserError
@@ -146,7 +146,7 @@ def load_study(path: str | Path) -> Study:
 def _shared(study: Study) -> Study:
     """The study with equal runs made one."""
     own = contributions(study.out, study.runs)
-    runs, means = unified(study.runs, own)
+    runs, means = deduplicate_runs(study.runs, own)
     named = {name: digest([it.digest, sorted(it.levels)]) if it.levels else it.digest for name, it in own.items()}
     rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
     sources = {name: it.source for name, it in own.items()}
@@ -246,12 +246,12 @@ def _row(fields: Fields, runs: dict[str, Run], errors: list[Mistake]) -> Row:
     elif not runs[run].test:
         fields.complain(f"{run} is never tested; say `test: true` in runs.{run}", "run")
     for stage in stages if run in runs else ():
-        if stage not in way_to(runs, run):
+        if stage not in ancestors(runs, run):
             fields.complain(f"{stage!r} is not on the way to {run}", "stages")
     if stages and not (overlays or values):
         fields.complain("is there without `overlays` or `set` to lay over them", "stages")
     if (overlays or values) and not errors:  # of runs that wait for each other, or for none, nothing can be made
-        run = branched(runs, run, Change(overlays, values, stages or (run,)))
+        run = apply_overrides(runs, run, Change(overlays, values, stages or (run,)))
     return Row(fields.name, run, policy, reference=reference)
 
 

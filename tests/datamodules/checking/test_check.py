@@ -11,16 +11,16 @@ from PIL import Image
 
 from datamodules.checking.command import main, scan, shards_to_scan
 from datamodules.checking.configs import yardstick_of
-from datamodules.checking.measure import Yardstick
+from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.statistics import Statistics, Tally, aspect
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
 from lit_avg.utils.errors import UserError
-from tests.drawn import conversation, draw_llava, drawn_shards, picture
+from tests.drawn import conversation, draw_llava, drawn_shards, image
 
 ROOT = Path(__file__).parents[3]
 
-SMALL = Yardstick(
+SMALL = MeasureSettings(
     tokenizer="jersey",
     system_prompt=None,
     max_length=60,
@@ -35,7 +35,7 @@ def test_whole_shards_are_told_and_drawn(tmp_path: Path, capsys: pytest.CaptureF
     shards = len(list(folder.glob("*.tar")))
     assert shards > 1
     drawn = tmp_path / "it.png"
-    assert main(["check", str(folder), "--tokenizer", "jersey", "--picture", str(drawn), "--workers", "1"]) == 0
+    assert main(["check", str(folder), "--tokenizer", "jersey", "--figure", str(drawn), "--workers", "1"]) == 0
     told = capsys.readouterr().out
     rows = {" ".join(line.split()) for line in told.splitlines()}
     assert {"samples 12", "turns 48", "text-only 2 (16.67%)", "longer than 4096 tokens 0 (0.00%)"} <= rows
@@ -53,7 +53,7 @@ def test_shards_that_lie_where_nobody_may_write_are_whole_all_the_same(
     assert f"the distributions are not drawn, for {folder}/distributions.png cannot be written" in told
     assert "are as they were packed" in told
     with pytest.raises(OSError, match="directory"):
-        main(["check", str(folder), "--workers", "1", "--picture", str(folder / "distributions.png")])
+        main(["check", str(folder), "--workers", "1", "--figure", str(folder / "distributions.png")])
 
 
 @pytest.mark.parametrize("place", [0, 700, -1])
@@ -89,31 +89,31 @@ def test_shards_whose_manifest_was_made_to_fit_are_still_read(tmp_path: Path) ->
     shutil.copy(folder / first["name"], folder / second["name"])
     manifest["shards"][1] = {**first, "name": second["name"]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    _, problems = scan(shards_to_scan(folder), Yardstick(), workers=1)
+    _, problems = scan(shards_to_scan(folder), MeasureSettings(), workers=1)
     assert f"{second['name']}: sample 000000000 stands where {first['samples']:09d} should be" in problems[0]
 
 
 def one_shard(tmp_path: Path, sizes: list[tuple[int, int]], text_only: int) -> Path:
-    """Pictures of these widths and heights, and conversations without."""
+    """Images of these widths and heights, and conversations without."""
     records = [conversation(number, "red") for number in range(len(sizes))]
     records += [conversation(number, None) for number in range(text_only)]
     for number, (width, height) in enumerate(sizes):
-        (tmp_path / f"{number}.png").write_bytes(picture(width, height, "red", number))
+        (tmp_path / f"{number}.png").write_bytes(image(width, height, "red", number))
     (tmp_path / "it.json").write_text(json.dumps(records))
     pack(PackJob((tmp_path / "it.json",), (ImageRoot(tmp_path),)), tmp_path / "out")
     return tmp_path / "out"
 
 
-def counted(folder: Path, yardstick: Yardstick) -> Statistics:
-    splits, problems = scan(shards_to_scan(folder), yardstick, workers=1)
+def counted(folder: Path, settings: MeasureSettings) -> Statistics:
+    splits, problems = scan(shards_to_scan(folder), settings, workers=1)
     assert problems == []
     (statistics,) = splits.values()
     return statistics
 
 
-def test_pictures_are_counted_as_a_training_would_tile_them(tmp_path: Path) -> None:
+def test_images_are_counted_as_a_training_would_tile_them(tmp_path: Path) -> None:
     statistics = counted(one_shard(tmp_path, [(56, 28), (80, 20), (28, 56)], text_only=2), SMALL)
-    assert (statistics.samples, statistics.text_only, statistics.pictures) == (5, 2, 3)
+    assert (statistics.samples, statistics.text_only, statistics.figures) == (5, 2, 3)
     assert statistics.grids == {(1, 2): 2, (2, 1): 1}
     # a global view of 2x2; 56x28 fills the plane of 2x4 tokens, each row with its newline: 4 + 2 * 5
     # 80x20 is fitted to 56x14, one of the plane's two rows of tokens; the other's padding lies half above, half below
@@ -129,17 +129,17 @@ def test_lengths_are_those_of_the_template(tmp_path: Path) -> None:
     assert statistics.too_long == sum(count for length, count in statistics.lengths.counts.items() if length > 60)
     assert statistics.answers.total == 2
     assert min(statistics.answers.counts) >= len("red") - 1  # and the end token
-    words = counted(folder, Yardstick())
+    words = counted(folder, MeasureSettings())
     assert words.answers.counts == {1: 2}  # "red" and "none"
     assert words.lengths.counts == {5: 2}  # "Which colour is it?" and the answer
-    no_room = counted(folder, Yardstick(tokenizer="jersey", max_length=longest - 1))
+    no_room = counted(folder, MeasureSettings(tokenizer="jersey", max_length=longest - 1))
     assert no_room.no_room == no_room.too_long > 0  # the first answer is the last
 
 
 def test_the_paper_s_config_is_what_is_measured_with_by_default() -> None:
     recipe = yardstick_of([ROOT / "experiments" / "vicuna-7b" / "stage2.yaml"])
     assert recipe.tokenizer == "lmsys/vicuna-7b-v1.5"
-    assert recipe == Yardstick(tokenizer=recipe.tokenizer)
+    assert recipe == MeasureSettings(tokenizer=recipe.tokenizer)
 
 
 def test_a_config_is_read_with_the_files_that_it_names(tmp_path: Path) -> None:

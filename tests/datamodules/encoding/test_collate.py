@@ -23,7 +23,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def batch_of(shards: Path) -> MakeBatch:
-    """All six samples (the fifth without a picture) as one batch."""
+    """All six samples (the fifth without an image) as one batch."""
 
     def make(independent_turns: bool, pack_questions: bool = True) -> Batch:
         module = LLaVAShards(
@@ -62,7 +62,7 @@ def test_packed_and_separate_rows_hold_the_same_questions(batch_of: MakeBatch) -
 def test_questions_on_one_image_are_known_by_it(batch_of: MakeBatch) -> None:
     batch = batch_of(True)
     names = [batch.image_names[3 * sample : 3 * sample + 3] for sample in range(6)]
-    assert names[4] == batch.keys[12:15]  # no picture: each by itself
+    assert names[4] == batch.keys[12:15]  # no image: each by itself
     pictured = [*names[:4], names[5]]
     assert all(len(set(own)) == 1 and len(own[0]) == 16 for own in pictured)
     assert len({own[0] for own in pictured}) == 5
@@ -86,7 +86,7 @@ def test_packing_does_not_change_the_losses(batch_of: MakeBatch, model: AvgLlava
     for batch in (packed, separate):
         batch.input_ids = batch.input_ids.where(batch.input_ids < 0, batch.input_ids % 50)  # a vocabulary of 50
         batch.labels = batch.labels.where(batch.labels < 0, batch.labels % 50)
-    one, other = (model.answer_tokens_at(batch, model.see(batch), 4).log_prob for batch in (packed, separate))
+    one, other = (model.answer_tokens_at(batch, model.encode_levels(batch), 4).log_prob for batch in (packed, separate))
     assert torch.allclose(one, other, atol=1e-5)
 
 

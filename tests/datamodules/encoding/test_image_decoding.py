@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.encoding.image_decoding import MAX_PIXELS, decode_picture, picture_size, recognise_picture
+from datamodules.encoding.image_decoding import MAX_PIXELS, decode_image, image_size, recognise_image
 from lit_avg.utils.errors import UserError
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
 def colour_of(data: bytes) -> tuple[int, ...]:
-    pixel = decode_picture(data, "it").getpixel((0, 0))
+    pixel = decode_image(data, "it").getpixel((0, 0))
     assert isinstance(pixel, tuple)
     return pixel
 
@@ -42,10 +42,10 @@ def test_every_mode_becomes_rgb(mode: str, value: int | tuple[int, ...], seen: t
 
 
 def test_a_palette_with_a_transparent_entry_lies_on_white() -> None:
-    picture = Image.new("P", (4, 3), 1)
-    picture.putpalette([0, 0, 0, 9, 9, 9])
-    assert colour_of(encoded(picture)) == (9, 9, 9)
-    assert colour_of(encoded(picture, transparency=1)) == (255, 255, 255)
+    image = Image.new("P", (4, 3), 1)
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    assert colour_of(encoded(image)) == (9, 9, 9)
+    assert colour_of(encoded(image, transparency=1)) == (255, 255, 255)
 
 
 def test_cmyk_is_not_inverted() -> None:
@@ -57,7 +57,7 @@ def test_cmyk_is_not_inverted() -> None:
 def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to see it upright
-    assert decode_picture(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif), "it").size == (4, 8)
+    assert decode_image(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif), "it").size == (4, 8)
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:
@@ -65,9 +65,9 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
     assert colour_of(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
 
 
-def test_content_decides_what_a_picture_is() -> None:
-    picture = Image.new("RGB", (4, 4))
-    assert [recognise_picture(encoded(picture, form), "it")[1] for form in ("PNG", "JPEG", "TIFF")] == [
+def test_content_decides_what_an_image_is() -> None:
+    image = Image.new("RGB", (4, 4))
+    assert [recognise_image(encoded(image, form), "it")[1] for form in ("PNG", "JPEG", "TIFF")] == [
         "png",
         "jpg",
         "tif",
@@ -79,18 +79,18 @@ def test_broken_files_are_refused_by_name(cut: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     data = encoded(Image.fromarray(noise))
     with pytest.raises(UserError, match="the photo: "):
-        decode_picture(data[: len(data) * cut // 100], "the photo")
+        decode_image(data[: len(data) * cut // 100], "the photo")
 
 
-def test_a_web_page_is_no_picture() -> None:
-    with pytest.raises(UserError, match=r"a\.jpg: not a picture of a known format"):
-        decode_picture(b"<html>404</html>", "a.jpg")
+def test_a_web_page_is_no_image() -> None:
+    with pytest.raises(UserError, match=r"a\.jpg: not an image of a known format"):
+        decode_image(b"<html>404</html>", "a.jpg")
 
 
 @pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 20_000])
-def test_a_picture_of_too_many_pixels_is_refused_without_being_unpacked(side: int) -> None:
+def test_an_image_of_too_many_pixels_is_refused_without_being_unpacked(side: int) -> None:
     with warnings.catch_warnings(action="error"), pytest.raises(UserError, match="pixels"):
-        decode_picture(encoded(Image.new("1", (side, side))), "a bomb")
+        decode_image(encoded(Image.new("1", (side, side))), "a bomb")
 
 
 def test_sixteen_bits_in_a_wider_mode_are_scaled_as_well() -> None:
@@ -100,20 +100,20 @@ def test_sixteen_bits_in_a_wider_mode_are_scaled_as_well() -> None:
 
 def test_values_that_are_no_numbers_do_no_harm() -> None:
     values = np.array([[0, 5, 10], [np.nan, np.inf, -np.inf]], np.float32)
-    seen = np.asarray(decode_picture(encoded(Image.fromarray(values), "TIFF"), "it"))
+    seen = np.asarray(decode_image(encoded(Image.fromarray(values), "TIFF"), "it"))
     assert seen[..., 0].tolist() == [[0, 127, 255], [0, 0, 0]]
 
 
 def test_a_format_that_another_program_would_have_to_run_is_refused() -> None:
-    with pytest.raises(UserError, match="not a picture of a known format"):
-        decode_picture(encoded(Image.new("RGB", (4, 4)), "EPS"), "a program")
+    with pytest.raises(UserError, match="not an image of a known format"):
+        decode_image(encoded(Image.new("RGB", (4, 4)), "EPS"), "a program")
 
 
-def test_a_large_picture_within_a_small_icon_is_refused_without_being_unpacked() -> None:
+def test_a_large_image_within_a_small_icon_is_refused_without_being_unpacked() -> None:
     png = encoded(Image.new("1", (12_000, 12_000)))
     icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(png), 22) + png
     with pytest.raises(UserError, match="144000000 pixels"):
-        decode_picture(icon, "an icon")
+        decode_image(icon, "an icon")
 
 
 @given(form=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "JPEG2000"]), data=st.data())
@@ -123,17 +123,17 @@ def test_damage_is_refused_or_survived_but_never_a_crash(form: str, data: st.Dat
     for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=6)):
         whole[place] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UserError):
-        assert decode_picture(bytes(whole), "it").mode == "RGB"
+        assert decode_image(bytes(whole), "it").mode == "RGB"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8, 99])
-def test_the_size_is_that_of_the_decoded_picture(form: str, orientation: int) -> None:
+def test_the_size_is_that_of_the_decoded_image(form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.new("RGB", (8, 4)), form, exif=exif)
-    width, height = decode_picture(data, "it").size
-    assert picture_size(data, "it") == (height, width)
+    width, height = decode_image(data, "it").size
+    assert image_size(data, "it") == (height, width)
     assert (width, height) == ((4, 8) if orientation in (6, 8) else (8, 4))
 
 
@@ -154,6 +154,6 @@ def test_a_gif_of_which_a_later_frame_reaches_far_out_is_refused_as_a_bomb() -> 
     assert colour_of(gif_with_frame(6, 6, 4, 4)) == (9, 9, 9)  # a little is borne with, as Pillow does
     for data in (gif_with_frame(0, 0, 65535, 65535), gif_with_frame(65535, 65535, 4, 4, b"!\xfe\x03a,b\0")):
         with pytest.raises(UserError, match=r"it has 655\d\dx655\d\d pixels, and the limit is"):
-            decode_picture(data, "a bomb")
+            decode_image(data, "a bomb")
         with pytest.raises(UserError, match="and the limit is"):
-            picture_size(data, "a bomb")
+            image_size(data, "a bomb")

@@ -29,7 +29,7 @@ LLAMA_3_WORDS = (
     r"\s+(?!\S)|\s+"
 )
 
-SENTENCES = ["the number on the shirt is 42", "what is in the picture? a player who wins", "So So So So So"] * 3
+SENTENCES = ["the number on the shirt is 42", "what is in the image? a player who wins", "So So So So So"] * 3
 
 
 def bpe() -> Tokenizer:

@@ -12,22 +12,22 @@ def scenes(count: int) -> list[Scene]:
     return [random_scene(np.random.default_rng((7, number))) for number in range(count)]
 
 
-def test_the_same_stream_draws_the_same_picture_and_another_one_another() -> None:
-    def picture(stream: int) -> bytes:
+def test_the_same_stream_draws_the_same_image_and_another_one_another() -> None:
+    def image(stream: int) -> bytes:
         generator = np.random.default_rng(stream)
         return draw(random_scene(generator), generator).tobytes()
 
-    assert picture(1) == picture(1)
-    assert picture(1) != picture(2)
+    assert image(1) == image(1)
+    assert image(1) != image(2)
 
 
-def test_pictures_have_every_shape_and_players_every_size() -> None:
+def test_images_have_every_shape_and_players_every_size() -> None:
     drawn = scenes(300)
     assert {scene.crowd.shape for scene in drawn} == set(SHAPES)
     assert {scene.player.size for scene in drawn} == {1, 2, 3}
 
 
-def test_a_player_stands_inside_the_picture_and_clearly_in_one_quarter() -> None:
+def test_a_player_stands_inside_the_image_and_clearly_in_one_quarter() -> None:
     for scene in scenes(300):
         player = scene.player
         rows, columns = scene.crowd.shape
@@ -52,8 +52,8 @@ def test_the_answers_say_what_is_in_the_scene() -> None:
 
 def test_digits_are_white_where_the_player_stands() -> None:
     dark = Scene(np.zeros((8, 16), np.int64), np.zeros((8, 16), np.float32), (Player(2, 3, 1, 88, 4),), 0, (0, 0))
-    picture = draw(dark, np.random.default_rng(0))
-    white = (picture.min(axis=2) > 180).nonzero()
+    image = draw(dark, np.random.default_rng(0))
+    white = (image.min(axis=2) > 180).nonzero()
     assert white[0].min() // CELL == 2
     assert white[0].max() // CELL == 2
     assert set(white[1] // CELL) == {3, 4}
@@ -80,14 +80,14 @@ def times_covered(scene: Scene) -> int:
     return int(covered.max())
 
 
-def test_a_dense_picture_has_many_players_and_boards_and_none_covers_another() -> None:
+def test_a_dense_image_has_many_players_and_boards_and_none_covers_another() -> None:
     drawn = [dense_scene(np.random.default_rng(number)) for number in range(20)]
     assert {times_covered(scene) for scene in drawn} == {1}
     assert all(len(scene.players) >= 2 for scene in drawn)
     assert {player.worn for scene in drawn for player in scene.players} == {True, False}
 
 
-def test_a_picture_has_one_player_and_boards_beside_him() -> None:
+def test_an_image_has_one_player_and_boards_beside_him() -> None:
     drawn = scenes(100)
     assert {times_covered(scene) for scene in drawn} == {1}
     boards = [[player for player in scene.players if not player.worn] for scene in drawn]
@@ -107,7 +107,7 @@ def test_a_board_is_black_with_white_digits() -> None:
     assert board[~white].max() < 100
 
 
-def test_a_conversation_has_a_round_and_a_kind_for_every_question_and_shows_its_picture_once() -> None:
+def test_a_conversation_has_a_round_and_a_kind_for_every_question_and_shows_its_image_once() -> None:
     (scene,) = scenes(1)
     sample = conversation(scene, "a")
     turns = sample["conversations"]

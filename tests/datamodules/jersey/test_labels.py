@@ -29,7 +29,7 @@ def test_of_a_board_the_digits_are_labelled_and_neither_jersey_nor_colour() -> N
     assert (patches.colour[2] == UNLABELLED).sum() == 2 * 2
 
 
-def test_the_padding_of_a_narrow_picture_is_not_labelled() -> None:
+def test_the_padding_of_a_narrow_image_is_not_labelled() -> None:
     patches = patches_of(cells_of(scene_with(Player(0, 0, 1, 10, 1), (8, 12))))  # 4 of 16 columns are padding
     assert (patches.colour[1][:, :2] == UNLABELLED).all()
     assert (patches.colour[2][:, 6:] == UNLABELLED).all()

@@ -38,8 +38,8 @@ def test_symbols_come_with_the_questions_that_stages_ask_and_no_pixels() -> None
     assert batch.words.shape == (4 * 3, 64, 8)
 
 
-def test_patches_come_with_a_label_for_each_and_one_global_view_a_picture() -> None:
-    data = JerseyPatches(batch_size=4, pictures_train=8, pictures_val=4)
+def test_patches_come_with_a_label_for_each_and_one_global_view_an_image() -> None:
+    data = JerseyPatches(batch_size=4, images_train=8, images_val=4)
     data.setup("fit")
     batch = next(iter(data.val_dataloader()))
     assert batch.pixel_values.shape == (12, 3, 64, 64)

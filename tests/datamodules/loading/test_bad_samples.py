@@ -14,7 +14,7 @@ from tests.drawn import drawn_shards, raw_shards
 
 
 def shards_with(folder: Path, broken: dict[int, str]) -> Path:
-    """Twelve drawn samples, some with a broken picture or record: packing would not have let them through."""
+    """Twelve drawn samples, some with a broken image or record: packing would not have let them through."""
     whole = drawn_shards(folder, 12)
     samples: list[tuple[bytes, bytes | None]] = []
     for path in sorted(whole.glob("*.tar")):
@@ -24,7 +24,7 @@ def shards_with(folder: Path, broken: dict[int, str]) -> Path:
             key, _, extension = name.partition(".")
             if extension == "json":
                 image, trouble = files.get(f"{key}.png"), broken.get(int(key))
-                cut = image[:60] if image and trouble == "picture" else image
+                cut = image[:60] if image and trouble == "image" else image
                 samples.append((b'{"conversations": ["?"' if trouble == "record" else record, cut))
     return raw_shards(folder / "broken", samples)
 
@@ -46,7 +46,7 @@ def data(folder: Path, max_bad_share: float = 0.5, workers: int = 0, max_length:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_next_sample_stands_in_for_a_broken_one(tmp_path: Path, workers: int) -> None:
-    stream = data(shards_with(tmp_path, {3: "picture", 5: "record"}), workers=workers).train_dataloader()
+    stream = data(shards_with(tmp_path, {3: "image", 5: "record"}), workers=workers).train_dataloader()
     stream.bad_samples = BadSampleLog(tmp_path / "run", 0, 1, allowed=2)
     batches = [batch.keys for batch in stream]
     seen = sorted(int(key) for keys in batches for key in keys)
@@ -56,19 +56,19 @@ def test_the_next_sample_stands_in_for_a_broken_one(tmp_path: Path, workers: int
     lines = (tmp_path / "run" / "bad_samples.rank0.jsonl").read_text().splitlines()
     told = {record["index"]: record for record in map(json.loads, lines)}
     assert {index: record["replaced_by"] for index, record in told.items()} == {3: 4, 5: 6}
-    assert "sample 000000003: a picture that cannot be read" in told[3]["reason"]
+    assert "sample 000000003: an image that cannot be read" in told[3]["reason"]
     assert "sample 000000005 is not a conversation" in told[5]["reason"]
 
 
 def test_too_many_broken_samples_end_the_run(tmp_path: Path) -> None:
-    stream = data(shards_with(tmp_path, {3: "picture", 4: "record", 8: "picture"}), max_bad_share=0.2)
+    stream = data(shards_with(tmp_path, {3: "image", 4: "record", 8: "image"}), max_bad_share=0.2)
     with pytest.raises(UserError, match=r"3 samples are no good, and 2 are allowed; .* or raise max_bad_share"):
         list(stream.train_dataloader())  # 0.2 x 12 = 2.4
 
 
 def test_a_broken_sample_is_an_error_in_evaluation(tmp_path: Path) -> None:
-    module = data(shards_with(tmp_path, {3: "picture"}))
-    with pytest.raises(UserError, match="sample 000000003: a picture that cannot be read"):
+    module = data(shards_with(tmp_path, {3: "image"}))
+    with pytest.raises(UserError, match="sample 000000003: an image that cannot be read"):
         list(module.test_dataloader())
 
 

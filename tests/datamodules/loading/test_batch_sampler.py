@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.loading.batch_sampler import EpochOrder, Source
+from datamodules.loading.batch_sampler import ShardBatchSampler, Source
 from datamodules.loading.length_grouping import Lengths, grouped, padding_share
 
 
@@ -33,8 +33,8 @@ def test_a_step_on_two_ranks_takes_what_it_takes_on_one_in_as_many_batches(
     sources, size, lengths = drawn
     if sum(int(source.weight * len(source.shard_of_sample)) for source in sources) < 2 * size:
         return
-    alone = EpochOrder(sources, 2 * size, shuffle=True, lengths=lengths)
-    pair = [EpochOrder(sources, size, shuffle=True, rank=rank, ranks=2, lengths=lengths) for rank in range(2)]
+    alone = ShardBatchSampler(sources, 2 * size, shuffle=True, lengths=lengths)
+    pair = [ShardBatchSampler(sources, size, shuffle=True, rank=rank, ranks=2, lengths=lengths) for rank in range(2)]
     for order in (alone, *pair):
         order.set_epoch(epoch)
     steps = list(alone.batches())
@@ -50,7 +50,7 @@ def test_two_epochs_show_each_sample_twice_as_often_as_its_weight_says(
     drawn: tuple[list[Source], int, Lengths | None],
 ) -> None:
     sources, _, lengths = drawn
-    order = EpochOrder(sources, 1, shuffle=True, lengths=lengths)
+    order = ShardBatchSampler(sources, 1, shuffle=True, lengths=lengths)
     seen = Counter[int]()
     for epoch in range(2):
         order.set_epoch(epoch)
@@ -66,7 +66,9 @@ def test_two_epochs_show_each_sample_twice_as_often_as_its_weight_says(
 
 @pytest.mark.parametrize(("samples", "weight"), [(12, 0.04), (12, 0.12), (7, 0.5), (3, 0.9)])
 def test_what_a_weight_has_beyond_whole_samples_is_carried_over_to_later_epochs(samples: int, weight: float) -> None:
-    order = EpochOrder([Source(np.zeros(60, np.int64)), Source(np.zeros(samples, np.int64), weight)], 1, shuffle=True)
+    order = ShardBatchSampler(
+        [Source(np.zeros(60, np.int64)), Source(np.zeros(samples, np.int64), weight)], 1, shuffle=True
+    )
     seen = Counter[int]()
     for epoch in range(20):
         order.set_epoch(epoch)
@@ -102,7 +104,7 @@ def test_grouping_leaves_little_of_the_padding() -> None:
 
 def test_a_mixture_is_even_at_every_point_of_the_epoch() -> None:
     sources = [Source(np.arange(300) // 10), Source(np.zeros(50, np.int64), weight=2.0)]  # 300 and 2 x 50 an epoch
-    order = EpochOrder(sources, 40, shuffle=True)
+    order = ShardBatchSampler(sources, 40, shuffle=True)
     for step in range(len(order)):
         counts = np.bincount(order.source_of(order.batches().together(step)))
         assert counts.tolist() == [30, 10]
@@ -111,5 +113,7 @@ def test_a_mixture_is_even_at_every_point_of_the_epoch() -> None:
 @pytest.mark.parametrize(("ranks", "shards"), [(4, 1), (3, 2)])
 def test_more_ranks_than_shards_share_them(ranks: int, shards: int) -> None:
     shard_of_sample = np.sort(np.arange(24) % shards)
-    shares = [EpochOrder([Source(shard_of_sample)], 2, True, rank=rank, ranks=ranks).batches() for rank in range(ranks)]
+    shares = [
+        ShardBatchSampler([Source(shard_of_sample)], 2, True, rank=rank, ranks=ranks).batches() for rank in range(ranks)
+    ]
     assert sorted(index for share in shares for batch in share for index in batch) == list(range(24))

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from datamodules.llava_shards import LLaVAShards
-from datamodules.loading.bad_samples import EncodedSamples
-from datamodules.loading.batch_sampler import EpochOrder, Source
-from datamodules.loading.loader import BatchStream
+from datamodules.loading.bad_samples import EncodedDataset
+from datamodules.loading.batch_sampler import ShardBatchSampler, Source
+from datamodules.loading.loader import ResumableLoader
 from datamodules.shards.reader import held_out
 from lit_avg.batch import Batch
 from lit_avg.utils.errors import UserError
@@ -42,7 +42,7 @@ def data(shards: Path, workers: int = 0, max_length: int = 4096, val_share: floa
     )
 
 
-def keys_of(stream: BatchStream) -> list[list[str]]:
+def keys_of(stream: ResumableLoader) -> list[list[str]]:
     return [batch.keys for batch in stream]
 
 
@@ -124,9 +124,11 @@ def test_ranks_share_the_samples_in_equally_many_batches(samples: int, size: int
     shard_of_sample = np.arange(samples) // 7
     if shuffle and samples < size * ranks:
         with pytest.raises(UserError, match="too few"):
-            EpochOrder([Source(shard_of_sample)], size, shuffle, ranks=ranks)
+            ShardBatchSampler([Source(shard_of_sample)], size, shuffle, ranks=ranks)
         return
-    orders = [EpochOrder([Source(shard_of_sample)], size, shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
+    orders = [
+        ShardBatchSampler([Source(shard_of_sample)], size, shuffle, rank=rank, ranks=ranks) for rank in range(ranks)
+    ]
     shares = [list(order.batches()) for order in orders]
     assert {len(share) for share in shares} == {len(orders[0])}
     seen = [index for share in shares for batch in share for index in batch]
@@ -142,7 +144,7 @@ def test_ranks_share_the_samples_in_equally_many_batches(samples: int, size: int
 
 def test_samples_are_mixed_a_few_shards_at_a_time() -> None:
     shard_of_sample = np.repeat(np.arange(40), 10)
-    (order,) = np.array(list(EpochOrder([Source(shard_of_sample)], 400, shuffle=True).batches()))
+    (order,) = np.array(list(ShardBatchSampler([Source(shard_of_sample)], 400, shuffle=True).batches()))
     begin, end = shard_of_sample[order[:160]], shard_of_sample[order[160:]]
     assert len(set(begin)) == 16  # shards at once
     assert not set(begin) & set(end)
@@ -160,7 +162,7 @@ def test_a_held_out_share_is_never_trained_on(shards: Path) -> None:
     module = data(shards, val_share=0.3)
     trained = {key for keys in keys_of(module.train_dataloader()) for key in keys}
     validation = module.val_dataloader()
-    assert isinstance(validation, BatchStream)
+    assert isinstance(validation, ResumableLoader)
     held = {key for keys in keys_of(validation) for key in keys}
     assert held == {f"{number:09d}" for number in range(SAMPLES) if held_out(f"{number:09d}", 0.3)}
     assert held
@@ -176,9 +178,9 @@ def test_the_manifest_hash_names_the_data(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_what_is_shown_again_to_fill_the_ranks_says_so(shards: Path, ranks: int) -> None:
     samples = data(shards).samples("test")
-    encoded = EncodedSamples(samples, data(shards).encoder)
-    orders = [EpochOrder(samples.sources([1.0]), 3, False, rank=rank, ranks=ranks) for rank in range(ranks)]
-    streams = [BatchStream(encoded, order, data(shards).collate) for order in orders]
+    encoded = EncodedDataset(samples, data(shards).encoder)
+    orders = [ShardBatchSampler(samples.sources([1.0]), 3, False, rank=rank, ranks=ranks) for rank in range(ranks)]
+    streams = [ResumableLoader(encoded, order, data(shards).collate) for order in orders]
     batches = [batch for stream in streams for batch in stream]
     counted = [batch.keys[question] for batch in batches for question in batch.counted]
     assert sorted(counted) == [f"{number:09d}" for number in range(SAMPLES)]

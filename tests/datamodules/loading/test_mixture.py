@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.loading.length_grouping import sample_sizes
-from datamodules.loading.loader import BatchStream
+from datamodules.loading.loader import ResumableLoader
 from datamodules.loading.mixture import WeightedShards
 from datamodules.shards.reader import ShardedSamples
 from lit_avg.utils.errors import UserError
@@ -35,7 +35,7 @@ def mixture(folders: tuple[Path, Path], weight: float = 2.0, batch_size: int = 3
     )
 
 
-def keys(stream: BatchStream) -> list[list[str]]:
+def keys(stream: ResumableLoader) -> list[list[str]]:
     return [batch.keys for batch in stream]
 
 
@@ -76,11 +76,11 @@ def test_a_mixture_without_names_or_weights_is_refused(train: list[WeightedShard
         LLaVAShards(train=train, tokenizer="jersey", batch_size=1, tile_size=16, grid_pinpoints=None)
 
 
-def test_grouped_batches_have_pictures_or_none(folders: tuple[Path, Path]) -> None:
+def test_grouped_batches_have_images_or_none(folders: tuple[Path, Path]) -> None:
     batches = list(mixture(folders, group=True, batch_size=2).train_dataloader())
-    pictures = [len(batch.tile_grids) for batch in batches]
-    assert set(pictures[:-1]) == {0, 2}
-    assert len(pictures) == 15  # 20 and 2 x 5 samples, 6 of them without a picture, by twos
+    images = [len(batch.tile_grids) for batch in batches]
+    assert set(images[:-1]) == {0, 2}
+    assert len(images) == 15  # 20 and 2 x 5 samples, 6 of them without an image, by twos
 
 
 def test_sizes_are_read_from_headers_once_and_kept(folders: tuple[Path, Path]) -> None:

@@ -31,7 +31,7 @@ def options(raw: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Drawn samples, one of them with a broken picture."""
+    """Drawn samples, one of them with a broken image."""
     annotations, images = draw_llava(tmp_path / "raw", SAMPLES)
     (images / "7.png").write_bytes((images / "7.png").read_bytes()[:100])
     return annotations.parent

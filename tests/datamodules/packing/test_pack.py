@@ -15,7 +15,7 @@ from datamodules.packing.roots import ImageRoot
 from datamodules.shards.manifest import MANIFEST, read_manifest
 from datamodules.shards.reader import ShardedSamples
 from lit_avg.utils.errors import UserError
-from tests.drawn import conversation, draw_llava, drawn_shards, picture
+from tests.drawn import conversation, draw_llava, drawn_shards, image
 
 ASKED = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]
 
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def packed_records(tmp_path: Path, records: list[Any]) -> tuple[int, list[str]]:
     """How many samples were packed, and why the others were not; `0.png` is there."""
-    (tmp_path / "0.png").write_bytes(picture(20, 10, "red", 0))
+    (tmp_path / "0.png").write_bytes(image(20, 10, "red", 0))
     (tmp_path / "records.json").write_text(json.dumps([*records, conversation(0, "red")]))
     report = packed(tmp_path / "records.json", tmp_path, tmp_path / "out")
     rejects = [json.loads(line) for line in (tmp_path / "out" / REJECTS).read_text().splitlines()]
@@ -90,7 +90,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         ({"conversations": [ASKED[0], {"from": "gpt", "value": " "}], "image": "0.png"}, "an empty answer"),
         ({"conversations": ASKED, "image": ["0.png", "1.png"]}, "several images"),
         ({"conversations": ASKED, "image": "1.png"}, "image missing: 1.png"),
-        ({"conversations": ASKED, "image": "records.json"}, "image broken: records.json: not a picture"),
+        ({"conversations": ASKED, "image": "records.json"}, "image broken: records.json: not an image"),
         ({"conversations": ASKED, "image": "../out/0.png"}, "image outside the image folder"),
         ({"conversations": ASKED, "image": "/etc/passwd"}, "image outside the image folder"),
         ({"conversations": ASKED}, "1 <image> for 0 image"),
@@ -130,7 +130,7 @@ def test_media_that_are_not_read_are_never_packed_as_text(
     turns = ASKED if media.get("image") else TEXT
     reason = f"media named in `{key}`, which is not read"
     samples, reasons = packed_records(tmp_path, [{"id": "1", "conversations": turns} | media])
-    assert (samples, reasons) == (1, [f"{reason}: a record has one picture, in `image`"])
+    assert (samples, reasons) == (1, [f"{reason}: a record has one image, in `image`"])
     assert command(tmp_path / "records.json", tmp_path, tmp_path / "again", "--max-rejects", "1") == 0
     assert f"1 records refused (1 × {reason})" in capsys.readouterr().out
 
@@ -144,7 +144,7 @@ def test_media_that_are_not_read_are_never_packed_as_text(
         {"image": "0.png", "image_url": "https://example.org/0.png", "images": ["0.png"]},
     ],
 )
-def test_what_only_tells_of_a_picture_is_no_other_media(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_what_only_tells_of_an_image_is_no_other_media(tmp_path: Path, more: dict[str, Any]) -> None:
     record = {"conversations": ASKED if "image" in more else TEXT} | more
     assert packed_records(tmp_path, [record]) == (2, [])
 
@@ -169,7 +169,7 @@ def test_an_image_list_of_one_and_odd_names_are_fine(tmp_path: Path) -> None:
     names = ["a.b.c.png", "-dash.png", "sp ace/quote's.png"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(picture(8, 8, "blue", 1))
+        (tmp_path / name).write_bytes(image(8, 8, "blue", 1))
     assert packed_records(tmp_path, [{"conversations": ASKED, "image": [name]} for name in names]) == (4, [])
     assert [sample.image is not None for sample in ShardedSamples(tmp_path / "out")] == [True] * 4
 
@@ -184,10 +184,10 @@ def test_json_lines_and_a_json_list_give_the_same(tmp_path: Path) -> None:
     assert one.manifest.shards == other.manifest.shards
 
 
-def test_no_picture_is_in_both_splits(tmp_path: Path) -> None:
+def test_no_image_is_in_both_splits(tmp_path: Path) -> None:
     annotations, images = draw_llava(tmp_path / "raw", samples=40)
     records = json.loads(annotations.read_text())
-    annotations.write_text(json.dumps(records + records))  # every picture twice
+    annotations.write_text(json.dumps(records + records))  # every image twice
     assert command(annotations, images, tmp_path / "out", "--val-share", "0.3") == 0
     train, val = (ShardedSamples(tmp_path / "out" / split) for split in ("train", "val"))
     assert len(train) + len(val) == 80
@@ -240,7 +240,7 @@ def test_annotations_of_which_nothing_can_be_packed_leave_nothing_behind(tmp_pat
 
 def test_a_full_disk_keeps_what_is_packed_and_the_same_command_goes_on(tmp_path: Path) -> None:
     annotations, images = draw_llava(tmp_path / "raw", samples=12)
-    (images / "11.png").write_bytes(picture(200, 200, "red", 11))  # 100 kB of noise
+    (images / "11.png").write_bytes(image(200, 200, "red", 11))  # 100 kB of noise
     arguments = ["--annotations", str(annotations), "--images", str(images), "--shard-size-mb", "0.02"]
     stopped = [*arguments, "--out", str(tmp_path / "out"), "--workers", "1"]
     script = f"""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.encoding.image_decoding import decode_picture
+from datamodules.encoding.image_decoding import decode_image
 from datamodules.packing.command import main
 from datamodules.packing.examine import Resizing
 from datamodules.packing.pack import REJECTS, PackJob, PackReport, pack
@@ -16,9 +16,9 @@ from datamodules.packing.roots import ImageRoot, parse_root
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import Sample
 from lit_avg.utils.errors import UserError
-from tests.drawn import picture
+from tests.drawn import image
 
-PNG = picture(30, 20, "red", 0)
+PNG = image(30, 20, "red", 0)
 
 
 def said(*texts: str, first: str = "human") -> list[dict[str, str]]:
@@ -120,7 +120,7 @@ def test_what_is_no_round_in_the_mixes_is_left_out(tmp_path: Path, preset: str) 
     }
 
 
-def test_the_round_with_the_picture_is_never_left_out(tmp_path: Path) -> None:
+def test_the_round_with_the_image_is_never_left_out(tmp_path: Path) -> None:
     records = [{"id": 1, "image": "1.png", "conversations": said("<image>", "", "Why?", "So.")}]
     root = ImageRoot(zipped(tmp_path / "it.zip", "1.png"))
     _, _, rejects = packed(tmp_path, [*records, {"conversations": said("a", "b")}], root, preset="llava-665k")
@@ -154,8 +154,8 @@ def test_kinds_that_do_not_fit_and_text_that_is_no_unicode_are_refused(tmp_path:
     ]
 
 
-def test_pictures_are_made_smaller_or_written_anew_only_when_asked(tmp_path: Path) -> None:
-    large, small = picture(64, 32, "red", 1), picture(16, 16, "red", 2)
+def test_images_are_made_smaller_or_written_anew_only_when_asked(tmp_path: Path) -> None:
+    large, small = image(64, 32, "red", 1), image(16, 16, "red", 2)
     (tmp_path / "large.png").write_bytes(large)
     (tmp_path / "small.png").write_bytes(small)
     records = [{"image": f"{name}.png", "conversations": said("<image>\nQ", "A")} for name in ("large", "small")]
@@ -167,7 +167,7 @@ def test_pictures_are_made_smaller_or_written_anew_only_when_asked(tmp_path: Pat
     assert found["as is"] == [large, small]
     assert found["side"][1] == small
     for name in ("side", "both"):
-        assert [decode_picture(image or b"", "it").size for image in found[name]] == [(32, 16), (16, 16)]
+        assert [decode_image(image or b"", "it").size for image in found[name]] == [(32, 16), (16, 16)]
     assert found["both"][1] != small
     with pytest.raises(UserError, match="--quality is a JPEG quality from 1 to 100, but is 0"):
         Resizing(quality=0)

@@ -13,14 +13,14 @@ from datamodules.packing.journal import partial_folder
 from datamodules.packing.pack import REJECTS
 from datamodules.shards.reader import ShardedSamples
 from lit_avg.utils.errors import UserError
-from tests.drawn import draw_llava, picture
+from tests.drawn import draw_llava, image
 
-SAMPLES = 8  # of which 4 has no picture
+SAMPLES = 8  # of which 4 has no image
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Annotations and a folder of pictures."""
+    """Annotations and a folder of images."""
     return draw_llava(tmp_path / "raw", SAMPLES)[0].parent
 
 
@@ -29,7 +29,7 @@ def missing(images: Path) -> None:
 
 
 def broken(images: Path) -> None:
-    (images / "3.png").write_bytes(b"no picture")
+    (images / "3.png").write_bytes(b"no image")
 
 
 def pack_again(raw: Path, out: Path, *options: str, max_rejects: str = "0.2") -> int:
@@ -37,14 +37,14 @@ def pack_again(raw: Path, out: Path, *options: str, max_rejects: str = "0.2") ->
     return main([*places, "--max-rejects", max_rejects, *options])
 
 
-def pictures_in(out: Path) -> list[bytes | None]:
+def images_in(out: Path) -> list[bytes | None]:
     return [sample.image for sample in ShardedSamples(out)]
 
 
 @pytest.mark.parametrize("spoil", [missing, broken])
 @pytest.mark.parametrize("max_rejects", ["0", "0.2"])
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_a_picture_that_was_missing_or_broken_is_looked_at_again(
+def test_an_image_that_was_missing_or_broken_is_looked_at_again(
     raw: Path, tmp_path: Path, spoil: Callable[[Path], None], max_rejects: str, overwrite: list[str]
 ) -> None:
     good = (raw / "images" / "3.png").read_bytes()
@@ -59,7 +59,7 @@ def test_a_picture_that_was_missing_or_broken_is_looked_at_again(
     (raw / "images" / "3.png").write_bytes(good)
     assert pack_again(raw, out, *options, *overwrite, max_rejects=max_rejects) == 0
     expected = [(raw / "images" / f"{number}.png").read_bytes() if number != 4 else None for number in range(SAMPLES)]
-    assert pictures_in(out) == expected
+    assert images_in(out) == expected
     assert (out / REJECTS).read_bytes() == b""
     assert not partial_folder(out).exists()
 
@@ -80,15 +80,15 @@ def test_nothing_is_packed_again_while_all_is_as_it_was(
 
 
 @pytest.mark.parametrize("options", [[], ["--val-share", "0.4"], ["--max-side", "20"]])
-def test_a_picture_that_changed_is_told_and_packed_when_that_is_asked_for(
+def test_an_image_that_changed_is_told_and_packed_when_that_is_asked_for(
     raw: Path, tmp_path: Path, options: list[str]
 ) -> None:
     out = tmp_path / "out"
     assert pack_again(raw, out, *options) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    changed = bytearray(picture(40, 90, "blue", 99))
+    changed = bytearray(image(40, 90, "blue", 99))
     (raw / "images" / "0.png").write_bytes(changed)
-    with pytest.raises(UserError, match=r"pictures have changed since they were packed into .*out; .* --overwrite"):
+    with pytest.raises(UserError, match=r"images have changed since they were packed into .*out; .* --overwrite"):
         pack_again(raw, out, *options)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert pack_again(raw, out, *options, "--overwrite") == 0
@@ -96,24 +96,24 @@ def test_a_picture_that_changed_is_told_and_packed_when_that_is_asked_for(
 
 
 def exchange(images: Path) -> None:
-    """Give two pictures each other's name."""
+    """Give two images each other's name."""
     names = [images / "0.png", images / "1.png"]
     for path, content in zip(names, [path.read_bytes() for path in reversed(names)], strict=True):
         path.write_bytes(content)
 
 
-def test_pictures_that_have_changed_names_are_told_and_packed_when_that_is_asked_for(raw: Path, tmp_path: Path) -> None:
+def test_images_that_have_changed_names_are_told_and_packed_when_that_is_asked_for(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert pack_again(raw, out) == 0
-    before = pictures_in(out)
+    before = images_in(out)
     exchange(raw / "images")
-    with pytest.raises(UserError, match=r"pictures have changed since they were packed into .*out; .* --overwrite"):
+    with pytest.raises(UserError, match=r"images have changed since they were packed into .*out; .* --overwrite"):
         pack_again(raw, out)
     assert pack_again(raw, out, "--overwrite") == 0
-    assert pictures_in(out) == [before[1], before[0], *before[2:]]
+    assert images_in(out) == [before[1], before[0], *before[2:]]
 
 
-def test_what_an_earlier_version_has_packed_is_known_by_its_pictures_alone(
+def test_what_an_earlier_version_has_packed_is_known_by_its_images_alone(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -124,36 +124,34 @@ def test_what_an_earlier_version_has_packed_is_known_by_its_pictures_alone(
     capsys.readouterr()
     assert pack_again(raw, out) == 0
     assert "already done" in capsys.readouterr().out
-    (raw / "images" / "0.png").write_bytes(picture(40, 90, "blue", 99))
-    with pytest.raises(UserError, match="pictures have changed"):
+    (raw / "images" / "0.png").write_bytes(image(40, 90, "blue", 99))
+    with pytest.raises(UserError, match="images have changed"):
         pack_again(raw, out)
 
 
-def test_a_picture_that_changed_while_a_packing_waited_is_not_mixed_with_the_others(raw: Path, tmp_path: Path) -> None:
+def test_an_image_that_changed_while_a_packing_waited_is_not_mixed_with_the_others(raw: Path, tmp_path: Path) -> None:
     missing(raw / "images")
     out = tmp_path / "out"
     with pytest.raises(UserError, match="1 of 8 records refused"):
         pack_again(raw, out, max_rejects="0")
-    new = picture(40, 90, "blue", 99)
+    new = image(40, 90, "blue", 99)
     (raw / "images" / "0.png").write_bytes(new)
-    with pytest.raises(UserError, match=r"pictures have changed since they were packed into .*out\.partial"):
+    with pytest.raises(UserError, match=r"images have changed since they were packed into .*out\.partial"):
         pack_again(raw, out)
     assert pack_again(raw, out, "--overwrite") == 0
-    assert pictures_in(out)[0] == new
+    assert images_in(out)[0] == new
 
 
-def test_samples_whose_pictures_are_gone_are_not_given_up_for_one_that_came(raw: Path, tmp_path: Path) -> None:
+def test_samples_whose_images_are_gone_are_not_given_up_for_one_that_came(raw: Path, tmp_path: Path) -> None:
     good = (raw / "images" / "3.png").read_bytes()
     missing(raw / "images")
     out = tmp_path / "out"
     assert pack_again(raw, out) == 0
     (raw / "images" / "0.png").unlink()
     (raw / "images" / "3.png").write_bytes(good)
-    with pytest.raises(
-        UserError, match="1 records that were refused can be packed now, but 1 pictures that were packed"
-    ):
+    with pytest.raises(UserError, match="1 records that were refused can be packed now, but 1 images that were packed"):
         pack_again(raw, out)
-    assert len(pictures_in(out)) == SAMPLES - 1
+    assert len(images_in(out)) == SAMPLES - 1
 
 
 def test_another_archive_or_another_annotations_file_is_other_data(raw: Path, tmp_path: Path) -> None:
@@ -178,8 +176,8 @@ def test_another_archive_or_another_annotations_file_is_other_data(raw: Path, tm
     with pytest.raises(UserError, match=r"out\.partial was begun with other images; .* --overwrite"):
         again()
     assert again("--overwrite") == 0
-    assert len(pictures_in(out)) == SAMPLES
-    (raw / "images" / "3.png").write_bytes(picture(40, 90, "blue", 99))
+    assert len(images_in(out)) == SAMPLES
+    (raw / "images" / "3.png").write_bytes(image(40, 90, "blue", 99))
     zipped()
     with pytest.raises(UserError, match=r"out was packed with other images; .* --overwrite"):
         again()
@@ -203,4 +201,4 @@ def test_annotations_of_one_name_are_told_apart(raw: Path, tmp_path: Path) -> No
     assert next(out.glob("*.tar")).stat().st_ino == inode
     shutil.copy(raw / "images" / "0.png", raw / "images" / "gone.png")
     assert main(command) == 0
-    assert len(pictures_in(out)) == 2 * SAMPLES
+    assert len(images_in(out)) == 2 * SAMPLES

@@ -1,4 +1,4 @@
-"""Pictures in folders, zips and tars: found by their names, and never outside."""
+"""Images in folders, zips and tars: found by their names, and never outside."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from datamodules.packing import archives
 from datamodules.packing.names import RefusedError, inside
-from datamodules.packing.roots import ImageRoot, Pictures, parse_root
+from datamodules.packing.roots import ImageRoot, Images, parse_root
 from lit_avg.utils.errors import UserError
 
 FILES = {
@@ -49,21 +49,21 @@ def as_tar(path: Path, files: dict[str, bytes] = FILES) -> Path:
     return path
 
 
-def opened(tmp_path: Path, *roots: ImageRoot, folders: tuple[str, ...] = (), any_extension: bool = False) -> Pictures:
-    pictures = Pictures(roots, tmp_path / "indexes", folders, any_extension)
-    pictures.build_indexes()
-    return pictures
+def opened(tmp_path: Path, *roots: ImageRoot, folders: tuple[str, ...] = (), any_extension: bool = False) -> Images:
+    images = Images(roots, tmp_path / "indexes", folders, any_extension)
+    images.build_indexes()
+    return images
 
 
 @pytest.mark.parametrize("make", [as_folder, as_zip, as_tar])
 def test_every_kind_of_root_gives_the_bytes_by_name(tmp_path: Path, make: object) -> None:
     assert callable(make)
-    pictures = opened(tmp_path, ImageRoot(make(tmp_path / "root")))
+    images = opened(tmp_path, ImageRoot(make(tmp_path / "root")))
     for name, data in FILES.items():
-        assert pictures.read(name).data == data
-        assert pictures.read(f"./{name}").data == data
+        assert images.read(name).data == data
+        assert images.read(f"./{name}").data == data
     with pytest.raises(RefusedError, match=r"image missing: gone\.jpg"):
-        pictures.read("gone.jpg")
+        images.read("gone.jpg")
 
 
 def test_stored_and_deflated_members_are_read_and_others_are_refused(tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ def test_a_damaged_member_is_refused_and_the_others_are_read(tmp_path: Path) -> 
     path = as_zip(tmp_path / "it.zip", method=zipfile.ZIP_STORED)
     data = path.read_bytes()
     path.write_bytes(data.replace(b"one", b"onE", 1))
-    pictures = opened(tmp_path, ImageRoot(path))
+    images = opened(tmp_path, ImageRoot(path))
     with pytest.raises(RefusedError, match=r"a\.b\.c\.jpg does not have its checksum"):
-        pictures.read("a.b.c.jpg")
-    assert pictures.read("sp ace/quote's.jpg").data == b"two"
+        images.read("a.b.c.jpg")
+    assert images.read("sp ace/quote's.jpg").data == b"two"
 
 
-def test_a_tar_that_was_cut_off_is_refused_or_its_last_picture_is(tmp_path: Path) -> None:
+def test_a_tar_that_was_cut_off_is_refused_or_its_last_image_is(tmp_path: Path) -> None:
     path = as_tar(tmp_path / "it.tar", {"whole.jpg": b"1" * 512, "cut.jpg": b"2" * 5000})
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises((UserError, RefusedError), match=r"not a readable zip or tar|cut off"):
@@ -101,9 +101,9 @@ def test_a_tar_that_was_cut_off_is_refused_or_its_last_picture_is(tmp_path: Path
 )
 def test_names_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "x").write_bytes(b"secret")
-    pictures = opened(tmp_path, ImageRoot(as_folder(tmp_path / "root")), ImageRoot(as_zip(tmp_path / "it.zip")))
+    images = opened(tmp_path, ImageRoot(as_folder(tmp_path / "root")), ImageRoot(as_zip(tmp_path / "it.zip")))
     with pytest.raises(RefusedError, match="image outside the image folder"):
-        pictures.read(name)
+        images.read(name)
 
 
 @given(st.text(st.sampled_from("ab./\\~:C"), max_size=12))
@@ -118,11 +118,11 @@ def test_a_name_that_is_inside_stays_inside_however_it_is_written(name: str) -> 
 def test_entries_that_point_outside_cannot_be_read_by_any_name(tmp_path: Path, make: object) -> None:
     assert callable(make)
     path = make(tmp_path / "it", {"../evil.jpg": b"evil", "/abs.jpg": b"evil", "good.jpg": b"good"})
-    pictures = opened(tmp_path, ImageRoot(path))
-    assert pictures.read("good.jpg").data == b"good"
+    images = opened(tmp_path, ImageRoot(path))
+    assert images.read("good.jpg").data == b"good"
     for name in ("evil.jpg", "abs.jpg"):
         with pytest.raises(RefusedError, match="image missing"):
-            pictures.read(name)
+            images.read(name)
 
 
 def test_links_in_a_tar_are_followed_within_it_only(tmp_path: Path) -> None:
@@ -138,14 +138,14 @@ def test_links_in_a_tar_are_followed_within_it_only(tmp_path: Path) -> None:
             link = tarfile.TarInfo(name)
             link.type, link.linkname = kind, target
             archive.addfile(link)
-    pictures = opened(tmp_path, ImageRoot(path))
-    assert pictures.read("hard.jpg").data == b"one"
+    images = opened(tmp_path, ImageRoot(path))
+    assert images.read("hard.jpg").data == b"one"
     with pytest.raises(RefusedError, match="image missing"):
-        pictures.read("soft.jpg")
+        images.read("soft.jpg")
 
 
 def linked_folder(folder: Path) -> Path:
-    """Pictures that `tar` and `zip` store as hard links, symbolic links, and files with holes."""
+    """Images that `tar` and `zip` store as hard links, symbolic links, and files with holes."""
     (folder / "sub").mkdir(parents=True)
     (folder / "one.jpg").write_bytes(b"one")
     (folder / "hard.jpg").hardlink_to(folder / "one.jpg")
@@ -166,16 +166,16 @@ def linked_folder(folder: Path) -> Path:
     "options",
     [["-S", "--format=gnu"], *(["-S", "--format=pax", f"--sparse-version={v}"] for v in ("0.0", "0.1", "1.0"))],
 )
-def test_a_picture_of_a_folder_is_found_however_tar_has_stored_it(tmp_path: Path, options: list[str]) -> None:
+def test_an_image_of_a_folder_is_found_however_tar_has_stored_it(tmp_path: Path, options: list[str]) -> None:
     folder, path = linked_folder(tmp_path / "it"), tmp_path / "it.tar"
     subprocess.run(["tar", *options, "-C", str(folder), "-cf", str(path), "."], check=True)
     assert path.stat().st_size < 2**20, "it has holes"
-    pictures = opened(tmp_path, ImageRoot(path))
+    images = opened(tmp_path, ImageRoot(path))
     for name in ("one.jpg", "hard.jpg", "a-soft.jpg", "sub/chain.jpg", "holes.bmp"):
-        assert pictures.read(name).data == (folder / name).read_bytes()
+        assert images.read(name).data == (folder / name).read_bytes()
     for name in ("out.jpg", "up.jpg", "loop.jpg"):
         with pytest.raises(RefusedError, match="image missing"):
-            pictures.read(name)
+            images.read(name)
 
 
 def test_links_in_a_zip_are_followed_within_it_only(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_links_in_a_zip_are_followed_within_it_only(tmp_path: Path) -> None:
             link = zipfile.ZipInfo(name)
             link.external_attr = 0o120777 << 16
             archive.writestr(link, target)
-    pictures = opened(tmp_path, ImageRoot(path))
-    assert [pictures.read(name).data for name in ("sub/soft.jpg", "late.jpg")] == [b"one", b"one"]
+    images = opened(tmp_path, ImageRoot(path))
+    assert [images.read(name).data for name in ("sub/soft.jpg", "late.jpg")] == [b"one", b"one"]
     with pytest.raises(RefusedError, match="image missing"):
-        pictures.read("out.jpg")
+        images.read("out.jpg")
 
 
 def test_a_zip_bomb_is_refused_without_being_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +217,11 @@ def test_accents_composed_or_not_are_the_same_name(tmp_path: Path) -> None:
 def test_each_prefix_has_its_root_and_the_longest_is_asked_first(tmp_path: Path) -> None:
     train = as_zip(tmp_path / "train2017.zip", {"train2017/1.jpg": b"coco"})
     other = as_zip(tmp_path / "other.zip", {"coco/train2017/1.jpg": b"wrong", "gqa/2.jpg": b"gqa"})
-    pictures = opened(tmp_path, ImageRoot(other), ImageRoot(train, "coco/train2017"))
-    assert pictures.read("coco/train2017/1.jpg") == (b"coco", 1)
-    assert pictures.read("gqa/2.jpg") == (b"gqa", 0)
+    images = opened(tmp_path, ImageRoot(other), ImageRoot(train, "coco/train2017"))
+    assert images.read("coco/train2017/1.jpg") == (b"coco", 1)
+    assert images.read("gqa/2.jpg") == (b"gqa", 0)
     with pytest.raises(RefusedError, match="image missing"):
-        pictures.read("coco/train20171.jpg")
+        images.read("coco/train20171.jpg")
 
 
 def test_a_root_is_written_with_or_without_a_prefix(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def test_a_record_that_is_no_conversation_is_named(broken: bytes) -> None:
         parse_sample("000000001", broken, None)
 
 
-def test_a_picture_that_the_text_does_not_mark_is_noticed() -> None:
+def test_an_image_that_the_text_does_not_mark_is_noticed() -> None:
     with pytest.raises(UserError, match="no <image> in the first question"):
-        parse_sample("000000001", record(), b"picture")
+        parse_sample("000000001", record(), b"image")
 
 
 def test_half_a_character_is_refused_by_name() -> None:
@@ -52,9 +52,9 @@ def test_half_a_character_is_refused_by_name() -> None:
 def test_a_mark_that_another_hides_is_refused(question: str) -> None:
     said = [{"from": "human", "value": question}, {"from": "gpt", "value": "This."}]
     with pytest.raises(UserError, match=r"sample 000000001 is not a conversation: (a second|2) <image>"):
-        parse_sample("000000001", record(conversations=said), b"picture")
+        parse_sample("000000001", record(conversations=said), b"image")
 
 
 def test_half_a_mark_is_text() -> None:
     said = [{"from": "human", "value": "<image>\n<ima"}, {"from": "gpt", "value": "ge> it is."}]
-    assert parse_sample("000000001", record(conversations=said), b"picture").turns[1].text == "ge> it is."
+    assert parse_sample("000000001", record(conversations=said), b"image").turns[1].text == "ge> it is."

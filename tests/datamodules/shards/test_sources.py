@@ -20,7 +20,7 @@ from datamodules.shards.reader import ShardedSamples
 from lit_avg.utils.errors import UserError
 from tests.datamodules.serving import HASTY, Server, cached_bytes, samples_at, serving
 from tests.datamodules.tars import write_tar
-from tests.drawn import conversation, drawn_shards, picture
+from tests.drawn import conversation, drawn_shards, image
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def foreign_sample(number: int) -> dict[str, bytes]:
     record: dict[str, Any] = conversation(number, "red")
     return {
         f"./some.folder/{number}.json": json.dumps(record).encode(),
-        f"./some.folder/{number}.png": picture(30, 20, "red", number),
+        f"./some.folder/{number}.png": image(30, 20, "red", number),
     }
 
 

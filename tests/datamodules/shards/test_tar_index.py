@@ -15,9 +15,9 @@ from datamodules.shards.sample import BadSampleError
 from datamodules.shards.tar_index import read_index, split_name
 from lit_avg.utils.errors import UserError
 from tests.datamodules.tars import record, write_tar
-from tests.drawn import picture
+from tests.drawn import image
 
-PICTURE = picture(30, 20, "red", 0)
+PICTURE = image(30, 20, "red", 0)
 
 
 @pytest.fixture
@@ -50,22 +50,22 @@ def test_keys_are_webdatasets(name: str) -> None:
 
 
 def mixed_tar(path: Path, prefix: str, with_folders: bool) -> list[bool]:
-    """Twelve samples as GNU tar packs a folder; which of them have no picture."""
+    """Twelve samples as GNU tar packs a folder; which of them have no image."""
     members: dict[str, bytes | str | None] = {}
     if with_folders:
         members |= {"./": None} if prefix == "./" else {part: None for part in [prefix.rstrip("/")] if part}
     for number in range(12):
-        has_picture = number % 3 != 1
-        members[f"{prefix}{number:06d}.json"] = record(number, has_picture=has_picture)
-        if has_picture:
-            members[f"{prefix}{number:06d}.png"] = picture(30 + number, 20, "red", number)
+        has_image = number % 3 != 1
+        members[f"{prefix}{number:06d}.json"] = record(number, has_image=has_image)
+        if has_image:
+            members[f"{prefix}{number:06d}.png"] = image(30 + number, 20, "red", number)
     write_tar(path, members | ({"empty/": None, "notes": b"none"} if with_folders else {}))
     return [number % 3 == 1 for number in range(12)]
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "v1.0/", "./v1.0/", "plain/"])
 @pytest.mark.parametrize("with_folders", [False, True])
-def test_lengths_and_pictures_are_those_of_the_sample_however_the_tar_file_was_made(
+def test_lengths_and_images_are_those_of_the_sample_however_the_tar_file_was_made(
     prefix: str, with_folders: bool, tmp_path: Path, cache: ShardCache
 ) -> None:
     text_only = mixed_tar(tmp_path / "mix.tar", prefix, with_folders)
@@ -73,10 +73,10 @@ def test_lengths_and_pictures_are_those_of_the_sample_however_the_tar_file_was_m
     assert [samples[number].image is None for number in range(12)] == text_only
     sizes = sample_sizes(samples)
     assert sizes[:, 2].tolist() == [0 if without else 30 + number for number, without in enumerate(text_only)]
-    assert sizes[:, 0].tolist() == [len(record(number, has_picture=not text_only[number])) for number in range(12)]
+    assert sizes[:, 0].tolist() == [len(record(number, has_image=not text_only[number])) for number in range(12)]
     data = LLaVAShards(str(tmp_path / "mix.tar"), "jersey", 2, 16, None, group_by_length=True)
-    pictures = [len(batch.tile_grids) for batch in data.train_dataloader()]
-    assert sorted(pictures) == [0, 0, 2, 2, 2, 2]  # 8 samples with a picture and 4 without, by twos
+    images = [len(batch.tile_grids) for batch in data.train_dataloader()]
+    assert sorted(images) == [0, 0, 2, 2, 2, 2]  # 8 samples with an image and 4 without, by twos
 
 
 def test_links_within_a_tar_file_are_followed_and_others_are_named(tmp_path: Path, cache: ShardCache) -> None:

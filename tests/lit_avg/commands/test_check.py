@@ -34,7 +34,7 @@ def test_what_only_concerns_the_router_leaves_the_feedback_as_it_is(tmp_path: Pa
     stage3 = ["--config", write_stage(tmp_path, "MultiGranularityTuning")]
     stage4 = ["--config", write_stage(tmp_path, "RGLF", init_from="${run_root}/before")]
     router = [("alpha", "0.5"), ("model.init_args.k", "1"), ("model.init_args.semantics", "{ranking: rank distance}")]
-    below = [("model.init_args.pooling", "max"), ("model.init_args.semantics", "release"), ("alone", "true")]
+    below = [("model.init_args.pooling", "max"), ("model.init_args.semantics", "release"), ("per_sample", "true")]
     asked = [[*stage4, f"--model.init_args.{name}", value] for name, value in (*router, *below)]
     plain, seed, before, *others = answers(tmp_path, stage4, [*stage4, "--seed_everything", "7"], stage3, *asked)
     assert plain["levels"] == [1, 2, 4, 8, 16]

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lit_avg.cli import main
-from lit_avg.commands.export import PROMPT, fixed_picture, log_probs_of_transformers, own_log_probs
+from lit_avg.commands.export import PROMPT, fixed_image, log_probs_of_transformers, own_log_probs
 from lit_avg.llava_next.generation import Generation
 from lit_avg.model import AvgLlava
 from lit_avg.routing.policies import Fixed, Oracle
@@ -32,8 +32,8 @@ processor = AutoProcessor.from_pretrained(folder)
 text = processor.apply_chat_template(
     [{"role": "user", "content": "<image>\\n" + prompt}], add_generation_prompt=True, tokenize=False
 )
-picture = Image.open(folder + "/../picture.png")
-inputs = processor(images=picture, text=text, add_special_tokens=False, return_tensors="pt")
+image = Image.open(folder + "/../image.png")
+inputs = processor(images=image, text=text, add_special_tokens=False, return_tensors="pt")
 with torch.no_grad():
     log_probs = model(**inputs).logits[0].log_softmax(dim=1)
 ours = load_file(folder + "/../ours.safetensors")["log_probs"]
@@ -75,7 +75,7 @@ def test_transformers_alone_computes_the_same(exported: Path) -> None:
     model = AvgLlava.from_pretrained(exported)
     ours = own_log_probs(model)
     assert len(ours) > len(PROMPT.split())
-    fixed_picture().save(exported.parent / "picture.png")
+    fixed_image().save(exported.parent / "image.png")
     save_file({"log_probs": ours}, exported.parent / "ours.safetensors")
     command = [sys.executable, "-I", "-c", ALONE, str(exported), PROMPT]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/", check=False)
@@ -101,9 +101,9 @@ def test_the_model_comes_back_bit_for_bit(exported: Path, tmp_path: Path) -> Non
     first, second = model.state_dict(), again.state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    pictures, prompts = [fixed_picture(), None], ["What is it?", "Who are you?"]
-    assert model.generate(pictures, prompts, max_new_tokens=3).texts == (
-        again.generate(pictures, prompts, max_new_tokens=3).texts
+    images, prompts = [fixed_image(), None], ["What is it?", "Who are you?"]
+    assert model.generate(images, prompts, max_new_tokens=3).texts == (
+        again.generate(images, prompts, max_new_tokens=3).texts
     )
 
 
@@ -122,27 +122,27 @@ def test_the_card_says_what_the_model_was_trained_on(exported: Path) -> None:
 
 def test_generate_tells_the_granularity_the_probabilities_and_the_tokens(exported: Path) -> None:
     model = AvgLlava.from_pretrained(exported)
-    pictures, prompts = [fixed_picture(), fixed_picture(), None], ["What is it?", "How many are there?", "Hello?"]
-    answers = model.generate(pictures, prompts, max_new_tokens=4)
+    images, prompts = [fixed_image(), fixed_image(), None], ["What is it?", "How many are there?", "Hello?"]
+    answers = model.generate(images, prompts, max_new_tokens=4)
     assert answers.probabilities.shape == (3, 5)
     assert answers.granularities[:2] == [
         model.granularities.tokens[level] for level in answers.probabilities.argmax(dim=1)[:2]
     ]
     assert answers.visual_tokens[2] == 0
-    coarse = model.generate(pictures, prompts, Fixed(1, model.granularities), max_new_tokens=4)
-    fine = model.generate(pictures, prompts, Fixed(16, model.granularities), max_new_tokens=4)
+    coarse = model.generate(images, prompts, Fixed(1, model.granularities), max_new_tokens=4)
+    fine = model.generate(images, prompts, Fixed(16, model.granularities), max_new_tokens=4)
     assert (coarse.granularities, fine.granularities) == ([1] * 3, [16] * 3)
     assert coarse.visual_tokens[0] < fine.visual_tokens[0]
     with pytest.raises(UserError, match="oracle looks at the answers"):
-        model.generate(pictures, prompts, Oracle())
+        model.generate(images, prompts, Oracle())
 
 
 def test_a_prompt_is_answered_alone_as_in_a_batch(exported: Path) -> None:
     model = AvgLlava.from_pretrained(exported)
-    pictures, prompts = [fixed_picture(), None], ["What is it?", "A much longer question, is it not?"]
-    together = model.generate(pictures, prompts, max_new_tokens=5, generation=Generation()).texts
+    images, prompts = [fixed_image(), None], ["What is it?", "A much longer question, is it not?"]
+    together = model.generate(images, prompts, max_new_tokens=5, generation=Generation()).texts
     alone = [
-        model.generate([one], [asked], max_new_tokens=5).texts[0] for one, asked in zip(pictures, prompts, strict=True)
+        model.generate([one], [asked], max_new_tokens=5).texts[0] for one, asked in zip(images, prompts, strict=True)
     ]
     assert together == alone
 
@@ -152,8 +152,8 @@ def test_a_prompt_is_answered_alone_as_in_a_batch(exported: Path) -> None:
     [
         ([None], ["  "], "prompt 0 is empty"),
         ([None], ["<image> what?"], "prompt 0 says <image> itself"),
-        ([[fixed_picture(), fixed_picture()]], ["Which?"], "image 0 is 2 images"),
-        (["picture.png"], ["What?"], "image 0 is 'picture.png', but a prompt shows one PIL image"),
+        ([[fixed_image(), fixed_image()]], ["Which?"], "image 0 is 2 images"),
+        (["image.png"], ["What?"], "image 0 is 'image.png', but a prompt shows one PIL image"),
         ([], ["What?"], "0 images for 1 prompts"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_model_whose_router_scores_nothing_is_neither_exported_nor_asked(run: 
         own_log_probs(model)
     for policy in (None, Fixed(1, model.granularities)):
         with pytest.raises(UserError, match="the router's scores are not finite"):
-            model.generate([fixed_picture()], [PROMPT], policy, max_new_tokens=2)
+            model.generate([fixed_image()], [PROMPT], policy, max_new_tokens=2)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     next(tensor for name, tensor in checkpoint["state_dict"].items() if "router" in name).fill_(torch.nan)
     torch.save(checkpoint, run / "checkpoints" / "nan.ckpt")

@@ -162,7 +162,7 @@ def test_a_folder_of_ours_gives_back_the_model_and_its_logits(model: AvgLlava, b
     model.save_pretrained(tmp_path / "ours")
     loaded = AvgLlava.from_pretrained(tmp_path / "ours")
     assert same(loaded, model)
-    assert torch.equal(loaded.route(batch, loaded.see(batch)), model.route(batch, model.see(batch)))
+    assert torch.equal(loaded.route(batch, loaded.encode_levels(batch)), model.route(batch, model.encode_levels(batch)))
 
 
 def test_a_folder_of_ours_that_was_tampered_with_is_refused(model: AvgLlava, tmp_path: Path) -> None:

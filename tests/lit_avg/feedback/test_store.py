@@ -34,7 +34,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> tuple[Path,
     folder = tmp_path_factory.mktemp("chain")
     stage3 = config(folder, shards, "MultiGranularityTuning", "stage3")
     assert main(["fit", "--config", stage3]) == 0
-    stage4 = config(folder, shards, "RGLF", "live", init_from=str(folder / "stage3"), alone=True)
+    stage4 = config(folder, shards, "RGLF", "live", init_from=str(folder / "stage3"), per_sample=True)
     command = ["feedback", "--config", stage4, "--ckpt", str(folder / "stage3"), "--samples-per-part", "3"]
     assert main([*command, "--out", str(folder / "store")]) == 0
     return folder, command
@@ -61,7 +61,7 @@ def test_a_router_trained_from_the_store_is_bit_equal_to_one_trained_live(chain:
 
 def test_whole_batches_give_the_feedback_of_samples_alone_but_for_rounding(chain: tuple[Path, list[str]]) -> None:
     folder, command = chain
-    batched = ["--model.init_args.alone", "false", "--out", str(folder / "batched")]
+    batched = ["--model.init_args.per_sample", "false", "--out", str(folder / "batched")]
     assert main([*command, *batched]) == 0
     for split in ("train", "val"):
         alone, together = (FeedbackStore(folder / store).read(split) for store in ("store", "batched"))
@@ -71,7 +71,7 @@ def test_whole_batches_give_the_feedback_of_samples_alone_but_for_rounding(chain
 
 def test_three_of_the_five_levels_train_from_the_same_store(chain: tuple[Path, list[str]], shards: Path) -> None:
     folder, _ = chain
-    three = {"levels": [1, 4, 16], "init_from": str(folder / "stage3"), "alone": True}
+    three = {"levels": [1, 4, 16], "init_from": str(folder / "stage3"), "per_sample": True}
     live = config(folder, shards, "RGLF", "three-live", **three)
     stored = config(folder, shards, "RGLF", "three-stored", feedback=str(folder / "store"), alpha=0.1, **three)
     assert main(["fit", "--config", live]) == 0
@@ -169,7 +169,7 @@ def test_a_flipped_byte_is_found_and_the_part_named(chain: tuple[Path, list[str]
         ("model.init_args.model.init_args.pooling", "max", "pooling is average there and max here"),
         ("model.init_args.model.init_args.semantics", "release", "unpad is true share there and token grid here"),
         ("trainer.precision", "bf16-mixed", "precision is 32-true there and bf16-mixed here"),
-        ("model.init_args.alone", "false", "alone is true there and false here"),
+        ("model.init_args.per_sample", "false", "per_sample is true there and false here"),
     ],
 )
 def test_feedback_of_another_origin_is_refused_with_both_sides_named(
@@ -209,7 +209,7 @@ def test_the_report_counts_what_is_best_and_draws_it(
     output = capsys.readouterr().out
     stored = FeedbackStore(store).read("train")
     pictured = stored.visual_tokens[:, -1] > 0
-    assert f"{len(stored)} questions of train, {int(pictured.sum())} about a picture" in output
+    assert f"{len(stored)} questions of train, {int(pictured.sum())} about an image" in output
     finest = (stored.log_prob[pictured].argmax(dim=1) == 4).double().mean().item()
     assert f"{finest:.1%}" in output
     assert (store / "report-train.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Training and `generate` see the same pixels of a picture, whatever its mode and however it was opened."""
+"""Training and `generate` see the same pixels of an image, whatever its mode and however it was opened."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.encoding.image_decoding import decode_picture
+from datamodules.encoding.image_decoding import decode_image
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.sample import Sample, Turn
 from lit_avg.inputs.image_decoding import upright_rgb
@@ -20,7 +20,7 @@ QUESTION = "which number is on the player ?"
 NOISE = np.random.default_rng(0).integers(0, 256, (23, 37, 4), dtype=np.uint8)
 
 
-def picture(mode: str) -> Image.Image:
+def image(mode: str) -> Image.Image:
     """Noise in any of Pillow's modes, with an alpha channel where there is one."""
     colours = Image.fromarray(NOISE[..., :3])
     with_alpha = Image.fromarray(NOISE, "RGBA")
@@ -60,7 +60,7 @@ CASES += [("RGB", form, turned) for form in ("JPEG", "PNG", "TIFF", "WEBP") for 
 
 
 def encoded(mode: str, form: str, orientation: int) -> bytes:
-    file, made, exif = io.BytesIO(), picture(mode), Image.Exif()
+    file, made, exif = io.BytesIO(), image(mode), Image.Exif()
     exif[0x0112] = orientation
     options = {"transparency": made.info["transparency"]} if "transparency" in made.info else {}
     frames = {"save_all": True, "append_images": [Image.new("RGB", made.size)]} if form == "GIF" else {}
@@ -84,8 +84,8 @@ def test_training_and_generate_see_the_same_of_a_file(mode: str, form: str, orie
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_picture_in_memory_is_seen_as_its_colours_are(mode: str) -> None:
-    seen = np.asarray(upright_rgb(picture(mode))).astype(int)
+def test_an_image_in_memory_is_seen_as_its_colours_are(mode: str) -> None:
+    seen = np.asarray(upright_rgb(image(mode))).astype(int)
     assert seen.shape == (23, 37, 3)
     alpha = NOISE[..., 3:].astype(float) / 255
     colours = NOISE[..., :3].astype(float)
@@ -105,7 +105,7 @@ def test_a_picture_in_memory_is_seen_as_its_colours_are(mode: str) -> None:
         assert np.array_equal(seen, NOISE[..., :3])
 
 
-def test_a_picture_that_cannot_be_decoded_is_told() -> None:
+def test_an_image_that_cannot_be_decoded_is_told() -> None:
     data = encoded("RGB", "PNG", 1)
     with pytest.raises(UserError, match="image 0 cannot be decoded"):
         ENCODE([Image.open(io.BytesIO(data[: len(data) // 2]))], [QUESTION])
@@ -113,4 +113,4 @@ def test_a_picture_that_cannot_be_decoded_is_told() -> None:
 
 def test_the_first_frame_is_taken() -> None:
     data = encoded("RGB", "GIF", 1)
-    assert np.asarray(decode_picture(data, "it")).std() > 10  # the second is black
+    assert np.asarray(decode_image(data, "it")).std() > 10  # the second is black

@@ -40,7 +40,7 @@ def theirs_generated(hf: LlavaNextForConditionalGeneration, theirs: Theirs, **se
 
 
 def alone(batch: Batch, question: int) -> Batch:
-    """One question of a batch of separate questions, its padding and its batch mates' pictures gone."""
+    """One question of a batch of separate questions, its padding and its batch mates' images gone."""
     row = batch.question[question]
     there = (row == PREFIX) | (row == question)
     image = int(batch.image_of_row[question])
@@ -215,7 +215,7 @@ def test_prompts_without_labels_are_answered_as_the_same_questions_with_answers_
     prompts = replace(cut, labels=torch.full_like(cut.labels, IGNORED_LABEL))
     assert (cut.labels != IGNORED_LABEL).any(), "the dialogue's first answer is part of its prompt"
     assert torch.equal(ours.generate_ids(prompts, MIXED, 5), ours.generate_ids(batch, MIXED, 5))
-    assert torch.equal(ours.route(prompts, ours.see(prompts)), ours.route(batch, ours.see(batch)))
+    assert torch.equal(ours.route(prompts, ours.encode_levels(prompts)), ours.route(batch, ours.encode_levels(batch)))
 
 
 def test_one_pass_of_the_encoder_is_enough_to_route_and_answer() -> None:
@@ -223,7 +223,7 @@ def test_one_pass_of_the_encoder_is_enough_to_route_and_answer() -> None:
     batch, _ = ours_and_theirs(SAMPLES, twin(ours))
     passes: list[AvgLlava] = []
     ours.backbone.hf.model.vision_tower.register_forward_hook(lambda *_: passes.append(ours))
-    levels = ours.see(batch)
+    levels = ours.encode_levels(batch)
     chosen = ours.route(batch, levels).argmax(dim=1).tolist()
     with_levels = ours.generate_ids(batch, chosen, 4, levels=levels)
     assert len(passes) == 1

@@ -22,7 +22,7 @@ COUNTED = VisualLayout(Granularities((4, 8, 16, 32, 64)))
 
 
 def test_packed_questions_are_scored_as_one_by_one(model: AvgLlava, batch: Batch) -> None:
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     packed, separate = lmm_feedback(model, batch, levels), lmm_feedback(model, separate_questions(batch), levels)
     torch.testing.assert_close(packed.log_prob, separate.log_prob, rtol=0, atol=2e-6)
     assert torch.equal(packed.correct, separate.correct)
@@ -31,7 +31,7 @@ def test_packed_questions_are_scored_as_one_by_one(model: AvgLlava, batch: Batch
 def test_packed_questions_give_the_gradient_of_one_by_one(model: AvgLlava, batch: Batch) -> None:
     def gradients(batch: Batch) -> list[torch.Tensor]:
         model.zero_grad()
-        levels = model.see(batch)
+        levels = model.encode_levels(batch)
         (-model.answer_tokens_at(batch, levels, 4).log_prob.mean()).backward()
         return [p.grad.clone() for p in model.backbone.parameters() if p.grad is not None]
 
@@ -75,12 +75,12 @@ sizes = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
 
 
 @settings(deadline=None, max_examples=60)
-@given(pictures=st.lists(st.tuples(st.sampled_from([(0, 0), *GRIDS]), sizes), min_size=1, max_size=3))
+@given(images=st.lists(st.tuples(st.sampled_from([(0, 0), *GRIDS]), sizes), min_size=1, max_size=3))
 def test_the_one_count_is_what_every_row_really_holds_at_every_level(
-    pictures: list[tuple[tuple[int, int], tuple[int, int]]],
+    images: list[tuple[tuple[int, int], tuple[int, int]]],
 ) -> None:
-    rows = [([(2, 1)], image) for image in range(len(pictures))]
-    batch = make_batch([*rows, ([(3, 2)], -1)], pictures)
+    rows = [([(2, 1)], image) for image in range(len(images))]
+    batch = make_batch([*rows, ([(3, 2)], -1)], images)
     counts = visual_token_counts(batch, COUNTED)
     texts = (batch.question != PADDING).sum(dim=1) - (batch.image_of_row >= 0).long()
     for level in range(len(COUNTED.granularities)):
@@ -116,7 +116,7 @@ def test_the_one_count_is_that_of_transformers_at_the_finest_level(size: tuple[i
 
 
 def test_each_row_may_have_a_level_of_its_own(model: AvgLlava, batch: Batch) -> None:
-    levels, separate = model.see(batch), separate_questions(batch)
+    levels, separate = model.encode_levels(batch), separate_questions(batch)
     chosen = [4, 0, 2, 1, 3]
     mixed = model.answer_tokens(separate, levels, chosen)
     feedback = lmm_feedback(model, separate, levels).log_prob
@@ -128,7 +128,10 @@ def test_each_row_may_have_a_level_of_its_own(model: AvgLlava, batch: Batch) -> 
 def test_the_padding_and_the_batch_mates_change_nothing(model: AvgLlava, batch: Batch, make: Make) -> None:
     alone = make([([(4, 2), (3, 1), (6, 3)], 0)], [((1, 2), (32, 64))])
     alone.pixel_values = batch.pixel_values[:3]
-    together, single = lmm_feedback(model, batch, model.see(batch)), lmm_feedback(model, alone, model.see(alone))
+    together, single = (
+        lmm_feedback(model, batch, model.encode_levels(batch)),
+        lmm_feedback(model, alone, model.encode_levels(alone)),
+    )
     torch.testing.assert_close(together.log_prob[:3], single.log_prob, rtol=0, atol=2e-6)
 
 

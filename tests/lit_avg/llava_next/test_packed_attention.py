@@ -23,7 +23,7 @@ def read_at(model: AvgLlava, batch: Batch, level: int, attention: str) -> tuple[
     """Log-probs and gradients of the LLM and the tiles' tokens."""
     model.zero_grad()
     model.backbone.hf.model.language_model.set_attn_implementation(attention)
-    answers = model.answer_tokens_at(batch, model.see(batch), level)
+    answers = model.answer_tokens_at(batch, model.encode_levels(batch), level)
     answers.log_prob.sum().backward()
     return answers.log_prob.detach(), [p.grad.clone() for p in model.backbone.parameters() if p.grad is not None]
 
@@ -55,7 +55,7 @@ def test_the_llm_reads_every_token_once_and_no_padding(model: AvgLlava, batch: B
     assert sorted(packed.tokens.tolist()) == (rows.question >= -1).flatten().nonzero().flatten().tolist()
     seen = list[torch.Size]()
     model.backbone.hf.model.language_model.layers[0].register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
-    model.answer_tokens_at(batch, model.see(batch), 4)
+    model.answer_tokens_at(batch, model.encode_levels(batch), 4)
     assert seen == [(1, len(packed.tokens), 24)]
 
 
@@ -68,7 +68,7 @@ def test_the_last_layer_is_computed_where_an_answer_is_predicted(model: AvgLlava
         module = last.get_submodule(name)
         # of the output, as the hooks that leave tokens out come after this one
         module.register_forward_hook(lambda _, x, __, name=name: seen.__setitem__(name, x[0].shape[1]))
-    model.answer_tokens_at(batch, model.see(batch), 4)
+    model.answer_tokens_at(batch, model.encode_levels(batch), 4)
     assert seen.pop("self_attn.k_proj") == len(packed.tokens)
     assert set(seen.values()) == {len(packed.read)}
 
@@ -78,7 +78,7 @@ def test_recomputation_in_the_backward_pass_leaves_the_gradients(batch: Batch) -
         model = tiny_model()
         model.backbone = tiny_backbone(gradient_checkpointing=recompute)
         model.train()
-        model.answer_tokens_at(batch, model.see(batch), 3).log_prob.sum().backward()
+        model.answer_tokens_at(batch, model.encode_levels(batch), 3).log_prob.sum().backward()
         return [p.grad for p in model.backbone.parameters() if p.grad is not None]
 
     torch.testing.assert_close(gradients(True), gradients(False), atol=2e-5, rtol=1e-4)
@@ -120,8 +120,8 @@ def test_a_sliding_window_shorter_than_a_row_is_still_kept() -> None:
     model = tiny_model()
     model.backbone = Backbone(vision, llm).eval()
     batch = make_batch([([(5, 3)], 0), ([(3, 2)], -1)], GRIDS)
-    found = model.answer_tokens_at(batch, model.see(batch), 4).log_prob
+    found = model.answer_tokens_at(batch, model.encode_levels(batch), 4).log_prob
     model.backbone.hf.model.language_model.set_attn_implementation("sdpa")
-    torch.testing.assert_close(model.answer_tokens_at(batch, model.see(batch), 4).log_prob, found)
+    torch.testing.assert_close(model.answer_tokens_at(batch, model.encode_levels(batch), 4).log_prob, found)
     model.backbone.hf.model.language_model.config.sliding_window = None
-    assert not torch.allclose(model.answer_tokens_at(batch, model.see(batch), 4).log_prob, found)
+    assert not torch.allclose(model.answer_tokens_at(batch, model.encode_levels(batch), 4).log_prob, found)

@@ -37,14 +37,14 @@ def heard(questions: int, valid: list[bool]) -> InstructionTokens:
 
 def test_logits_are_the_voters_weighted_sum_averaged_over_tiles() -> None:
     router, instruction = make_router(), heard(2, [True] * 3)
-    pictures = levels(3)  # two tiles of the first question's image, one of the second's
+    images = levels(3)  # two tiles of the first question's image, one of the second's
     by_hand = []
     for tile, question in [(0, 0), (1, 0), (2, 1)]:
-        tokens = torch.cat([*[level[tile] for level in pictures], instruction.embeddings[question]])
+        tokens = torch.cat([*[level[tile] for level in images], instruction.embeddings[question]])
         ballots = router.mlp(plain_layer(router)(tokens.unsqueeze(0)))[0]
         by_hand.append(sum(weight * ballot for weight, ballot in zip(router.voter, ballots, strict=True)))
     expected = torch.stack([(by_hand[0] + by_hand[1]) / 2, by_hand[2]])
-    torch.testing.assert_close(router(pictures, instruction, [2, 1]), expected)
+    torch.testing.assert_close(router(images, instruction, [2, 1]), expected)
 
 
 def test_an_empty_slot_changes_nothing_whatever_it_holds() -> None:
@@ -91,8 +91,8 @@ def test_pooled_queries_keys_and_values_are_those_of_pooled_tokens(attention: At
     torch.manual_seed(0)
     granularities = Granularities((1, 2, 4, 8, 16))
     router = GranularityRouter(granularities, WIDTH, attention, instruction_tokens=3, heads=2, dropout=0.0)
-    pictures, instruction = GranularityScaler(granularities)(torch.randn(5, 16, WIDTH)), heard(2, [True, True, False])
-    read, pooled = (router(pictures, instruction, [3, 2], averaged) for averaged in (False, True))
+    images, instruction = GranularityScaler(granularities)(torch.randn(5, 16, WIDTH)), heard(2, [True, True, False])
+    read, pooled = (router(images, instruction, [3, 2], averaged) for averaged in (False, True))
     torch.testing.assert_close(pooled, read)
     parameters = list(router.parameters())
     gradients = [torch.autograd.grad(logits.square().sum(), parameters) for logits in (read, pooled)]

@@ -107,7 +107,7 @@ def test_stage_3_averages_the_losses_of_all_levels(pictured: Batch) -> None:
 def test_rglf_adds_ranking_and_a_tenth_of_the_cross_entropy(pictured: Batch) -> None:
     stage = built(RGLF)
     model = stage.model
-    levels = model.see(pictured)
+    levels = model.encode_levels(pictured)
     scores = model.route(pictured, levels).log_softmax(dim=1)
     feedback = lmm_feedback(model, pictured, levels).log_prob
     expected = ranking_loss(scores, feedback) + 0.1 * best_granularity_loss(scores, feedback)
@@ -115,7 +115,7 @@ def test_rglf_adds_ranking_and_a_tenth_of_the_cross_entropy(pictured: Batch) -> 
 
 
 def test_questions_without_an_image_do_not_enter_the_routers_loss(pictured: Batch, batch: Batch) -> None:
-    batch.pixel_values = pictured.pixel_values  # the same pictures and questions, and one question without
+    batch.pixel_values = pictured.pixel_values  # the same images and questions, and one question without
     batch.input_ids[:2], batch.labels[:2] = pictured.input_ids, pictured.labels
     torch.testing.assert_close(built(RGLF).loss(batch)["loss"], built(RGLF).loss(pictured)["loss"])
 

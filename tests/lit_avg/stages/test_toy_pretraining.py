@@ -7,7 +7,7 @@ import torch
 
 from datamodules.jersey import JerseyPatches, JerseySymbols
 from lit_avg.llava_next.backbone import Backbone
-from lit_avg.stages.toy_pretraining import EncoderStandIn, LanguageModelStandIn
+from lit_avg.stages.toy_pretraining import ToyLLMPretraining, ToyVisionPretraining
 from lit_avg.training.optim import Optimization
 from lit_avg.visual_tokens.granularity import Granularities
 
@@ -20,7 +20,7 @@ LLM |= {"num_attention_heads": 4, "num_key_value_heads": 4}
 
 @pytest.fixture
 def patches() -> JerseyPatches:
-    data = JerseyPatches(batch_size=8, pictures_train=16, pictures_val=8)
+    data = JerseyPatches(batch_size=8, images_train=16, images_val=8)
     data.setup("fit")
     return data
 
@@ -59,7 +59,7 @@ def test_the_encoder_is_saved_as_a_backbone_takes_it_up_and_reads_it(
     patches: JerseyPatches, backbone: Backbone, fit: Callable[..., Path]
 ) -> None:
     torch.manual_seed(0)
-    module = EncoderStandIn(SETTINGS)
+    module = ToyVisionPretraining(SETTINGS)
     batch = next(iter(patches.val_dataloader()))
     before = module.loss(batch)["loss"].item()
     folder = fit(module, patches)
@@ -74,7 +74,7 @@ def test_the_encoder_is_saved_as_a_backbone_takes_it_up_and_reads_it(
 def test_an_encoder_that_reads_every_digit_scores_one(patches: JerseyPatches) -> None:
     batch = next(iter(patches.val_dataloader()))
 
-    class Clairvoyant(EncoderStandIn):
+    class Clairvoyant(ToyVisionPretraining):
         def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
             return {name: torch.nn.functional.one_hot(self.truth(batch, name), 11) for name in ("tens", "units")}
 
@@ -86,7 +86,7 @@ def test_an_encoder_that_reads_every_digit_scores_one(patches: JerseyPatches) ->
 
 
 def test_a_visual_token_is_the_weighted_sum_of_its_words_and_pooled_by_averaging(symbols: JerseySymbols) -> None:
-    module = LanguageModelStandIn(SETTINGS, granularities=Granularities((32, 64)), noise=0.0)
+    module = ToyLLMPretraining(SETTINGS, granularities=Granularities((32, 64)), noise=0.0)
     batch = next(iter(symbols.val_dataloader()))
     words = module.llm.model.embed_tokens.weight
     first_visual = 1 + batch.text.input_ids.numel()
@@ -102,7 +102,7 @@ def test_the_llm_learns_and_is_saved_as_a_backbone_takes_it_up(
     symbols: JerseySymbols, backbone: Backbone, fit: Callable[..., Path]
 ) -> None:
     torch.manual_seed(0)
-    module = LanguageModelStandIn(SETTINGS)
+    module = ToyLLMPretraining(SETTINGS)
     batch = next(iter(symbols.val_dataloader()))
     before = module.answers(batch, 0)[0].mean().item()
     folder = fit(module, symbols)

@@ -1,4 +1,4 @@
-"""The quick start itself, on few pictures and for few steps: real runs, from stage 0 to the table."""
+"""The quick start itself, on few images and for few steps: real runs, from stage 0 to the table."""
 
 import csv
 import json
@@ -15,9 +15,9 @@ from lit_avg.studies.spec.study import load_study
 QUICKSTART = Path(__file__).parents[3] / "experiments" / "studies" / "quickstart.yaml"
 
 TINY = {
-    "stage0-encoder": {"pictures_train": 8, "pictures_val": 4, "batch_size": 4},
+    "stage0-encoder": {"images_train": 8, "images_val": 4, "batch_size": 4},
     "stage0-llm": {"scenes_train": 8, "scenes_val": 4, "batch_size": 4},
-    "others": {"pictures_train": 12, "pictures_val": 6, "pictures_test": 6, "batch_size": 4},
+    "others": {"images_train": 12, "images_val": 6, "images_test": 6, "batch_size": 4},
 }
 
 

@@ -47,7 +47,7 @@ def test_rows_start_from_the_stage_that_they_share(tmp_path: Path, capsys: pytes
 def test_routers_are_trained_from_the_store_that_they_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = drawn_shards(tmp_path / "shards", 14, rounds=2)
     stage3 = stored.config(tmp_path, shards, "MultiGranularityTuning", "stage3")
-    stage4 = stored.config(tmp_path, shards, "RGLF", "stage4", init_from="${run_root}/stage3", alone=True)
+    stage4 = stored.config(tmp_path, shards, "RGLF", "stage4", init_from="${run_root}/stage3", per_sample=True)
     routed = {"run": "stage4", "policy": "router"}
     subset = {"model.init_args.model.init_args.granularities": {"tokens": [1, 4, 16], "step": 4}}
     runs = {

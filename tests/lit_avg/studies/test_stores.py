@@ -79,7 +79,7 @@ def test_what_changes_the_model_or_what_it_reads_makes_a_store_of_its_own(write_
     rows = {
         "other stage 3": {**ROUTED, "set": {"k": 1}, "stages": ["stage3"]},
         "other stages": {**ROUTED, "set": {"k": 2}, "stages": BOTH},
-        "other pictures": {**ROUTED, "set": {"nested": "narrow"}},
+        "other images": {**ROUTED, "set": {"nested": "narrow"}},
     }
     study = write_routers(rows)
     assert sweep(study) == 0

@@ -10,7 +10,7 @@ import torch
 from lit_avg.cli import main
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.model import AvgLlava
-from lit_avg.training.frozen_parts import LEFT_OUT_KEY, part_hash
+from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, part_hash
 from lit_avg.training.handover import initialise_from, read_checkpoint
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import tensors_hash
@@ -156,7 +156,9 @@ def test_what_is_left_out_is_known_again_in_any_precision(before: str, after: st
     config = ["--config", str(tmp_path / "MultiGranularityTuning.yaml")]
     for precision in (before, after):
         assert main(["validate", *config, "--trainer.precision", precision]) == 0
-    left_out = read_checkpoint(tmp_path / "runs" / "MultiGranularityTuning" / "checkpoints" / "last.ckpt")[LEFT_OUT_KEY]
+    left_out = read_checkpoint(tmp_path / "runs" / "MultiGranularityTuning" / "checkpoints" / "last.ckpt")[
+        EXTERNAL_WEIGHTS_KEY
+    ]
     encoder_itself = sorted(tiny_model().backbone.hf.model.vision_tower.named_parameters())
     assert left_out["vision_encoder"]["sha256"] == tensors_hash(tensor for _, tensor in encoder_itself)
 
@@ -174,7 +176,7 @@ def test_what_was_known_by_another_type_of_number_is_still_accepted(tmp_path: Pa
         for tensor in (weights[name] for name in names):
             digest.update(f"torch.bfloat16 {tuple(tensor.shape)}".encode())
             digest.update(tensor.view(torch.uint8).numpy().data)
-        checkpoint[LEFT_OUT_KEY][part]["sha256"] = digest.hexdigest()
+        checkpoint[EXTERNAL_WEIGHTS_KEY][part]["sha256"] = digest.hexdigest()
     torch.save(checkpoint, path)
     (tmp_path / "runs" / "RGLF" / "result.json").unlink()  # which knows the file's own hash
     for precision in ("bf16-true", "32-true"):

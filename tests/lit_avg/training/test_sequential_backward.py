@@ -12,7 +12,7 @@ from lit_avg.batch import Batch
 from lit_avg.llava_next.llm_input import llm_input
 from lit_avg.stages import MultiGranularityTuning
 from lit_avg.training.optim import Optimization
-from lit_avg.training.sequential_backward import summed_one_by_one
+from lit_avg.training.sequential_backward import sum_with_sequential_backward
 from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model
 
@@ -38,7 +38,7 @@ def gradients(stage: MultiGranularityTuning, loss: Tensor) -> dict[str, Tensor]:
 def test_each_term_is_differentiated_by_itself_and_the_sum_scales_them() -> None:
     features, weight = torch.tensor([2.0], requires_grad=True), nn.Parameter(torch.tensor([3.0]))
     terms = [lambda x: (x * weight).sum(), lambda x: (x**2).sum()]
-    loss, losses = summed_one_by_one(terms, features * 1, [weight], 0.5)
+    loss, losses = sum_with_sequential_backward(terms, features * 1, [weight], 0.5)
     assert (loss.item(), [term.item() for term in losses]) == (5.0, [6.0, 4.0])  # (6 + 4) / 2
     (10 * loss).backward()
     assert features.grad is not None
@@ -95,7 +95,9 @@ def test_a_trainer_makes_the_same_weights_of_it(settings: dict[str, object], bat
 
 def test_float16_gradients_are_left_to_the_scaler(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = make_stage(True)
-    monkeypatch.setattr("lit_avg.stages.multi_granularity.summed_one_by_one", partial(pytest.fail, "unscaled"))
+    monkeypatch.setattr(
+        "lit_avg.stages.multi_granularity.sum_with_sequential_backward", partial(pytest.fail, "unscaled")
+    )
     with torch.autocast("cpu", torch.float16):
         stage.loss(batch)
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import LossRecord
 from lit_avg.batch import Batch
-from lit_avg.feedback.lmm_feedback import samples_alone
+from lit_avg.feedback.lmm_feedback import split_by_sample
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import Stage
@@ -23,7 +23,7 @@ from tests.two_ranks import on_ranks
 
 # one question with 2 answer tokens, and three with 6, 5 and 7: 1 of 4 questions, 2 of 20 answer tokens
 JOINT = make_batch([([(4, 2)], 0), ([(3, 6), (5, 5), (6, 7)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
-SHORT, LONG = (sample.batch for sample in samples_alone(JOINT))
+SHORT, LONG = (sample.batch for sample in split_by_sample(JOINT))
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "Pretrain": Pretrain,

@@ -11,8 +11,8 @@ from tests.tiny_run import write_stage
 
 ROOT = Path(__file__).parents[3]
 
-DRAWN_OR_TYPESET = ("latex.py", "picture_gallery.py", "terminals.py")
-"""Modules whose signs go into a picture or a LaTeX file, or are replaced themselves."""
+DRAWN_OR_TYPESET = ("latex.py", "image_gallery.py", "terminals.py")
+"""Modules whose signs go into an image or a LaTeX file, or are replaced themselves."""
 
 
 def terminal_of(encoding: str, monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:

@@ -59,7 +59,7 @@ def test_no_text_of_jersey_is_longer_than_it_says() -> None:
 def test_a_sequence_beyond_the_positions_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model()
     batch = make_batch([([(4, 2)], 0)], [((1, 2), (32, 64))])
-    levels = model.see(batch)
+    levels = model.encode_levels(batch)
     with caplog.at_level(logging.WARNING), torch.no_grad():
         model.answer_tokens_at(batch, levels, 4)
         assert caplog.text == ""

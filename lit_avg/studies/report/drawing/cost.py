@@ -17,7 +17,7 @@ FIXED, ORACLE = "fixed ", "oracle"
 """How the names of policies begin that always take one level, and of the one that knows the answers."""
 
 _NAMED = 6
-"""Rows of one template that are all named in the picture; of more, only those on the front are."""
+"""Rows of one template that are all named in the figure; of more, only those on the front are."""
 
 _METRICS = ("token_share", "accuracy")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lit_avg.studies.report.latex import as_latex
 from lit_avg.studies.report.table import sheet_of
-from lit_avg.studies.report.table_cells import SPEED_UP, Cell, Sheet
+from lit_avg.studies.report.table_cells import SPEED_UP, Cell, TableSheet
 from lit_avg.studies.report.table_formats import as_csv, as_markdown, print_table, show
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.spec.study import Study, load_study
@@ -23,10 +23,10 @@ CELL = re.compile(
     rf"(?: \((?:paper (?P<paper>{NUMBER}))?(?:, )?(?:n = (?P<n>\d+))?\))?"
 )
 
-Read = Callable[[Sheet, pytest.CaptureFixture[str]], list[list[str]]]
+Read = Callable[[TableSheet, pytest.CaptureFixture[str]], list[list[str]]]
 
 
-def text_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+def text_cells(sheet: TableSheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     capsys.readouterr()
     print_table(sheet)
     lines = capsys.readouterr().out.splitlines()
@@ -34,12 +34,12 @@ def text_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[st
     return [re.split(r" {2,}", line.strip()) for line in lines[start : start + len(sheet.lines)]]
 
 
-def markdown_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+def markdown_cells(sheet: TableSheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     lines = [line for line in as_markdown(sheet).splitlines() if line.startswith("|")][2:]
     return [[re.sub(r"\*\*(.*?)\*\*", r"*\1", cell) for cell in line.strip("| ").split(" | ")] for line in lines]
 
 
-def latex_cells(sheet: Sheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+def latex_cells(sheet: TableSheet, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     body = as_latex(sheet).split("\\midrule\n")[1].split("\\bottomrule")[0]
     plain = re.sub(r"\\textbf\{(.*?)\}(?= |\$| \&|$)", r"*\1", body, flags=re.MULTILINE)
     for written, meant in {r"$\pm$": "±", "$-$": "-", "$+$": "+", "{[}": "[", "--": "–"}.items():
@@ -70,13 +70,13 @@ def expected(cell: Cell) -> dict[str, str | None]:
 
 
 @pytest.fixture(scope="module")
-def sheet(tmp_path_factory: pytest.TempPathFactory) -> Sheet:
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> TableSheet:
     return sheet_of(stored_study(tmp_path_factory.mktemp("study")))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_reads_back_as_the_same_numbers(
-    name: str, sheet: Sheet, capsys: pytest.CaptureFixture[str]
+    name: str, sheet: TableSheet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = FORMATS[name](sheet, capsys)
     assert [line[:2] for line in cells] == [[line.name, "3"] for line in sheet.lines]
@@ -91,7 +91,7 @@ def test_each_format_reads_back_as_the_same_numbers(
             assert found.groupdict() == expected(cell)
 
 
-def test_the_csv_holds_the_numbers_themselves(sheet: Sheet) -> None:
+def test_the_csv_holds_the_numbers_themselves(sheet: TableSheet) -> None:
     for line, row in zip(sheet.lines, csv.DictReader(io.StringIO(as_csv(sheet))), strict=True):
         names = [*sheet.table.study.columns, "difference", SPEED_UP]
         for name, cell in zip(names, line.cells, strict=True):
@@ -199,7 +199,7 @@ def test_a_difference_between_other_questions_is_none_also_where_only_the_questi
     assert not [note for note in sheet.notes if note.startswith("no interval")]
 
 
-def test_the_speed_up_is_the_ratio_of_visual_tokens_to_those_of_the_reference(sheet: Sheet) -> None:
+def test_the_speed_up_is_the_ratio_of_visual_tokens_to_those_of_the_reference(sheet: TableSheet) -> None:
     by_name = {line.name: line.cells[-1] for line in sheet.lines}
     assert by_name["fixed 4"].mean == "16.00"  # 192 tokens of an image against 12
     assert by_name["fixed 64"].mean is None
@@ -234,7 +234,7 @@ def test_a_metric_that_some_seeds_lack_says_of_how_many_it_is(tmp_path: Path) ->
     assert router.cells[0].behind.endswith("(paper 71.1)")
 
 
-def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: Sheet) -> None:
+def test_a_terminal_shows_the_best_in_bold_without_a_star(sheet: TableSheet) -> None:
     shown = io.StringIO()
     show(sheet, Console(file=shown, force_terminal=True, width=200, color_system="truecolor"))
     best = next(cell.mean for line in sheet.lines for cell in line.cells if cell.best)

@@ -44,7 +44,7 @@ def sweep(study: Path, *options: str) -> int:
     return sweep_command.main([str(study), *options], toy_command)
 
 
-def standing(study: Study) -> list[str]:
+def run_folder_state(study: Study) -> list[str]:
     return list(states(plan(study)).values())
 
 
@@ -66,9 +66,9 @@ def test_a_tar_file_that_was_replaced_unseen_makes_its_runs_anew(study: Path, ta
     }
     assert (sweep(study), calls(study)) == (0, 1)
     rewritten(tar, b"b")
-    assert standing(load_study(study)) == ["to do"]  # no table shows numbers of other data
+    assert run_folder_state(load_study(study)) == ["to do"]  # no table shows numbers of other data
     assert sweep(study) == 0
-    assert (standing(load_study(study)), calls(study)) == (["done"], 2)
+    assert (run_folder_state(load_study(study)), calls(study)) == (["done"], 2)
 
 
 def test_a_copy_is_the_same_data_and_only_a_sweep_reads_it(
@@ -77,14 +77,14 @@ def test_a_copy_is_the_same_data_and_only_a_sweep_reads_it(
     assert sweep(study) == 0
     with monkeypatch.context() as patched:
         patched.setattr(file_hashes, "sha256_of_content", no_reading)
-        assert standing(load_study(study)) == ["done"]
+        assert run_folder_state(load_study(study)) == ["done"]
         rewritten(tar, b"a")
         loaded = load_study(study)
         assert "data was changed, or copied" in unchecked(loaded, plan(loaded))
     assert sweep(study, "--dry-run") == 0
-    assert (standing(load_study(study)), calls(study)) == (["done"], 1)
+    assert (run_folder_state(load_study(study)), calls(study)) == (["done"], 1)
     tar.unlink()  # whoever has the results may have given the data away
-    assert (sweep(study), standing(load_study(study)), calls(study)) == (0, ["done"], 1)
+    assert (sweep(study), run_folder_state(load_study(study)), calls(study)) == (0, ["done"], 1)
 
 
 def no_reading(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`PictureGallery`: a few pictures with question, answer at each granularity, and the granularity chosen."""
+"""`ImageGallery`: a few images with question, answer at each granularity, and the granularity chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.drawing_watcher import DrawingWatcher
-from callbacks.run_context import Decodes, datamodule, judged, logged_step, tensorboard
+from callbacks.run_context import Decodes, datamodule, logged_step, stage_and_outcomes, tensorboard
 from lit_avg.batch import PADDING, Batch
 from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.stages.base import Stage
@@ -18,8 +18,8 @@ from lit_avg.utils.arguments import check_counts
 
 
 @runtime_checkable
-class ShowsPictures(Decodes, Protocol):
-    """A datamodule that knows, too, how its pictures were normalised."""
+class ShowsImages(Decodes, Protocol):
+    """A datamodule that knows, too, how its images were normalised."""
 
     image_mean: Sequence[float]
     image_std: Sequence[float]
@@ -27,7 +27,7 @@ class ShowsPictures(Decodes, Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """One question on a picture."""
+    """One question on an image."""
 
     question: str
     truth: str
@@ -35,23 +35,23 @@ class Answered:
     chosen: int  # level
 
 
-class PictureGallery(DrawingWatcher):
-    """After each validation of a run: the first pictures of the validation split in TensorBoard.
+class ImageGallery(DrawingWatcher):
+    """After each validation of a run: the first images of the validation split in TensorBoard.
 
     Only in runs that have their LLM, not those on stored feedback; and of one process: to generate is a matter for all
     ranks of a sharded model, and they would not agree on when to stop.
 
     Args:
-        pictures: how many.
-        questions: questions shown of each picture, at most.
+        images: how many.
+        questions: questions shown of each image, at most.
         max_new_tokens: length of an answer, at most.
     """
 
-    drawn = "pictures with their answers"
+    drawn = "images with their answers"
 
-    def __init__(self, pictures: int = 4, questions: int = 5, max_new_tokens: int = 8) -> None:
-        check_counts({"pictures": pictures, "questions": questions, "max_new_tokens": max_new_tokens})
-        self.pictures = pictures
+    def __init__(self, images: int = 4, questions: int = 5, max_new_tokens: int = 8) -> None:
+        check_counts({"images": images, "questions": questions, "max_new_tokens": max_new_tokens})
+        self.images = images
         self.questions = questions
         self.max_new_tokens = max_new_tokens
         self._batch: Batch | None = None
@@ -61,18 +61,18 @@ class PictureGallery(DrawingWatcher):
     ) -> None:
         """Keep the first batch."""
         if batch_idx == 0 and isinstance(batch, Batch):
-            self._batch = first_pictures(batch, self.pictures, self.questions)
+            self._batch = first_images(batch, self.images, self.questions)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer its questions at every level and show them."""
-        found, writer, batch = judged(trainer, pl_module), tensorboard(trainer), self._batch
+        found, writer, batch = stage_and_outcomes(trainer, pl_module), tensorboard(trainer), self._batch
         data = datamodule(trainer)
         self._batch = None
         if (
             found is None
             or writer is None
             or batch is None
-            or not isinstance(data, ShowsPictures)
+            or not isinstance(data, ShowsImages)
             or trainer.world_size > 1
             or found[0].model.backbone.llm_not_loaded is not None
         ):
@@ -81,17 +81,17 @@ class PictureGallery(DrawingWatcher):
         images = batch.image_of_question.tolist()
         for image in range(len(batch.tile_grids)):
             told = [one for one, of_image in zip(answered, images, strict=True) if of_image == image]
-            figure = picture_figure(picture(batch, image, data), told, found[0].granularities.tokens)
-            writer.add_figure(f"pictures/{image}", figure, logged_step(trainer))
+            figure = image_figure(pixels_of(batch, image, data), told, found[0].granularities.tokens)
+            writer.add_figure(f"images/{image}", figure, logged_step(trainer))
 
 
-def first_pictures(batch: Batch, pictures: int, questions: int) -> Batch | None:
-    """The first questions on the first pictures of a batch, a row each; None where there is no picture."""
-    images = batch.image_of_question.tolist()
+def first_images(batch: Batch, images: int, questions: int) -> Batch | None:
+    """The first questions on the first images of a batch, a row each; None where there is no image."""
+    image_of_question = batch.image_of_question.tolist()
     chosen = [
         question
-        for image in range(min(pictures, len(batch.tile_grids)))
-        for question in [number for number, of_image in enumerate(images) if of_image == image][:questions]
+        for image in range(min(images, len(batch.tile_grids)))
+        for question in [number for number, of_image in enumerate(image_of_question) if of_image == image][:questions]
     ]
     if not chosen:
         return None
@@ -106,10 +106,10 @@ def first_pictures(batch: Batch, pictures: int, questions: int) -> Batch | None:
         instruction=apart.instruction[rows],
         question=torch.where(question >= 0, numbers, question),
         image_of_row=apart.image_of_row[rows],
-        pixel_values=apart.pixel_values[: sum(apart.tiles[:pictures])],
-        tile_grids=apart.tile_grids[:pictures],
-        image_sizes=apart.image_sizes[:pictures],
-        image_hashes=apart.image_hashes[:pictures],
+        pixel_values=apart.pixel_values[: sum(apart.tiles[:images])],
+        tile_grids=apart.tile_grids[:images],
+        image_sizes=apart.image_sizes[:images],
+        image_hashes=apart.image_hashes[:images],
         keys=[apart.keys[row] for row in chosen],
         kinds=[apart.kinds[row] for row in chosen],
         answers=[apart.answers[row] for row in chosen],
@@ -134,8 +134,8 @@ def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens:
     ]
 
 
-def picture(batch: Batch, image: int, data: ShowsPictures) -> Tensor:
-    """One picture as its tiles show it, (height, width, 3) in [0, 1]: the plane of tiles, or the global view alone."""
+def pixels_of(batch: Batch, image: int, data: ShowsImages) -> Tensor:
+    """One image as its tiles show it, (height, width, 3) in [0, 1]: the plane of tiles, or the global view alone."""
     begin = sum(batch.tiles[:image])
     (rows, columns), side = batch.tile_grids[image], batch.pixel_values.shape[-1]
     tiles = batch.pixel_values[begin + 1 : begin + 1 + rows * columns].float().cpu()
@@ -146,8 +146,8 @@ def picture(batch: Batch, image: int, data: ShowsPictures) -> Tensor:
     return (plane * torch.tensor(data.image_std) + torch.tensor(data.image_mean)).clamp(0, 1)
 
 
-def picture_figure(pixels: Tensor, told: list[Answered], tokens: Sequence[int]) -> Figure:
-    """The picture on the left; on the right a line a question, the chosen level in a frame, wrong answers in red."""
+def image_figure(pixels: Tensor, told: list[Answered], tokens: Sequence[int]) -> Figure:
+    """The image on the left; on the right a line a question, the chosen level in a frame, wrong answers in red."""
     figure = Figure(figsize=(11, max(2.0, 0.6 + 0.45 * len(told))), layout="constrained")
     shown, listed = figure.subplots(1, 2, width_ratios=(1, 3.2))
     shown.imshow(pixels.numpy(), interpolation="nearest")
