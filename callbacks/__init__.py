@@ -1,13 +1,13 @@
 """Lightning callbacks that watch a run and never steer its maths: one class a file."""
 
+from callbacks.checkpointing.last_checkpoint import LastCheckpoint
+from callbacks.checkpointing.preemption import Preemption
 from callbacks.data_counts import DataCounts
 from callbacks.granularity_histogram import GranularityHistogram
 from callbacks.image_gallery import ImageGallery
-from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.loss_record import LossRecord
 from callbacks.policy_table import PolicyTable
 from callbacks.predictions_writer import PredictionsWriter
-from callbacks.preemption import Preemption
 from callbacks.results_writer import ResultsWriter
 from callbacks.run_progress import RunProgress
 from callbacks.save_config import SaveConfig

@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.drawing_watcher import DrawingWatcher
 from callbacks.run_context import logged_step, run_folder, stage_and_outcomes, tensorboard
+from callbacks.watcher import DrawingWatcher
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole

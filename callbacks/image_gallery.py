@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.drawing_watcher import DrawingWatcher
 from callbacks.run_context import Decodes, datamodule, logged_step, stage_and_outcomes, tensorboard
+from callbacks.watcher import DrawingWatcher
 from lit_avg.batch import PADDING, Batch
 from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.stages.base import Stage

@@ -1,15 +1,20 @@
-"""`Watcher`: a callback that only looks on, and whose failure is no reason to lose the run that it looks at."""
+"""`Watcher`: a callback that only looks on, and whose failure is no reason to lose the run that it looks at.
+
+`DrawingWatcher`: a watcher whose images TensorBoard alone can show.
+"""
 
 import logging
 import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_avg.stages.base import Stage
 from lit_avg.utils.errors import UserError
 
 ERRORS = "watcher-errors.log"
@@ -65,3 +70,32 @@ def _tell(watcher: str, hook: str, error: Exception, log: Path) -> None:
             file.write(f"{told}\n{''.join(traceback.format_exception(error))}\n")
     except OSError as full:
         _log.warning("%s cannot be written: %s", log, full)
+
+
+class DrawingWatcher(Watcher):
+    """A watcher that draws. Where a run has no TensorBoard, the first of them says so for all, when the run begins."""
+
+    drawn: ClassVar[str]
+    """What it draws, in words."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say what is not drawn, and why."""
+        drawing = [callback for callback in _callbacks(trainer) if isinstance(callback, DrawingWatcher)]
+        if (
+            self is drawing[0]
+            and isinstance(pl_module, Stage)
+            and stage in ("fit", "validate", "test")
+            and trainer.is_global_zero
+            and not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it elsewhere
+            and not any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        ):
+            loggers = ", ".join(type(logger).__name__ for logger in trainer.loggers)
+            _log.warning(
+                "%s are drawn for TensorBoard only; this run %s",
+                " and ".join(callback.drawn for callback in drawing),
+                f"logs to {loggers}" if loggers else "has no logger, so its curves are not kept either",
+            )
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  as above

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.last_checkpoint import _recover, _take_place  # pyright: ignore[reportPrivateUsage]  the steps in between
+from callbacks.checkpointing.last_checkpoint import _recover, _take_place  # pyright: ignore[reportPrivateUsage]  the steps in between
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, checkpoint_path, is_sharded
 from lit_avg.training.handover import read_checkpoint
 

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.resumption import BeforeStop, Resumption, before_stop, metrics_of
-from callbacks.settled_steps import (
+from callbacks.checkpointing.resumption import BeforeStop, Resumption, before_stop, metrics_of
+from callbacks.checkpointing.settled_steps import (
     PLACE_KEY,
     SettledSteps,
     is_epoch_over,
@@ -27,7 +27,7 @@ from lit_avg.utils.atomic_io import tidy
 from lit_avg.utils.distributed import RANDOM_STATE_KEY, random_states
 
 METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
-"""Entries of a checkpoint: see `callbacks.resumption`."""
+"""Entries of a checkpoint: see `callbacks.checkpointing.resumption`."""
 
 
 class LastCheckpoint(SettledSteps):

@@ -9,8 +9,8 @@ import lightning as L
 from tensorboard.compat.proto import event_pb2
 from torch import Tensor
 
+from callbacks.checkpointing.settled_steps import Place
 from callbacks.run_context import tensorboard
-from callbacks.settled_steps import Place
 from lit_avg.utils.distributed import RandomState, random_states, restore
 from lit_avg.utils.errors import UserError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.last_checkpoint import save_last
-from callbacks.settled_steps import SettledSteps
+from callbacks.checkpointing.last_checkpoint import save_last
+from callbacks.checkpointing.settled_steps import SettledSteps
 
 SIGNAL = signal.SIGUSR2
 """What a cluster's launcher is told by that the job must end soon."""

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.checkpointing.last_checkpoint import LastCheckpoint
 from lit_avg.batch import Batch
 from lit_avg.cli import main
 from lit_avg.runs.run_folder import LAST_CHECKPOINT

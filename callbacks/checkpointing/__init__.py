@@ -1,0 +1,1 @@
+"""The one checkpoint of a run: when it is written, what it holds to go on exactly, and what a preempted job does."""
