@@ -39,9 +39,11 @@ def test_stage_3_trains_it_and_stage_4_takes_it_over(tmp_path: Path, capsys: pyt
 def test_its_gradients_are_the_same_level_by_level_and_all_at_once() -> None:
     batch = make_batch([([(4, 2)], 0), ([(9, 1)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
     found = list[list[torch.Tensor]]()
-    for one_by_one in (True, False):
+    for sequential_backward in (True, False):
         stage = MultiGranularityTuning(
-            lambda: tiny_model(pooling="learned"), optimization=Optimization(lr=1e-3), one_by_one=one_by_one
+            lambda: tiny_model(pooling="learned"),
+            optimization=Optimization(lr=1e-3),
+            sequential_backward=sequential_backward,
         )
         stage.configure_model()
         stage.loss(batch)["loss"].backward()

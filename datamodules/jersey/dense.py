@@ -1,4 +1,4 @@
-"""`JerseyPatches`: images full of players with the contents of every patch, to train the encoder's stand-in on.
+"""`JerseyPatches`: images full of players with the contents of every patch, to pretrain a toy encoder on.
 
 One player an image teaches a small encoder its colours but never its digits; many players of mixed size do.
 """

@@ -1,6 +1,6 @@
 """An image spelled in words: every patch is a handful of them, for example " crowd" " cyan" " brightest".
 
-The LLM's stand-in sees the sums of their embeddings. What a pooled token must not mix up has words of its own: a
+The toy LLM sees the sums of their embeddings. What a pooled token must not mix up has words of its own: a
 jersey's colour is spelled without the space before it, a units digit as a letter. The global view's words say in which
 quarter of the image a patch lies and name no digits, as a real encoder can tell the one and hardly read the other; a
 tile does not know where in the image it is.

@@ -1,4 +1,4 @@
-"""`JerseySymbols`: Jersey's questions on images that are spelled in words, to train the LLM's stand-in on."""
+"""`JerseySymbols`: Jersey's questions on images that are spelled in words, to pretrain a toy LLM on."""
 
 from collections.abc import Sequence
 from functools import cached_property

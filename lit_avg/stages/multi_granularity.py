@@ -28,7 +28,7 @@ class MultiGranularityTuning(Stage):
         optimization: as in `Stage`.
         init_from: as in `Stage`.
         frozen: as in `Stage`.
-        one_by_one: go back through the LLM after each level, which holds the activations of one level instead of N,
+        sequential_backward: go back through the LLM after each level, which holds the activations of one level instead of N,
             and through connector and encoder once. The gradients are the same. Not done, whatever this says, where
             parameters are sharded or float16 gradients are scaled.
         tokens_at_once: going one by one, a level whose rows have more tokens than that is taken in parts of whole
@@ -51,13 +51,13 @@ class MultiGranularityTuning(Stage):
         optimization: Optimization,
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
-        one_by_one: bool = True,
+        sequential_backward: bool = True,
         tokens_at_once: int = 4096,
         levels_per_step: int | None = None,
     ) -> None:
         super().__init__(model, optimization, init_from, frozen)
         check_counts({"tokens_at_once": tokens_at_once, "levels_per_step": levels_per_step})
-        self.one_by_one = one_by_one
+        self.sequential_backward = sequential_backward
         self.tokens_at_once = tokens_at_once
         self.levels_per_step = levels_per_step
 
@@ -78,7 +78,7 @@ class MultiGranularityTuning(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean over levels of the mean negative log-prob of the answer tokens, and each level's own."""
         features, levels = self.model.encode(batch), self.levels_of_step()
-        if self.one_by_one and torch.is_grad_enabled() and not self._must_add_up():
+        if self.sequential_backward and torch.is_grad_enabled() and not self._must_add_up():
             terms = [self._terms(batch, level, self.tokens_at_once) for level in levels]
             parameters = self._parameters_of_terms()
             loss, found = sum_with_sequential_backward(

@@ -1,4 +1,4 @@
-"""Stage 0: stand-ins for what real runs download, a pretrained vision encoder and a pretrained LLM.
+"""Stage 0: a toy vision encoder and a toy LLM, pretrained here in place of those that real runs download.
 
 Both are tiny, trained within half a minute each on one core, and saved as transformers folders, so that stages 1 to 4
 take them up exactly as they take up CLIP and Vicuna. Neither has seen the other: the encoder learns what every patch
@@ -153,7 +153,7 @@ class ToyVisionPretraining(FiniteTraining):
         return parts["loss"]
 
     def validation_step(self, batch: PatchBatch, batch_idx: int) -> None:
-        """Share of digits read right, over the patches of tiles that show one: the criterion of a good stand-in."""
+        """Share of digits read right, over the patches of tiles that show one: the criterion of a good encoder."""
         said = self(batch.pixel_values)
         on_tile = (batch.global_view == 0).unsqueeze(1)
         right: list[Tensor] = []

@@ -33,8 +33,8 @@ class GranularityScaler(nn.Module):
 
     def __init__(self, granularities: Granularities, pooling: Pooling = "average") -> None:
         super().__init__()
-        if pooling not in (*_FIXED, "learned"):
-            raise UserError(f"pooling must be one of {', '.join(_FIXED)}, learned, but is {pooling}")
+        if pooling not in (*POOLINGS, "learned"):
+            raise UserError(f"pooling must be one of {', '.join(POOLINGS)}, learned, but is {pooling}")
         self.granularities = granularities
         self.pooling: Pooling = pooling
         coarser = range(len(granularities) - 1) if pooling == "learned" else ()
@@ -58,7 +58,7 @@ class GranularityScaler(nn.Module):
         if level == len(self.granularities) - 1:
             return features
         plane = features.unflatten(1, self.granularities.grids[-1]).permute(0, 3, 1, 2)  # (tiles, D, side, side)
-        pool = self._weighted(level) if self.pooling == "learned" else _FIXED[self.pooling]
+        pool = self._weighted(level) if self.pooling == "learned" else POOLINGS[self.pooling]
         return pool(plane, self.window(level)).flatten(2).transpose(1, 2)
 
     def window(self, level: int) -> Window:
@@ -81,11 +81,12 @@ def _first(plane: Tensor, window: Window) -> Tensor:
     return plane[..., :: window[0], :: window[1]]
 
 
-_FIXED: dict[str, Callable[[Tensor, Window], Tensor]] = {
+POOLINGS: dict[str, Callable[[Tensor, Window], Tensor]] = {
     "average": F.avg_pool2d,
     "max": F.max_pool2d,
     "strided": _first,
 }
+"""Those without parameters: of planes (tiles, D, rows, columns) and a window, one value for each window."""
 
 
 def averages(finest: Tensor, granularities: Granularities) -> list[Tensor]:

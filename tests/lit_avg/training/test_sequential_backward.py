@@ -20,10 +20,14 @@ RATE = Optimization(lr=1e-3)
 
 
 def make_stage(
-    one_by_one: bool, tokens_at_once: int = 4096, levels_per_step: int | None = None
+    sequential_backward: bool, tokens_at_once: int = 4096, levels_per_step: int | None = None
 ) -> MultiGranularityTuning:
     stage = MultiGranularityTuning(
-        tiny_model, RATE, one_by_one=one_by_one, tokens_at_once=tokens_at_once, levels_per_step=levels_per_step
+        tiny_model,
+        RATE,
+        sequential_backward=sequential_backward,
+        tokens_at_once=tokens_at_once,
+        levels_per_step=levels_per_step,
     )
     stage.configure_model()
     return stage
@@ -61,8 +65,8 @@ def test_the_gradients_of_all_parts_are_those_of_the_sum(tokens_at_once: int, ba
 
 
 def test_only_one_level_of_the_llm_is_held_at_a_time(batch: Batch) -> None:
-    def held(one_by_one: bool) -> int:
-        stage, kept = make_stage(one_by_one), list[int]()
+    def held(sequential_backward: bool) -> int:
+        stage, kept = make_stage(sequential_backward), list[int]()
         layer = stage.model.backbone.hf.model.language_model.layers[0]
         layer.mlp.register_forward_pre_hook(lambda *_: kept.append(sum(alive)))
         layer.register_full_backward_hook(lambda *_: alive.__setitem__(slice(None), [0]))
@@ -77,8 +81,8 @@ def test_only_one_level_of_the_llm_is_held_at_a_time(batch: Batch) -> None:
 @pytest.mark.parametrize("settings", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {}], ids=str)
 def test_a_trainer_makes_the_same_weights_of_it(settings: dict[str, object], batch: Batch, tmp_path: Path) -> None:
     weights, norms = list[dict[str, Tensor]](), list[Tensor]()
-    for one_by_one in (True, False):
-        stage = MultiGranularityTuning(tiny_model, Optimization(lr=1e-2), one_by_one=one_by_one)
+    for sequential_backward in (True, False):
+        stage = MultiGranularityTuning(tiny_model, Optimization(lr=1e-2), sequential_backward=sequential_backward)
         loader = torch.utils.data.DataLoader([batch] * 4, batch_size=None)
         trainer = L.Trainer(
             default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,

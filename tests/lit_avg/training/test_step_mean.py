@@ -29,7 +29,7 @@ STAGES: dict[str, Callable[..., Stage]] = {
     "Pretrain": Pretrain,
     "InstructionTuning": InstructionTuning,
     "MultiGranularityTuning": MultiGranularityTuning,
-    "MultiGranularityTuning, all at once": partial(MultiGranularityTuning, one_by_one=False),
+    "MultiGranularityTuning, all at once": partial(MultiGranularityTuning, sequential_backward=False),
     "RGLF": RGLF,
 }
 
