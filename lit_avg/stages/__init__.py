@@ -1,4 +1,4 @@
-"""The training stages, one LightningModule each; stage 0, the toy pretraining, lives in `lit_avg.stages.toy_pretraining`."""
+"""The training stages, one LightningModule each; stage 0 lives in `lit_avg.stages.toy_pretraining`."""
 
 from lit_avg.stages.gumbel import GumbelRouterTuning
 from lit_avg.stages.instruction_tuning import InstructionTuning

@@ -28,9 +28,9 @@ class MultiGranularityTuning(Stage):
         optimization: as in `Stage`.
         init_from: as in `Stage`.
         frozen: as in `Stage`.
-        sequential_backward: go back through the LLM after each level, which holds the activations of one level instead of N,
-            and through connector and encoder once. The gradients are the same. Not done, whatever this says, where
-            parameters are sharded or float16 gradients are scaled.
+        sequential_backward: go back through the LLM after each level, which holds the activations of one level
+            instead of N, and through connector and encoder once. The gradients are the same. Not done, whatever
+            this says, where parameters are sharded or float16 gradients are scaled.
         tokens_at_once: going one by one, a level whose rows have more tokens than that is taken in parts of whole
             rows, each with its own way back.
         levels_per_step: how many levels, drawn anew for each batch, a step is averaged over: an unbiased estimate of
