@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.packing.examine import Packable
 from datamodules.packing.pack import PackJob, pack
 from datamodules.packing.roots import ImageRoot
-from datamodules.packing.writer import ShardWriter, WriterState, write_manifest
+from datamodules.shards.writer import ShardWriter, WriterState, write_manifest
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -61,7 +60,7 @@ def raw_shards(folder: Path, samples: Iterable[tuple[bytes, bytes | None]], shar
     """Shards of records and PNG images as they are: packing might not let them through."""
     writer = ShardWriter(folder, shard_bytes, WriterState())
     for record, image in samples:
-        writer.write(Packable(record, image, "png", origin="", root=-1, read=0, rounds=1, left_out=()))
+        writer.write(record, image, "png")
     writer.close()
     write_manifest(folder, writer.state(), {"settings": {}})
     return folder

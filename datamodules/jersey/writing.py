@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +18,7 @@ from PIL import Image
 
 from datamodules.jersey.drawing import draw, random_scene, random_shape
 from datamodules.jersey.questions import conversation
+from datamodules.shards.writer import ShardWriter, write_manifest
 from lit_avg.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -110,24 +110,8 @@ def image(settings: JerseySettings, split: int, number: int) -> tuple[bytes, byt
 
 
 def _write_split(folder: Path, images: list[tuple[bytes, bytes]], settings: JerseySettings) -> None:
-    folder.mkdir()
-    shards: list[dict[str, object]] = []
-    for begin in range(0, len(images), SAMPLES_PER_SHARD):
-        path = folder / f"shard-{len(shards):06d}.tar"
-        end = min(begin + SAMPLES_PER_SHARD, len(images))
-        with tarfile.open(path, "w", encoding="utf-8") as tar:
-            for key in range(begin, end):
-                png, sample = images[key]
-                _add(tar, f"{key:09d}.json", sample)
-                _add(tar, f"{key:09d}.png", png)
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        shards.append({"name": path.name, "samples": end - begin, "bytes": len(data), "sha256": digest})
-    manifest = {"format": 1, "samples": len(images), "shards": shards, "settings": asdict(settings)}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # its time is 0 and its owner nobody: the same settings give the same bytes
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    writer = ShardWriter(folder, shard_bytes=None, shard_samples=SAMPLES_PER_SHARD)
+    for png, sample in images:
+        writer.write(sample, png, "png")
+    writer.close()
+    write_manifest(folder, writer.state(), {"settings": asdict(settings)})

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.packing.report import PackReport, report_from_json
-from datamodules.packing.writer import WriterState
 from datamodules.shards.manifest import MANIFEST
+from datamodules.shards.writer import WriterState
 from lit_avg.utils.errors import UserError
 
 INDEXES = ".indexes"

@@ -22,8 +22,8 @@ from datamodules.packing.recheck import Changes, changes_since, verdicts_in, ver
 from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.packing.roots import ImageRoot, Images
-from datamodules.packing.writer import ShardWriter, write_manifest
 from datamodules.shards.reader import held_out
+from datamodules.shards.writer import ShardWriter, write_manifest
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256
 from lit_avg.utils.process_pool import in_order
@@ -225,7 +225,7 @@ class _Sink:
             else:
                 split = self.job.split_of(outcome)
                 self.progress.report.count(outcome, split)
-                self.writers[split].write(outcome)
+                self.writers[split].write(outcome.record, outcome.image, outcome.extension)
             since = time.monotonic() - self.saved
             if since > (self.saving if self._closed > closed else _SECONDS):
                 self._save()

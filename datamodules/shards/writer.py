@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datamodules.packing.examine import Packable
 from datamodules.shards.manifest import FORMAT, MANIFEST, Shard
 from datamodules.shards.reader import sample_key
 from lit_avg.utils.errors import UserError
@@ -48,18 +47,25 @@ class ShardWriter:
 
     Args:
         folder: made if it is not there.
-        shard_bytes: a shard is closed when the next sample would take it beyond this.
+        shard_bytes: a shard is closed when the next sample would take it beyond this; None for no such bound.
         state: where to go on; at the beginning if not given.
+        shard_samples: a shard is closed when it has so many; None for no such bound.
 
     Raises:
         UserError: the folder has less than the state says.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int, state: WriterState | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shard_bytes: int | None,
+        state: WriterState | None = None,
+        shard_samples: int | None = None,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         state = state or WriterState()
         self.folder = folder
-        self.shard_bytes = shard_bytes
+        self.shard_bytes, self.shard_samples = shard_bytes, shard_samples
         self.samples = state.samples
         self.shards = [Shard(**shard) for shard in state.shards]  # pyright: ignore[reportArgumentType]  from JSON
         self.offset = state.offset
@@ -69,17 +75,22 @@ class ShardWriter:
         self._unsaved: list[Path] = []  # closed, but perhaps not on the disk yet
         self._cut_back()
 
-    def write(self, sample: Packable) -> None:
-        """Add a sample, to a new shard if this one is full."""
-        size = len(sample.record) + len(sample.image or b"")
-        if self.offset and self.offset + size > self.shard_bytes:
+    def write(self, record: bytes, image: bytes | None = None, extension: str = "") -> None:
+        """Add a sample, to a new shard if this one is full.
+
+        Args:
+            record: the sample's JSON.
+            image: its image's file.
+            extension: of the image.
+        """
+        if self._is_full_for(len(record) + len(image or b"")):
             self.close()
         if self._file is None:
             self._file, self._digest = self._path.open("wb"), hashlib.sha256()
         key = sample_key(self.samples)
-        self._add(f"{key}.json", sample.record)
-        if sample.image is not None:
-            self._add(f"{key}.{sample.extension}", sample.image)
+        self._add(f"{key}.json", record)
+        if image is not None:
+            self._add(f"{key}.{extension}", image)
         self.samples += 1
 
     def close(self) -> None:
@@ -111,6 +122,12 @@ class ShardWriter:
     @property
     def _path(self) -> Path:
         return self.folder / f"shard-{len(self.shards):06d}.tar"
+
+    def _is_full_for(self, size: int) -> bool:
+        """Whether a sample of so many bytes has to go to the next shard."""
+        if self.shard_samples is not None and self.samples - self._before >= self.shard_samples:
+            return True
+        return self.shard_bytes is not None and self.offset > 0 and self.offset + size > self.shard_bytes
 
     def _cut_back(self) -> None:
         """Leave on the disk what the state says, and take up the open shard."""
