@@ -8,17 +8,20 @@
 
 Samples are read in any order, so a shard that lies elsewhere is fetched whole into a cache when first needed. Data is
 known by its content, wherever it lies: by the hashes in its manifest, or by those of the tar files. Tar files without a
-manifest are gone through once, and what their headers say is kept; WebDataset's `::` is not known.
+manifest are gone through once, and what their headers say is kept.
+
+Names of tar files are WebDataset's (`webdataset.shardlists.expand_urls`): `::` stands between several, and `${DATA}`
+for what the environment has as `WDS_DATA`. A command's own variables are written without braces.
 """
 
 import io
 import logging
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
-
-from braceexpand import braceexpand
 
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.download import PIPE, Expected, MissingError, fetch, is_remote
@@ -124,10 +127,7 @@ def open_source(location: str | Path, cache: ShardCache) -> ShardSource:
         places = tuple(_beside(where, shard.name) for shard in manifest.shards)
         named_by = {_absolute(_beside(where, MANIFEST)): manifest.digest}
         return ShardSource(where, manifest, places, cache, True, named_by)
-    try:
-        places = tuple(braceexpand(where))
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; write a range as {{000000..000041}}") from error
+    places = expand(where)
     if (twice := next((place for place in places if places.count(place) > 1), None)) is not None:
         raise UserError(f"{where} names {twice} twice; name each shard once, or give it a weight in a list")
     whole = None if where.startswith(PIPE) else _manifest_beside(places)
@@ -144,9 +144,29 @@ def may_be_there(location: str) -> bool:
     if is_remote(location):
         return True
     try:
-        return any(Path(place).exists() for place in braceexpand(location))
-    except ValueError:
+        return any(Path(place).exists() for place in expand(location))
+    except UserError:
         return True
+
+
+def expand(location: str) -> tuple[str, ...]:
+    """The tar files that a location names.
+
+    Raises:
+        UserError: a brace is not closed, or the environment lacks a variable.
+    """
+    from webdataset.shardlists import expand_urls  # brings torch along, which planning a study does without
+
+    try:
+        return tuple(expand_urls(location))
+    except ValueError as error:
+        raise UserError(f"{location}: {error}; write a range as {{000000..000041}}") from error
+    except (AssertionError, KeyError) as error:
+        absent = next(name for name in re.findall(r"\$\{(\w+)\}", location) if f"WDS_{name}" not in os.environ)
+        raise UserError(
+            f"{location}: ${{{absent}}} stands for what the environment has as WDS_{absent}, as in WebDataset, and it "
+            f"has no such variable; set it, or write ${absent} for a variable of a command's own"
+        ) from error
 
 
 def distinct_names(places: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Where the samples of a tar file lie, read from its headers alone. Nothing else in the project reads a shard's names.
 
 The names are WebDataset's (`webdataset.tariterators.base_plus_ext`): a sample's key is what comes before the first dot
-of a file's own name, with the folders it lies in; what has no such dot, or nothing before it, belongs to no sample.
+of a file's own name, with the folders it lies in, be it `./` alone; what has no such dot, or nothing before it, belongs
+to no sample.
 """
 
 import io
@@ -17,11 +18,8 @@ from lit_avg.utils.errors import UserError
 Place = tuple[int, int]
 """Offset in the tar file, and bytes."""
 
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-"""A key and an extension."""
-
 _META = re.compile(r"__[^/]*__($|/)")
-"""Beginnings of names that WebDataset keeps for what describes a shard."""
+"""Beginnings of names that WebDataset keeps for what describes a shard (`tar_file_iterator` has no name for them)."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,10 @@ def read_index(file: BinaryIO, name: str) -> ShardIndex:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension of a file in a shard; None for one that belongs to no sample."""
-    short = _short(name)
-    found = None if _META.match(short) else _NAME.fullmatch(short)
-    return None if found is None else (found[1], found[2].lower())
+    from webdataset.tariterators import base_plus_ext  # brings torch along, which packing does without
+
+    key, extension = (None, None) if _META.match(name) else base_plus_ext(name)
+    return None if key is None or extension is None else (key, extension.lower())
 
 
 def read_place(file: BinaryIO, place: Place) -> bytes:
@@ -115,10 +114,6 @@ class PlaceReader(io.RawIOBase):
         buffer[: len(data)] = data
         self.at += len(data)
         return len(data)
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("./")
 
 
 def _place_of(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> Place | Unreadable:

@@ -138,9 +138,9 @@ def test_tar_files_of_the_same_name_have_samples_of_their_own(tmp_path: Path) ->
     location = f"{tmp_path}/{{x,y,z}}/000000.tar"
     batches = list(data(str(tmp_path / "x" / "000000.tar"), test=location).test_dataloader())
     keys = [key for batch in batches for key in batch.keys]
-    assert keys == [f"{name}/000000.tar/some.folder/{number}" for name in "xyz" for number in range(4)]
+    assert keys == [f"{name}/000000.tar/./some.folder/{number}" for name in "xyz" for number in range(4)]
     alone = data(str(tmp_path / "x" / "000000.tar")).train_dataloader()
-    assert {key for batch in alone for key in batch.keys} == {f"000000.tar/some.folder/{n}" for n in range(4)}
+    assert {key for batch in alone for key in batch.keys} == {f"000000.tar/./some.folder/{n}" for n in range(4)}
     with pytest.raises(UserError, match=r"names .*x/000000.tar twice"):
         data(f"{tmp_path}/{{x,x}}/000000.tar").data_digest("train")
 

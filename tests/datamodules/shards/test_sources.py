@@ -132,6 +132,14 @@ def test_a_range_of_shards_is_a_part_of_the_folder(shards: Path, server: Server,
         assert samples_at(f"{folder}/shard-{{000001..000002}}.tar", cache) == expected
 
 
+def test_names_of_tar_files_are_webdatasets(shards: Path, cache: ShardCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WDS_DRAWN", str(shards))
+    monkeypatch.setenv("DRAWN", str(shards))
+    first = samples_at(f"{shards}/shard-{{000000..000001}}.tar", cache)
+    assert samples_at("${DRAWN}/shard-000000.tar::${DRAWN}/shard-000001.tar", cache) == first
+    assert samples_at("pipe:cat $DRAWN/shard-{000000..000001}.tar", cache)[0].turns == first[0].turns
+
+
 def test_a_command_of_the_users_own_writes_the_shards(shards: Path, cache: ShardCache) -> None:
     samples = samples_at(f"pipe:cat {shards}/shard-{{000000..000002}}.tar", cache)
     counts = [shard.samples for shard in read_manifest(shards).shards]
@@ -176,7 +184,7 @@ def test_tar_files_of_others_are_gone_through_once(tmp_path: Path, cache: ShardC
         assert samples == samples_at(f"{server.url}/mix-{{0..1}}.tar", cache)
         assert [server.fetched(f"mix-{shard}.tar") for shard in range(2)] == [1, 1]
     assert samples == samples_at(tmp_path / "mix-{0..1}.tar", cache)
-    expected = [f"mix-{shard}.tar/some.folder/{number}" for shard in range(2) for number in range(2)]
+    expected = [f"mix-{shard}.tar/./some.folder/{number}" for shard in range(2) for number in range(2)]
     assert [sample.key for sample in samples] == expected
 
 
@@ -191,6 +199,7 @@ def test_mistakes_in_a_location_are_named(shards: Path, cache: ShardCache, serve
     for location, message in {
         f"{shards}/gone-{{0..1}}.tar": "there is no shard .*gone-0.tar",
         f"{shards}/shard-{{000000..000001.tar": "write a range as",
+        "pipe:cat ${NOWHERE}/x.tar": r"has as WDS_NOWHERE, .*; set it, or write \$NOWHERE for a variable of a command",
         f"{server.url}/nothing": f"nothing/{MANIFEST} cannot be read: HTTP status 404",
     }.items():
         with pytest.raises(UserError, match=message):

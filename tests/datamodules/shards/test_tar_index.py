@@ -1,11 +1,15 @@
 """Names in tar files: one rule for all who read them, WebDataset's own."""
 
+import hashlib
 import io
+import subprocess
 import tarfile
 import warnings
 from pathlib import Path
 
 import pytest
+import webdataset
+from webdataset.tariterators import base_plus_ext
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.loading.length_grouping import sample_sizes
@@ -43,10 +47,8 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_webdatasets(name: str) -> None:
-    tariterators = pytest.importorskip("webdataset.tariterators")
-    key, extension = tariterators.base_plus_ext(name)
-    expected = None if key is None else (key.removeprefix("./"), extension.lower())
-    assert split_name(name) == expected
+    key, extension = base_plus_ext(name)
+    assert split_name(name) == (None if key is None else (key, extension.lower()))
 
 
 def mixed_tar(path: Path, prefix: str, with_folders: bool) -> list[bool]:
@@ -77,6 +79,36 @@ def test_lengths_and_images_are_those_of_the_sample_however_the_tar_file_was_mad
     data = LLaVAShards(str(tmp_path / "mix.tar"), "jersey", 2, 16, None, group_by_length=True)
     images = [len(batch.tile_grids) for batch in data.train_dataloader()]
     assert sorted(images) == [0, 0, 2, 2, 2, 2]  # 8 samples with an image and 4 without, by twos
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_training_on_what_tar_made_of_a_folder_sees_the_samples_and_keys_that_webdataset_reads(
+    group_by_length: bool, tmp_path: Path
+) -> None:
+    for number in range(12):  # ./v1.0/a/000.json, ./v1.0/a/000.seg.PNG, ./v1.0/b.c/001.json (without an image), …
+        name = tmp_path / "raw" / "v1.0" / ("b.c" if number % 2 else "a") / f"{number:03d}"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.with_suffix(".json").write_bytes(record(number, has_image=number % 3 != 1))
+        if number % 3 != 1:
+            name.with_suffix(".seg.PNG").write_bytes(image(30 + number, 20, "red", number))
+    shard = tmp_path / "x.tar"
+    names = sorted(
+        f"./{path.relative_to(tmp_path / 'raw')}" for path in (tmp_path / "raw").rglob("*.*") if path.is_file()
+    )
+    subprocess.run(["tar", "cf", shard, *names], cwd=tmp_path / "raw", check=True)
+    read = {
+        f"x.tar/{sample['__key__']}": hashlib.sha256(sample["seg.png"]).hexdigest()[:16] if "seg.png" in sample else ""
+        for sample in webdataset.WebDataset(str(shard), shardshuffle=False)
+    }
+    assert [key for key in read if not read[key]] == [
+        "x.tar/./v1.0/a/004", "x.tar/./v1.0/a/010", "x.tar/./v1.0/b.c/001", "x.tar/./v1.0/b.c/007"
+    ]  # fmt: skip
+    data = LLaVAShards(str(shard), "jersey", 2, 16, None, group_by_length=group_by_length)
+    seen: dict[str, str] = {}
+    for batch in data.train_dataloader():
+        hashes = iter(batch.image_hashes)
+        seen |= {key: next(hashes) if row >= 0 else "" for key, row in zip(batch.keys, batch.image_of_row, strict=True)}
+    assert seen == read
 
 
 def test_links_within_a_tar_file_are_followed_and_others_are_named(tmp_path: Path, cache: ShardCache) -> None:
@@ -129,7 +161,7 @@ def test_names_with_dots_are_refused_by_the_rule(tmp_path: Path) -> None:
 def test_the_later_of_two_files_of_one_name_counts_as_tar_has_it(tmp_path: Path) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar, warnings.catch_warnings():
-        for name, content in (("./0.json", b"old"), ("0.json", b"newer")):
+        for name, content in (("0.json", b"old"), ("0.json", b"newer")):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
