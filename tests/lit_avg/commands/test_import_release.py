@@ -22,7 +22,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.pretrained.release import PREFIXES, VOTER, from_release, release_config, to_release
 from tests.hub import hub
 
-CASE = Path(__file__).parent / "data" / "golden" / "case_a"
+CASE = Path(__file__).parents[2] / "data" / "golden" / "case_a"
 Change = Callable[[dict[str, Tensor]], object]
 
 
