@@ -1,7 +1,6 @@
 """`ResultsWriter`: `result.json`, one row for each run, and `outcomes.csv`, one for each test question."""
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -28,7 +27,7 @@ from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.hashing import file_sha256
+from lit_avg.utils.hashing import file_sha256, hash_of
 from lit_avg.visual_tokens.granularity import Granularities
 
 FILE = "result.json"
@@ -147,7 +146,7 @@ def _forget_test(path: Path, result: dict[str, Any]) -> None:
 def asked(data: object, keys: Sequence[str]) -> str:
     """Hash of what a test asked: the samples of its split, as far as the data tells, and the keys of the questions."""
     samples = data.data_digest("test") if isinstance(data, TellsSamples) else None
-    return hashlib.sha256("\n".join([samples or "", *sorted(keys)]).encode()).hexdigest()[:16]
+    return hash_of("\n".join([samples or "", *sorted(keys)]), 16)
 
 
 def is_changed(folder: Path) -> bool:

@@ -1,6 +1,5 @@
 """What all data modules share: tokenizer, tiling, and a stream of batches from a folder of shards for each split."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -31,6 +30,7 @@ from lit_avg.batch import Batch
 from lit_avg.utils.arguments import check_counts, check_number, check_seed
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 from lit_avg.visual_tokens.anyres import VisualLayout
 
 VALIDATED_ON = "validated_on"
@@ -241,8 +241,8 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         renderer = self.encoder.renderer  # it adds `<image>` to the tokenizer, so it comes before the hash
         backend = renderer.tokenizer.backend_tokenizer.to_str()
         return {
-            "tokenizer": hashlib.sha256(backend.encode()).hexdigest()[:16],
-            "template": hashlib.sha256(renderer.template.encode()).hexdigest()[:16],
+            "tokenizer": hash_of(backend, 16),
+            "template": hash_of(renderer.template, 16),
             "system prompt": self.system_prompt or "",
             "max_length": str(self.max_length),
             "independent_turns": str(self.independent_turns),

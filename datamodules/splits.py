@@ -1,6 +1,5 @@
 """Which samples the splits of a data module have, and what names them."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -11,6 +10,7 @@ from datamodules.loading.mixture import WeightedConcatDataset, WeightedShards
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sources import ShardSource, may_be_there, open_source
+from lit_avg.utils.hashing import hash_of
 
 Split = Literal["train", "val", "test"]
 
@@ -63,7 +63,7 @@ class Splits:
         named = [part.manifest.digest.encode() + part.numbers.tobytes() for part in parts]
         named += [kind.encode() for kind in self.kinds(split) or ()]
         named += [json.dumps([source.called for source in sources]).encode()] if len(sources) > 1 else []
-        return hashlib.sha256(b"".join(named)).hexdigest()
+        return hash_of(b"".join(named))
 
     def identities(self) -> dict[str, str]:
         """What names the data of all splits, place by place: a manifest or tar file, a URL or a command, and its hash.
@@ -88,7 +88,7 @@ class Splits:
                 weight = "" if source.weight == 1 else f" x {source.weight:g}"
                 named.append(f"{self._opened(source).manifest.digest}{weight}")
         named += [part.chosen for split in SPLITS if self.keeps(split) for part in self.samples(split).parts]
-        return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
+        return hash_of("".join(named), 16)
 
     def _opened(self, source: WeightedShards) -> ShardSource:
         """The shards of a data set, opened once however many splits and parts are made of them."""

@@ -17,7 +17,7 @@ from datamodules.shards.reader import sample_key
 from datamodules.shards.sample import Sample, parse_sample
 from lit_avg.inputs import words_of
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.hashing import sha256_of_content
+from lit_avg.utils.hashing import read_sha256
 from lit_avg.visual_tokens.anyres import VisualLayout
 from lit_avg.visual_tokens.granularity import Granularities
 
@@ -61,7 +61,7 @@ class Scanner:
         path = task.folder / task.shard.name
         findings = Findings(task, Statistics(len(self.settings.granularities)))
         expected_hash = task.shard.sha256
-        if (found := sha256_of_content(path)) != expected_hash:
+        if (found := read_sha256(path)) != expected_hash:
             findings.problems.append(
                 f"{path}: changed since it was packed (sha256 {found[:12]}…, but {expected_hash[:12]}… in the manifest)"
             )

@@ -1,6 +1,5 @@
 """Samples to a `Batch`: encode each, then lay rows, images and questions side by side."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from datamodules.shards.sample import BadSampleError, Sample, Turn
 from lit_avg.batch import IGNORED_LABEL, PADDING, PREFIX, Batch
 from lit_avg.inputs.chat_encoding import TokenizedConversation
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class SampleEncoder:
             image = decode_image(sample.image, f"sample {sample.key}")
         except UserError as error:
             raise BadSampleError(str(error)) from error
-        return EncodedSample(questions, self.tiling(image), hashlib.sha256(sample.image).hexdigest()[:16])
+        return EncodedSample(questions, self.tiling(image), hash_of(sample.image, 16))
 
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None

@@ -3,7 +3,6 @@
 A model that was taught with one template and is asked with another answers worse, and nothing else would tell.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from transformers import PreTrainedTokenizerFast
 
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 
 WORDING_KEY = "wording"
 """Entry of a data module's state."""
@@ -62,8 +62,4 @@ def wording(
 ) -> Wording:
     """The wording of a template (its name and its text), a system prompt and a tokenizer (its name and itself)."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    return Wording(template, _hash(template_text), system_prompt or "", name, _hash(vocabulary))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Wording(template, hash_of(template_text, 16), system_prompt or "", name, hash_of(vocabulary, 16))

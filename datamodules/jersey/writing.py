@@ -4,7 +4,6 @@ A data set is built in a folder beside its own and renamed when it is whole, so 
 that could be taken for data, and of two processes that build the same one at once either may be first.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from datamodules.jersey.drawing import draw, random_scene, random_shape
 from datamodules.jersey.questions import conversation
 from datamodules.shards.writer import ShardWriter, write_manifest
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of, hash_of_json
 
 SPLITS = ("train", "val", "test")
 
@@ -51,7 +51,7 @@ class JerseySettings:
     @property
     def digest(self) -> str:
         """Names the folder of this data set."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hash_of_json(asdict(self), 12)
 
 
 def cached(settings: JerseySettings, cache: Path) -> Path:
@@ -79,10 +79,10 @@ def write(settings: JerseySettings, folder: Path) -> None:
     Raises:
         RuntimeError: two images are alike, so that one might be in two splits.
     """
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     for number, split in enumerate(SPLITS):
         images = [image(settings, number, one) for one in range(settings.images(split))]
-        seen.update(hashlib.sha256(png).digest() for png, _ in images)
+        seen.update(hash_of(png) for png, _ in images)
         _write_split(folder / split, images, settings)
     if len(seen) < settings.train + settings.val + settings.test:
         raise RuntimeError("Jersey drew the same image twice: its random streams overlap")

@@ -6,7 +6,6 @@ train:
   - {shards: data/chat, weight: 0.5}    # and one half of the conversations, in the next epoch the other
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from datamodules.loading.batch_sampler import Source
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import Sample
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 
 STAND_INS = 20
 """So many samples in a row that are no good are no accident."""
@@ -64,7 +64,7 @@ class WeightedConcatDataset:
         named = [part.manifest.digest for part in self.parts]
         named += [part.chosen for part in self.parts if part.chosen]
         named += [json.dumps(self.names)] if len(self.names) > 1 else []
-        return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
+        return hash_of("".join(named), 16)
 
     def place_of(self, index: int) -> tuple[int, int]:
         """Which data set a sample is of, and which of its samples it is."""

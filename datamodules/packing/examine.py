@@ -4,7 +4,6 @@ Every image is decoded once, so that what is packed can be trained on. Its bytes
 smaller ones are asked for.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from datamodules.packing.presets import Preset
 from datamodules.packing.records import Record
 from datamodules.packing.roots import Found, Images
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 
 DEFAULT_QUALITY = 95
 """Of the JPEGs that images become which are made smaller."""
@@ -124,9 +124,9 @@ class Examiner:
         rounds = len(turns) // 2
         if found is None:  # how its file is called decides nothing
             told = record if _id_of(fields) is not None else _as_json(sample | {"id": ""})
-            return Packable(record, None, "", hashlib.sha256(told).hexdigest(), -1, 0, rounds, tuple(left_out))
+            return Packable(record, None, "", hash_of(told), -1, 0, rounds, tuple(left_out))
         image, extension = self._image(found, name := cast(str, name))
-        origin = hashlib.sha256(found.data).hexdigest()
+        origin = hash_of(found.data)
         read = len(found.data)
         return Packable(
             record, image, extension, origin, found.root, read, rounds, tuple(left_out), under_name(name, origin)
@@ -141,7 +141,7 @@ class Examiner:
 
 def under_name(name: str, origin: str) -> str:
     """SHA-256 of an image's name and content, the content told by its own: two that change names are others."""
-    return hashlib.sha256(f"{origin} {name}".encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_of(f"{origin} {name}".encode("utf-8", "surrogatepass"))
 
 
 def _as_json(sample: dict[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ bytes they had under their names, unless they are gone, and for each record that
 reason.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from datamodules.packing.records import Record, Records
 from datamodules.packing.report import PackReport
 from datamodules.shards.manifest import MANIFEST
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 from lit_avg.utils.process_pool import in_order
 
 _CHUNK = 64
@@ -152,7 +152,7 @@ class _Recheck:
         except RefusedError:
             seen.gone += 1
         else:
-            origin = hashlib.sha256(found.data).hexdigest()
+            origin = hash_of(found.data)
             seen.count(found.root, origin, under_name(name, origin))
 
 

@@ -6,7 +6,6 @@ reading it goes on, since an open file outlives its name.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from datamodules.shards.download import Expected, Fetched, RetryPolicy, fetch
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.hashing import file_sha256, keep_sha256
+from lit_avg.utils.hashing import file_sha256, hash_of, keep_sha256
 
 _PART = ".part"
 
@@ -100,7 +99,7 @@ class ShardCache:
         Raises:
             UserError: it cannot be fetched, or is larger than the whole cache.
         """
-        name, asked = hashlib.sha256(url.encode()).hexdigest(), time.time()
+        name, asked = hash_of(url), time.time()
         with self.lock(name):
             known = self._known(name)
             if known is None or known.seen < asked:

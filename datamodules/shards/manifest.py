@@ -3,7 +3,6 @@
 It is written last, so a folder without one is not a data set.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.hashing import changed_beneath, is_later, known_sha256
+from lit_avg.utils.hashing import changed_beneath, hash_of, is_later, known_sha256
 
 MANIFEST = "manifest.json"
 
@@ -60,8 +59,7 @@ class Manifest:
 def manifest_of(shards: list[Shard], settings: dict[str, Any]) -> Manifest:
     """A manifest of shards that has no file of its own; what it describes gives its digest."""
     described = json.dumps([vars(shard) for shard in shards])
-    digest = hashlib.sha256(described.encode()).hexdigest()
-    return Manifest(sum(shard.samples for shard in shards), tuple(shards), settings, digest)
+    return Manifest(sum(shard.samples for shard in shards), tuple(shards), settings, hash_of(described))
 
 
 def parse_manifest(data: bytes, name: str) -> Manifest:
@@ -79,7 +77,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         if fields["format"] != FORMAT:
             raise ValueError(f"format {fields['format']}, but only {FORMAT} is known")
         shards = [Shard(**shard) for shard in fields["shards"]]
-        return replace(manifest_of(shards, fields["settings"]), digest=hashlib.sha256(data).hexdigest())
+        return replace(manifest_of(shards, fields["settings"]), digest=hash_of(data))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name} cannot be read: {error}; pack the data again with `lit-avg shard`") from error
 

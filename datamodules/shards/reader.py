@@ -3,7 +3,6 @@
 Any order of reading is as cheap as any other: a shard's index is read from its headers when first needed.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from datamodules.shards.cache import ShardCache, default_shard_cache
 from datamodules.shards.sample import BadSampleError, Sample, parse_sample
 from datamodules.shards.sources import ShardSource, open_source
 from datamodules.shards.tar_index import Unreadable, read_index, read_place
+from lit_avg.utils.hashing import hash_of, number_of
 
 NO_KIND = "all"
 """The kind of a question whose record tells none."""
@@ -52,7 +52,7 @@ class ShardedSamples:
     @property
     def chosen(self) -> str:
         """Names which samples are taken; empty if all are."""
-        return "" if len(self) == self.manifest.samples else hashlib.sha256(self.numbers.tobytes()).hexdigest()
+        return "" if len(self) == self.manifest.samples else hash_of(self.numbers.tobytes())
 
     @property
     def shard_of_sample(self) -> NDArray[np.int64]:
@@ -106,5 +106,4 @@ def sample_key(number: int) -> str:
 
 def held_out(name: str, share: float) -> bool:
     """Whether the sample or image of this name is among the `share` that is not trained on: ever the same ones."""
-    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return draw < share
+    return number_of(name) / 2**64 < share

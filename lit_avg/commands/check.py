@@ -5,7 +5,6 @@ meta device, without memory or weights. FILE gets a list of answers in the same 
 `lit_avg.studies.spec.fingerprint.Checked`. `lit-avg sweep` asks this before it starts anything.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +20,7 @@ from lit_avg.stages.rglf import RGLF
 from lit_avg.studies.spec.fingerprint import code_hash, states_of
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of, hash_of_json
 
 PLACE = ["--run_root", "RUNS", "--trainer.default_root_dir", "RUNS/RUN"]
 SEED = "--seed_everything"
@@ -91,7 +91,7 @@ def check(arguments: list[str]) -> dict[str, Any]:
     trainer = cli.config["fit"].trainer
     processes = [trainer.devices, trainer.num_nodes]
     return {
-        "config": hashlib.sha256(cli.config_text().encode()).hexdigest()[:16],
+        "config": hash_of(cli.config_text(), 16),
         "manifests": (data := _identities(cli.datamodule)),
         "states": states_of(data),
         "policies": _policies(cli.model) if isinstance(cli.model, Stage) else [],
@@ -114,7 +114,7 @@ def _feedback(cli: BuildingCLI) -> str:
         [model.backbone.settings, model.scaler.pooling, model.semantics.unpad],
         [data["class_path"], settings, config.trainer.precision],
     ]
-    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hash_of_json(depends, 16)
 
 
 def _policies(stage: Stage) -> list[str]:

@@ -5,7 +5,6 @@ a part both whole and checkable. Tensors: `log_prob` (Q, N) float32, `correct` (
 `visual_tokens` (Q, N) int32; the metadata has keys, question kinds and sources as JSON lists.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 
 SUFFIX = ".safetensors"
+
+_DIGITS = 16
+"""Of its hash that a name has."""
 
 
 @dataclass
@@ -95,7 +98,7 @@ def write_part(folder: Path, part: int, content: StoredFeedback) -> Path:
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
-    path = folder / f"{part_name(part)}-{_digest(data)}{SUFFIX}"
+    path = folder / f"{part_name(part)}-{hash_of(data, _DIGITS)}{SUFFIX}"
     return partial.rename(path)
 
 
@@ -106,7 +109,7 @@ def read_part(path: Path) -> StoredFeedback:
         UserError: a byte is not what it was.
     """
     data = path.read_bytes()
-    if _digest(data) != path.stem.rpartition("-")[2]:
+    if hash_of(data, _DIGITS) != path.stem.rpartition("-")[2]:
         raise UserError(f"{path} is damaged; delete it and run `lit-avg feedback` again, which makes what is missing")
     try:
         with safe_open(path, "pt") as file:
@@ -123,7 +126,3 @@ def read_part(path: Path) -> StoredFeedback:
             )
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is no part of a feedback store: {error}") from error
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -6,7 +6,6 @@ on its `.lock` file, and the kernel takes a dead process's lock away.
 """
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from lit_avg.feedback.lmm_feedback import Feedback
 from lit_avg.feedback.part_files import StoredFeedback, find_part, part_name, read_part, write_part
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback
+from lit_avg.utils.hashing import hash_of_json
 from lit_avg.utils.weight_io import read_json
 
 MANIFEST = "manifest.json"
@@ -207,7 +207,7 @@ def _lock(path: Path, wait: bool) -> Generator[bool]:
 
 def _digest(fields: Mapping[str, object]) -> str:
     content = {name: value for name, value in fields.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hash_of_json(content)
 
 
 def _texts(mapping: object) -> dict[str, str]:

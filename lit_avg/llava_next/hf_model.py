@@ -1,7 +1,5 @@
 """transformers' LLaVA-NeXT, made whole from a checkpoint or composed of two configs."""
 
-import hashlib
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from lit_avg.llava_next.llm_configs import check_llm
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights
+from lit_avg.utils.hashing import hash_of_json
 from lit_avg.utils.hub import check_source
 from lit_avg.utils.weight_io import named_differences
 
@@ -147,7 +146,7 @@ def settings_hash(config: PreTrainedConfig) -> str:
     """Names what a part's config says of its computation; its depth, precision and name are told elsewhere."""
     told_elsewhere = ("num_hidden_layers", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
     content = {name: value for name, value in config.to_dict().items() if name not in told_elsewhere}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hash_of_json(content, 16)
 
 
 def config_of(settings: dict[str, Any]) -> PreTrainedConfig:

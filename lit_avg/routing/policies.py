@@ -1,6 +1,5 @@
 """Policies: how the granularity of each question is chosen. They choose, they never learn."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback, check_scores
+from lit_avg.utils.hashing import number_of
 from lit_avg.visual_tokens.granularity import Granularities
 
 
@@ -99,8 +99,8 @@ class Random:
 
     def choose(self, evidence: Evidence) -> Tensor:
         """See `Policy`."""
-        draws = [hashlib.sha256(f"{self.seed} {key}".encode()).digest()[:8] for key in evidence.keys]
-        return torch.tensor([int.from_bytes(draw, "big") % self.levels for draw in draws], dtype=torch.long)
+        draws = [number_of(f"{self.seed} {key}") % self.levels for key in evidence.keys]
+        return torch.tensor(draws, dtype=torch.long)
 
 
 @dataclass(frozen=True)

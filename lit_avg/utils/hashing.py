@@ -1,7 +1,7 @@
-"""SHA-256 of files' contents, read once and kept: what names data and weights wherever they lie.
+"""SHA-256: of contents, and of files, which are read once; it names runs, data and weights wherever they lie.
 
-A hash is kept for as long as the file's path, size, inode and both times (in nanoseconds) are what they were. The time
-of the last change of the inode is among them, since `cp -p` and `touch -r` set the other one back.
+The hash of a file is kept for as long as the file's path, size, inode and both times (in nanoseconds) are what they
+were. The time of the last change of the inode is among them, since `cp -p` and `touch -r` set the other one back.
 """
 
 import fcntl
@@ -29,6 +29,21 @@ _known: dict[tuple[str, str], str] = {}
 """What this process has found out: path and state to hash."""
 
 
+def hash_of(content: str | bytes, digits: int = 64) -> str:
+    """The first hex digits of the SHA-256 of a text, in UTF-8, or of bytes."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:digits]
+
+
+def hash_of_json(content: object, digits: int = 64) -> str:
+    """The same of whatever JSON can say, the order of entries aside; for what it cannot say stands its `str`."""
+    return hash_of(json.dumps(content, sort_keys=True, default=str), digits)
+
+
+def number_of(text: str) -> int:
+    """A number below 2**64 that is as good as drawn, and the same for the same text."""
+    return int(hash_of(text, 16), 16)
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in 64 hex digits; the file is read only if it is new or was changed.
 
@@ -49,8 +64,8 @@ def known_sha256(path: Path) -> str | None:
     return file_sha256(place) if place.stat().st_size < _WORTH_KEEPING else _noted(place, file_state(place))
 
 
-def sha256_of_content(path: Path) -> str:
-    """The same, read anew whatever is known of the file.
+def read_sha256(path: Path) -> str:
+    """The same, the file read whatever is known of it.
 
     Raises:
         OSError: it cannot be read.
@@ -114,7 +129,7 @@ def _read_and_keep(place: Path) -> str:
             before = file_state(place)
             if (noted := _noted(place, before)) is not None:
                 return noted
-            sha256 = sha256_of_content(place)
+            sha256 = read_sha256(place)
             if file_state(place) == before:
                 _keep(place, before, sha256)
                 return sha256
@@ -149,5 +164,5 @@ def _keep(place: Path, state: str, sha256: str) -> None:
 
 def _note_of(place: Path, state: str) -> Path:
     """A file for each state: machines that share the cache may have another file each under the same path."""
-    name = hashlib.sha256(os.fsencode(f"{place} {state}")).hexdigest()
+    name = hash_of(os.fsencode(f"{place} {state}"))
     return default_cache() / "file_hashes" / f"{name}.json"

@@ -6,7 +6,6 @@ and keeps the answers in `checked.json` beside the runs: everyone else reads the
 content stands in.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any
 from lit_avg.studies.spec.config_files import config_content
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.utils.atomic_io import write_whole
-from lit_avg.utils.hashing import changed_beneath, file_sha256, file_state, known_sha256, sha256_of_content
+from lit_avg.utils.hashing import changed_beneath, file_sha256, file_state, hash_of_json, known_sha256, read_sha256
 from lit_avg.utils.locks import locked
 
 CHECKED = "checked.json"
@@ -105,7 +104,7 @@ class Checked:
 
 def digest(content: object) -> str:
     """16 hex digits for whatever JSON can say."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hash_of_json(content, 16)
 
 
 def states_of(places: Iterable[str]) -> dict[str, str]:
@@ -134,7 +133,7 @@ def _is_still(path: Path, known: str, read: bool) -> bool:
 def code_hash() -> str:
     """Of the program's own source."""
     files = [path for package in ("lit_avg", "datamodules", "callbacks") for path in (ROOT / package).rglob("*.py")]
-    return digest([[str(path.relative_to(ROOT)), sha256_of_content(path)[:16]] for path in sorted(files)])
+    return digest([[str(path.relative_to(ROOT)), read_sha256(path)[:16]] for path in sorted(files)])
 
 
 def source_of(run: Run, content: Callable[[Path], object] = config_content) -> str:

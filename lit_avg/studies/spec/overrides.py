@@ -4,7 +4,6 @@ A row may lay overlays or values over some stages on the way to its run. Those s
 runs of their own in a branch named by what is changed: `stage4@k=8/stage4`. All else is shared with the other rows.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import hash_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Change:
         parts += [f"{name if whole else name.rpartition('.')[2]}={value}" for name, value in self.values]
         said = f"{'+'.join(self.stages)}@{'+'.join(parts)}"
         safe = re.sub(r"[^\w.=+@-]+", "-", said)[:80]
-        return safe if safe == said else f"{safe}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
+        return safe if safe == said else f"{safe}-{hash_of(said, 6)}"
 
 
 def apply_overrides(runs: dict[str, Run], end: str, change: Change) -> str:

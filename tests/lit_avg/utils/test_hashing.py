@@ -28,7 +28,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         read.append(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(file_hashes, "sha256_of_content", noting)
+    monkeypatch.setattr(file_hashes, "read_sha256", noting)
     return read
 
 
@@ -59,8 +59,8 @@ def test_a_file_is_read_once_by_all_processes_together(
     monkeypatch.chdir(tmp_path)
     assert file_sha256(Path("a.tar")) == sha256(b"abc")
     assert reads == [path]
-    script = "import sys, pathlib; from lit_avg import file_hashes as h\n"
-    script += "h.sha256_of_content = lambda path: 'read again'; print(h.file_sha256(pathlib.Path(sys.argv[1])))"
+    script = "import sys, pathlib; from lit_avg.utils import hashing as h\n"
+    script += "h.read_sha256 = lambda path: 'read again'; print(h.file_sha256(pathlib.Path(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == sha256(b"abc")
 

@@ -76,7 +76,7 @@ def test_a_copy_is_the_same_data_and_only_a_sweep_reads_it(
 ) -> None:
     assert sweep(study) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(file_hashes, "sha256_of_content", no_reading)
+        patched.setattr(file_hashes, "read_sha256", no_reading)
         assert run_folder_state(load_study(study)) == ["done"]
         rewritten(tar, b"a")
         loaded = load_study(study)
