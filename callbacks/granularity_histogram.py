@@ -112,4 +112,4 @@ def _choices(stage: Stage, outcomes: Outcomes) -> tuple[Tensor, list[str]]:
     """The router's level for each question with an image, and its kind."""
     pictured = (outcomes.tiles > 0).nonzero().squeeze(1)
     outcomes = outcomes.rows(pictured)
-    return stage.policies["router"].choose(outcomes), outcomes.kinds
+    return outcomes.chosen_by(stage.own_policy), outcomes.kinds

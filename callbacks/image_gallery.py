@@ -122,7 +122,7 @@ def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens:
     levels, rows = range(len(stage.granularities)), len(batch.keys)
     generated = [stage.model.generate_ids(batch, [level] * rows, max_new_tokens).cpu() for level in levels]
     outcomes = stage.evaluate(batch)
-    chosen = stage.own_policy[1].choose(outcomes).tolist()
+    chosen = outcomes.chosen_by(stage.own_policy).tolist()
     return [
         Answered(
             question=data.decode(batch.input_ids[row][batch.instruction[row] & (batch.question[row] != PADDING)]),

@@ -24,7 +24,7 @@ class PolicyTable(Watcher):
         for column in ("accuracy", "tokens per tile", "in all", "of the finest"):
             table.add_column(column, justify="right")
         for name, policy in stage.policies.items():
-            metrics = policy_metrics(outcomes, policy.choose(outcomes), stage.granularities)
+            metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
             cells = [f"{metrics['accuracy']:.3f}"]
             if "token_share" in metrics:
                 cells += [f"{metrics[key]:.1f}" for key in ("tokens_per_tile", "visual_tokens")]

@@ -28,7 +28,6 @@ from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, hash_of
-from lit_avg.visual_tokens.granularity import Granularities
 
 FILE = "result.json"
 OUTCOMES_FILE = "outcomes.csv"
@@ -106,8 +105,8 @@ class ResultsWriter(L.Callback):
         found = stage_and_outcomes(trainer, pl_module)
         if found is not None:
             module, outcomes = found
-            chosen = {name: policy.choose(outcomes) for name, policy in module.policies.items()}
-            write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, module.granularities, chosen))
+            chosen = {name: outcomes.chosen_by(policy) for name, policy in module.policies.items()}
+            write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, chosen))
             self._questions = asked(datamodule(trainer), outcomes.keys)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -160,12 +159,11 @@ def is_changed(folder: Path) -> bool:
     return bool(_git(root, "status", "--porcelain", "--untracked-files=no") or new)
 
 
-def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mapping[str, Tensor]) -> str:
+def outcomes_csv(outcomes: Outcomes, chosen: Mapping[str, Tensor]) -> str:
     """One row a question: key, kind, image, tiles, text tokens, what happened at each level, and what policies chose.
 
     Args:
         outcomes: Q questions at N granularities.
-        granularities: the N levels.
         chosen: the level that each policy chooses for each question, (Q,); written as `chosen@<policy>`, in tokens.
     """
     measured = {"correct": outcomes.correct.int(), "feedback": outcomes.feedback, "score": outcomes.scores}
@@ -173,7 +171,7 @@ def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mappi
     columns = {name: values for name, values in measured.items() if values is not None}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [f"{name}@{tokens}" for name in columns for tokens in granularities.tokens]
+    names = [f"{name}@{tokens}" for name in columns for tokens in outcomes.granularities.tokens]
     told = {"key": outcomes.keys, "kind": outcomes.kinds, "image": outcomes.images}
     told |= {"tiles": outcomes.tiles.tolist(), "text_tokens": outcomes.text_tokens.tolist()}
     known = {name: values for name, values in told.items() if values}
@@ -181,7 +179,7 @@ def outcomes_csv(outcomes: Outcomes, granularities: Granularities, chosen: Mappi
     levels = [levels.tolist() for levels in chosen.values()]
     for row, described in enumerate(zip(*known.values(), strict=True)):
         values = [round(value, 6) for tensor in columns.values() for value in tensor[row].tolist()]
-        writer.writerow([*described, *values, *(granularities.tokens[level[row]] for level in levels)])
+        writer.writerow([*described, *values, *(outcomes.granularities.tokens[level[row]] for level in levels)])
     return text.getvalue()
 
 

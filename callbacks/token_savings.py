@@ -28,7 +28,7 @@ class TokenSavings(Watcher):
         if found is None:
             return
         stage, outcomes = found
-        chosen = stage.own_policy[1].choose(outcomes)
+        chosen = outcomes.chosen_by(stage.own_policy)
         shares = {f"savings/{name}": share for name, share in cost_shares(stage, outcomes, chosen).items()}
         for logger in trainer.loggers if shares else []:
             logger.log_metrics(shares, logged_step(trainer))
@@ -40,7 +40,7 @@ class TokenSavings(Watcher):
             return
         stage, outcomes = found
         for policy, chooser in stage.policies.items():
-            shares = cost_shares(stage, outcomes, chooser.choose(outcomes))
+            shares = cost_shares(stage, outcomes, outcomes.chosen_by(chooser))
             self.results |= {f"{policy}/{name}": share for name, share in shares.items()}
 
 

@@ -20,7 +20,7 @@ from lit_avg.llava_next.llm_input import (
 )
 from lit_avg.pretrained.folder import PretrainedMixin
 from lit_avg.routing.instruction_filter import InstructionFilter, instruction_candidates
-from lit_avg.routing.policies import Fixed, Policy, Routed, Unanswered
+from lit_avg.routing.policies import FixedPolicy, Policy, PolicyInputs, RouterPolicy, choose_levels
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Attention, Preset, Semantics, choices_of
 from lit_avg.utils.errors import UserError
@@ -164,10 +164,8 @@ class AvgLlava(PretrainedMixin):
         levels = self.encode_levels(batch)
         scores = self.route(batch, levels).float().log_softmax(dim=1).cpu()
         check_scores(batch.keys, scores)
-        policy = policy or (
-            Routed() if self.router_is_trained else Fixed(self.granularities.finest, self.granularities)
-        )
-        chosen = policy.choose(Unanswered(batch.keys, scores)).tolist()
+        policy = policy or (RouterPolicy() if self.router_is_trained else FixedPolicy(self.granularities.finest))
+        chosen = choose_levels(policy, PolicyInputs(batch.keys, self.granularities, scores)).tolist()
         ids = self.generate_ids(batch, chosen, max_new_tokens, generation, levels)
         counts = visual_token_counts(batch, self.layout)
         return Answers(

@@ -20,7 +20,7 @@ from lit_avg.commands.export import make_readable_by_transformers
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Fixed
+from lit_avg.routing.policies import FixedPolicy
 from lit_avg.visual_tokens.granularity import Granularities
 from tests.datamodules.encoding.test_templates import bpe, byte_level
 from tests.tiny import LEVELS, TILE
@@ -175,6 +175,6 @@ def test_every_way_in_gives_the_tokens_of_training(
     assert told["text only"] == [taught(has_image=False)] * 2
     assert SYSTEM_PROMPT in renderer.tokenizer.decode(told["text only"][0])
     assert placeholders(told["two images"], told["image"]).count(IMAGE_PLACEHOLDER) == 2
-    ours = model.generate([PICTURE], [QUESTION], Fixed(LEVELS[-1], model.granularities), max_new_tokens=6).texts
+    ours = model.generate([PICTURE], [QUESTION], FixedPolicy(LEVELS[-1]), max_new_tokens=6).texts
     assert model.prompt_encoder is not None
     assert [model.prompt_encoder.decode(torch.tensor(answer)) for answer in told["answers"]] == ours * 2

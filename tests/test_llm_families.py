@@ -18,7 +18,7 @@ from lit_avg.llava_next.llm_configs import LLM_TYPES, LlmShape
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.model import AvgLlava
 from lit_avg.pretrained.folder import made_in
-from lit_avg.routing.policies import Fixed
+from lit_avg.routing.policies import FixedPolicy
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
@@ -223,9 +223,7 @@ def test_a_family_goes_from_shards_to_plain_transformers(
     of_tokens = theirs["log_probs"][: len(behind)].gather(1, behind.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(in_full_precision(ours, own_log_probs), of_tokens, atol=1e-5, rtol=1e-5)
     ours.to(torch.promote_types(ours.backbone.image_newline.dtype, torch.float32))
-    answer = ours.generate(
-        [fixed_image()], [PROMPT], Fixed(ours.granularities.finest, ours.granularities), max_new_tokens=6
-    ).texts[0]
+    answer = ours.generate([fixed_image()], [PROMPT], FixedPolicy(ours.granularities.finest), max_new_tokens=6).texts[0]
     assert answer == ours.prompt_encoder.decode(theirs["greedy"])  # pyright: ignore[reportOptionalMemberAccess]
     if not variant.room:
         grown = theirs["log_probs"].shape[1] - 1

@@ -13,7 +13,7 @@ from datamodules.jersey import Jersey, JerseyPatches, JerseySymbols
 from datamodules.llava_shards import LLaVAShards
 from lit_avg.cli import main
 from lit_avg.routing.instruction_filter import InstructionFilter
-from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle
+from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, OraclePolicy
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
@@ -212,9 +212,12 @@ NAN, INFINITE = math.nan, math.inf
         (lambda: Granularities((0,)), r"granularities.tokens\[0\] must be a number at least 1, but is 0"),
         (lambda: Granularities(()), "need at least one level"),
         (lambda: Semantics(margin=-1.0), "semantics: margin must be a number at least 0, but is -1.0"),
-        (lambda: Fixed(2, Granularities((4, 8, 16))), "no granularity of 2 tokens"),
-        *((lambda margin=margin: CoarsestWithin(margin), "it must be a number") for margin in (-0.1, NAN, INFINITE)),
-        (lambda: Oracle(-1.0), "it must be a number of nats from 0 on"),
+        (lambda: FixedPolicy(2).check(Granularities((4, 8, 16))), "no granularity of 2 tokens"),
+        *(
+            (lambda margin=margin: CoarsestWithinPolicy(margin), "it must be a number")
+            for margin in (-0.1, NAN, INFINITE)
+        ),
+        (lambda: OraclePolicy(-1.0), "it must be a number of nats from 0 on"),
         (shards(batch_size=0), "batch_size must be a number at least 1, but is 0"),
         (shards(eval_batch_size=0), "eval_batch_size must be a number at least 1, but is 0"),
         (shards(max_length=0), "max_length must be a number at least 1, but is 0"),

@@ -16,7 +16,7 @@ from lit_avg.feedback.part_files import StoredFeedback
 from lit_avg.feedback.store import StoredSplit, open_store
 from lit_avg.llava_next.backbone import Backbone
 from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle, Policy, Routed
+from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, OraclePolicy, Policy, RouterPolicy
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import load_exactly
 from tests.drawn import drawn_shards
@@ -100,14 +100,14 @@ def test_a_learning_rate_beyond_all_bounds_leaves_no_result(
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)
-@pytest.mark.parametrize("policy", [Routed(), CoarsestWithin(0.5), Oracle()])
+@pytest.mark.parametrize("policy", [RouterPolicy(), CoarsestWithinPolicy(0.5), OraclePolicy()])
 def test_no_policy_chooses_by_numbers_that_are_none(policy: Policy, bad: float, model: AvgLlava, batch: Batch) -> None:
     outcomes = try_every_granularity(model, batch, routed=True)
-    policy.choose(outcomes)
+    outcomes.chosen_by(policy)
     assert outcomes.scores is not None
-    (outcomes.feedback if isinstance(policy, Oracle) else outcomes.scores)[2, 1] = bad
+    (outcomes.feedback if isinstance(policy, OraclePolicy) else outcomes.scores)[2, 1] = bad
     with pytest.raises(UserError, match=r"are not finite for 1 of 5 questions \(002\)"):
-        policy.choose(outcomes)
+        outcomes.chosen_by(policy)
     with pytest.raises(UserError, match=r"are not finite for 1 of 5 questions \(002\)"):
         outcomes.check_finite()
 
@@ -127,23 +127,23 @@ def test_no_margin_is_fitted_to_one_bad_score(
 @pytest.mark.parametrize("margin", NOT_FINITE)
 def test_a_margin_is_a_number(margin: float) -> None:
     with pytest.raises(UserError, match=f"margin of `coarsest within` is {margin}"):
-        CoarsestWithin(margin)
+        CoarsestWithinPolicy(margin)
     with pytest.raises(UserError, match=f"margin of `oracle` is {margin}"):
-        Oracle(margin)
+        OraclePolicy(margin)
 
 
 def test_a_prediction_needs_scores_and_logits_that_are_numbers_whatever_the_policy(
     model: AvgLlava, batch: Batch
 ) -> None:
-    answer_questions(model, batch, Fixed(1, model.granularities), routed=True, max_new_tokens=2)
+    answer_questions(model, batch, FixedPolicy(1), routed=True, max_new_tokens=2)
     with torch.no_grad():
         model.backbone.hf.lm_head.weight[7] = math.nan
     with pytest.raises(UserError, match="the LLM's logits are not finite"):
-        answer_questions(model, batch, Fixed(1, model.granularities), routed=False, max_new_tokens=2)
+        answer_questions(model, batch, FixedPolicy(1), routed=False, max_new_tokens=2)
     with torch.no_grad():
         next(model.router.parameters()).fill_(math.nan)
     with pytest.raises(UserError, match="the router's scores are not finite"):
-        answer_questions(model, batch, Fixed(1, model.granularities), routed=True, max_new_tokens=2)
+        answer_questions(model, batch, FixedPolicy(1), routed=True, max_new_tokens=2)
 
 
 def test_a_token_that_cannot_win_is_no_mistake(model: AvgLlava, batch: Batch) -> None:

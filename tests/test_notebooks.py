@@ -45,6 +45,7 @@ def outcomes(seed: int) -> Outcomes:
     return Outcomes(
         keys=[f"{question:03d}" for question in range(30)],
         kinds=kinds,
+        granularities=Granularities(LEVELS),
         correct=correct,
         feedback=torch.randn(30, len(LEVELS), generator=generator),
         scores=torch.tensor([0.1, 0.1, 0.6, 0.1, 0.1]).log().expand(30, -1),
@@ -88,7 +89,7 @@ def test_a_notebook_reads_what_the_quick_start_leaves(tmp_path: Path) -> None:
     for run in plan(study):
         always_16 = {"router": torch.full((30,), LEVELS.index(16))}
         if run.name in ("stage4", "image-only"):
-            (run.directory / "outcomes.csv").write_text(outcomes_csv(outcomes(0), Granularities(LEVELS), always_16))
+            (run.directory / "outcomes.csv").write_text(outcomes_csv(outcomes(0), always_16))
     notebook = executed(READING, STUDY=study.path)
     assert len(outputs(notebook, "image/png")) == 3
     table, _ = outputs(notebook, "text/html")
@@ -115,7 +116,7 @@ def test_a_study_is_read_from_what_its_runs_have_left(tmp_path: Path) -> None:
     finish(study, lambda run: router_metrics(0.9 + run.seed / 100, 0.5, CHOICES))
     for run in plan(study):
         found, always_16 = outcomes(run.seed), {"router": torch.full((30,), LEVELS.index(16))}
-        (run.directory / "outcomes.csv").write_text(outcomes_csv(found, Granularities(LEVELS), always_16))
+        (run.directory / "outcomes.csv").write_text(outcomes_csv(found, always_16))
     notebook = executed(READING, STUDY=study.path)
     assert len(outputs(notebook, "image/png")) == 3
     table, by_kind = outputs(notebook, "text/html")

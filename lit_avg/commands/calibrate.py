@@ -24,7 +24,8 @@ from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.evaluation.metrics import policy_metrics
 from lit_avg.evaluation.outcomes import Outcomes
-from lit_avg.routing.policies import CoarsestWithin, Fixed, Policy, Routed
+from lit_avg.result_names import COARSEST_WITHIN
+from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, Policy, RouterPolicy
 from lit_avg.runs.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import checkpoint_path, read_checkpoint
@@ -35,7 +36,7 @@ from lit_avg.utils.hashing import file_sha256
 DELTA = "delta"
 """The buffer of `RouterStage`, and so the entry of a checkpoint's state dict."""
 
-CALIBRATED = "coarsest within"
+CALIBRATED = COARSEST_WITHIN
 """The policy that chooses by it."""
 
 
@@ -117,17 +118,17 @@ def store_delta(path: Path, delta: float) -> bool:
 
 def trade_table(stage: RouterStage, outcomes: Outcomes, delta: float) -> Table:
     """What the margin gives, beside the router's own choice and the finest level."""
-    finest = stage.granularities.tokens[-1]
+    finest, routed = FixedPolicy(stage.granularities.finest), RouterPolicy()
     policies: dict[str, Policy] = {
-        f"fixed {finest}": Fixed(finest, stage.granularities),
-        "router": Routed(),
-        f"coarsest within {delta:.4f}": CoarsestWithin(delta),
+        finest.name: finest,
+        routed.name: routed,
+        f"{CALIBRATED} {delta:.4f}": CoarsestWithinPolicy(delta),
     }
     table = Table(box=box.SIMPLE)
     for column in ("policy", "accuracy", "tokens per tile", "of the finest"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, policy in policies.items():
-        metrics = policy_metrics(outcomes, policy.choose(outcomes), stage.granularities)
+        metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
         shares = (
             [f"{metrics['tokens_per_tile']:.1f}", f"{metrics['token_share']:.1%}"]
             if bool((outcomes.tiles > 0).any())

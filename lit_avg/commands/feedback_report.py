@@ -7,7 +7,6 @@ answer and takes the coarsest granularity whose feedback is within ε nats of th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,10 +18,11 @@ from torch import Tensor
 
 from lit_avg.feedback.part_files import StoredFeedback
 from lit_avg.feedback.store import FeedbackStore
-from lit_avg.routing.policies import Oracle
+from lit_avg.routing.policies import OraclePolicy, PolicyInputs, choose_levels
 from lit_avg.utils.atomic_io import writable
 from lit_avg.utils.command_line import VerbParser, number
 from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 
 mpl.use("Agg")  # before pyplot: there may be no screen
 
@@ -87,15 +87,6 @@ MARGINS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """The ε of the ideal router's curve."""
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Evidence of what a store knows: feedback, and no router."""
-
-    keys: list[str]
-    feedback: Tensor  # (Q, N)
-    scores: Tensor | None = None
-
-
 def main(argv: list[str]) -> int:
     """Print the report and write `report-<split>.png` into the store.
 
@@ -118,7 +109,7 @@ def main(argv: list[str]) -> int:
     console.print(f"{len(everything)} questions of {arguments.split}, {len(stored)} about an image", highlight=False)
     console.print(best_table(stored, store.granularities))
     _print_ties(console, stored, arguments.epsilon)
-    curve = ideal_curve(stored, MARGINS)
+    curve = ideal_curve(stored, store.granularities, MARGINS)
     console.print(curve_table(curve))
     figure = writable(arguments.store) / f"report-{arguments.split}.png"
     draw_report(best_shares(stored, store.granularities), fixed_points(stored, store.granularities), curve, figure)
@@ -161,10 +152,13 @@ def ties(stored: StoredFeedback, epsilon: float) -> Tensor:
     return (stored.log_prob >= stored.log_prob.amax(dim=1, keepdim=True) - epsilon).sum(dim=1)
 
 
-def ideal_curve(stored: StoredFeedback, margins: Sequence[float]) -> list[tuple[float, float, float]]:
+def ideal_curve(
+    stored: StoredFeedback, granularities: Sequence[int], margins: Sequence[float]
+) -> list[tuple[float, float, float]]:
     """(ε, share of the finest level's tokens, accuracy) of the oracle for each margin."""
-    evidence = _Known(stored.keys, stored.log_prob)
-    return [(margin, *_worth(stored, Oracle(margin).choose(evidence))) for margin in margins]
+    step = granularities[1] // granularities[0] if len(granularities) > 1 else 2
+    inputs = PolicyInputs(stored.keys, Granularities(granularities, step), feedback=stored.log_prob)
+    return [(margin, *_worth(stored, choose_levels(OraclePolicy(margin), inputs))) for margin in margins]
 
 
 def fixed_points(stored: StoredFeedback, granularities: Sequence[int]) -> dict[int, tuple[float, float]]:

@@ -3,7 +3,7 @@
 import torch
 
 from lit_avg.evaluation.outcomes import Outcomes
-from lit_avg.routing.policies import CoarsestWithin
+from lit_avg.routing.policies import CoarsestWithinPolicy
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_scores
 
@@ -19,7 +19,7 @@ def fit_delta(outcomes: Outcomes, max_accuracy_loss: float = 0.0) -> float:
     wanted = outcomes.correct[:, -1].double().mean() - max_accuracy_loss
     best = 0.0
     for delta in _margins(outcomes):
-        chosen = CoarsestWithin(delta).choose(outcomes).unsqueeze(1)
+        chosen = outcomes.chosen_by(CoarsestWithinPolicy(delta)).unsqueeze(1)
         if outcomes.correct.gather(1, chosen).double().mean() >= wanted:
             best = delta
     return best
@@ -39,7 +39,7 @@ def fit_delta_to_budget(outcomes: Outcomes, budget: float) -> float:
     finest = outcomes.visual_tokens[:, -1].sum()
     least = torch.ones(())
     for delta in _margins(outcomes):
-        chosen = CoarsestWithin(delta).choose(outcomes).unsqueeze(1)
+        chosen = outcomes.chosen_by(CoarsestWithinPolicy(delta)).unsqueeze(1)
         if (least := outcomes.visual_tokens.gather(1, chosen).sum() / finest) <= budget:
             return delta
     raise UserError(f"--budget {budget:g}: the coarsest granularity alone takes {least:.3f} of the finest one's tokens")

@@ -11,7 +11,7 @@ from lit_avg.evaluation.outcomes import Outcomes, Prediction
 from lit_avg.feedback.lmm_feedback import Feedback, lmm_feedback
 from lit_avg.llava_next.llm_input import visual_token_counts
 from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Policy, Unanswered
+from lit_avg.routing.policies import Policy, PolicyInputs, choose_levels
 from lit_avg.utils.finite import check_scores
 
 
@@ -34,6 +34,7 @@ def outcomes_of(model: AvgLlava, batch: Batch, levels: Sequence[Tensor], feedbac
     return Outcomes(
         keys=batch.keys,
         kinds=batch.kinds,
+        granularities=model.granularities,
         correct=feedback.correct.cpu(),
         feedback=feedback.log_prob.cpu(),
         scores=scores,
@@ -58,7 +59,7 @@ def answer_questions(
     scores = _scores(model, batch, levels) if routed else None
     if scores is not None:
         check_scores(batch.keys, scores)
-    chosen = policy.choose(Unanswered(batch.keys, scores)).tolist()
+    chosen = choose_levels(policy, PolicyInputs(batch.keys, model.granularities, scores)).tolist()
     answers = model.generate_ids(batch, chosen, max_new_tokens, levels=levels).cpu()
     seconds = (time.perf_counter() - begin) / len(chosen)
     visual_tokens = visual_token_counts(batch, model.layout)

@@ -12,13 +12,12 @@ METRICS = ("accuracy", "tokens_per_tile", "visual_tokens", "token_share", "selec
 """What the names that `policy_metrics` gives begin with."""
 
 
-def policy_metrics(outcomes: Outcomes, chosen: Tensor, granularities: Granularities) -> dict[str, float]:
+def policy_metrics(outcomes: Outcomes, chosen: Tensor) -> dict[str, float]:
     """Metrics of one choice of levels.
 
     Args:
         outcomes: Q questions at N granularities.
         chosen: the level chosen for each question, (Q,).
-        granularities: the N levels.
 
     Returns:
         `accuracy` and `accuracy/<kind>`, shares of exact answers; `tokens_per_tile`, the mean granularity chosen;
@@ -26,6 +25,7 @@ def policy_metrics(outcomes: Outcomes, chosen: Tensor, granularities: Granularit
         finest level; `selected/<tokens>` and `selected/<kind>/<tokens>`, shares of questions that got each level.
         Questions without an image count for accuracy alone.
     """
+    granularities = outcomes.granularities
     correct = outcomes.correct.gather(1, chosen.unsqueeze(1)).squeeze(1).double()
     metrics = {"accuracy": correct.mean().item()}
     for kind, members in _by_kind(outcomes.kinds):

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lit_avg.routing.policies import Policy, PolicyInputs, choose_levels
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback, check_scores
+from lit_avg.visual_tokens.granularity import Granularities
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Outcomes:
 
     keys: list[str]  # Q
     kinds: list[str]  # Q
+    granularities: Granularities  # the N levels
     correct: Tensor  # (Q, N) bool: greedy decoding at this level gives exactly the answer, its end token included
     feedback: Tensor  # (Q, N) float32: the LMM's mean log-prob per answer token, in nats
     scores: Tensor | None  # (Q, N) float32: the router's log-probabilities; None where there is no router
@@ -45,6 +48,14 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def policy_inputs(self) -> PolicyInputs:
+        """What a policy may look at to choose a level for each question."""
+        return PolicyInputs(self.keys, self.granularities, self.scores, self.feedback)
+
+    def chosen_by(self, policy: Policy) -> Tensor:
+        """The level that a policy chooses for each question, (Q,); see `choose_levels`."""
+        return choose_levels(policy, self.policy_inputs())
 
     def check_finite(self) -> None:
         """Refuse outcomes that are no numbers.
@@ -66,6 +77,7 @@ class Outcomes:
         return Outcomes(
             keys=[self.keys[question] for question in questions.tolist()],
             kinds=[self.kinds[question] for question in questions.tolist()],
+            granularities=self.granularities,
             correct=self.correct[questions],
             feedback=self.feedback[questions],
             scores=None if self.scores is None else self.scores[questions],
@@ -77,7 +89,7 @@ class Outcomes:
 
     @staticmethod
     def merge(parts: "Sequence[Outcomes]") -> "Outcomes":
-        """All parts as one.
+        """All parts as one; there is at least one, and all are of the same granularities.
 
         Raises:
             UserError: two questions have the same key, so that nobody could tell later which outcome is whose.
@@ -86,6 +98,7 @@ class Outcomes:
         everything = Outcomes(
             keys=[key for part in parts for key in part.keys],
             kinds=[kind for part in parts for kind in part.kinds],
+            granularities=parts[0].granularities,
             correct=torch.cat([part.correct for part in parts]),
             feedback=torch.cat([part.feedback for part in parts]),
             scores=torch.cat(scores) if scores else None,

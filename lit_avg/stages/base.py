@@ -17,7 +17,7 @@ from lit_avg.feedback.lmm_feedback import require_answers
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.llava_next.generation import check_end_token
 from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Policy, fixed_policies
+from lit_avg.routing.policies import FixedPolicy, Policy, RouterPolicy, by_name, fixed_policies
 from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.runs.run_folder import checkpoint_path
 from lit_avg.stages.finite_training import FiniteTraining
@@ -177,6 +177,10 @@ class Stage(FiniteTraining):
     @property
     def policies(self) -> dict[str, Policy]:
         """The policies that a test compares, by name."""
+        return by_name(self.compared_policies(), self.granularities)
+
+    def compared_policies(self) -> list[Policy]:
+        """What a test compares, in the order of tables."""
         return fixed_policies(self.granularities)
 
     def parameters_of(self, part: Part) -> list[nn.Parameter]:
@@ -248,26 +252,26 @@ class Stage(FiniteTraining):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Answer every question at the granularity that the stage's own policy chooses."""
-        answered = answer_questions(self.model, batch, self.own_policy[1], routed="router" in self.trains)
+        answered = answer_questions(self.model, batch, self.own_policy, routed="router" in self.trains)
         return [answered[question] for question in batch.counted]
 
     def on_validation_epoch_end(self) -> None:
         """Log the stage's own choice of granularity and the accuracy at each level."""
         outcomes = self._gather()
         self.log("val/loss", self.validation_loss(outcomes), prog_bar=True)
-        for tokens, policy in zip(self.granularities.tokens, fixed_policies(self.granularities).values(), strict=True):
-            metrics = policy_metrics(outcomes, policy.choose(outcomes), self.granularities)
+        for tokens, policy in zip(self.granularities.tokens, fixed_policies(self.granularities), strict=True):
+            metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
             self.log(f"val/accuracy@{tokens}", metrics["accuracy"])
-        name, policy = self.own_policy
-        for metric, value in policy_metrics(outcomes, policy.choose(outcomes), self.granularities).items():
+        own = self.own_policy
+        for metric, value in policy_metrics(outcomes, outcomes.chosen_by(own)).items():
             selection = metric.startswith("selected/")
-            self.log(f"{name}/{metric}" if selection else f"val/{metric}", value)
+            self.log(f"{own.name}/{metric}" if selection else f"val/{metric}", value)
 
     def on_test_epoch_end(self) -> None:
         """Log every policy's metrics as `test/<policy>/<metric>`."""
         outcomes = self._gather()
         for name, policy in self.policies.items():
-            metrics = policy_metrics(outcomes, policy.choose(outcomes), self.granularities)
+            metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
             self.log_dict({f"test/{name}/{metric}": value for metric, value in metrics.items()})
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:
@@ -309,11 +313,9 @@ class Stage(FiniteTraining):
         return {f"model.{name}" for name in (*untrained, *elsewhere)}
 
     @property
-    def own_policy(self) -> tuple[str, Policy]:
-        """How the stage itself chooses, and the policy's name: by the router if it has one, else the finest level."""
-        if "router" in self.trains:
-            return "router", self.policies["router"]
-        return list(fixed_policies(self.granularities).items())[-1]
+    def own_policy(self) -> Policy:
+        """How the stage itself chooses: by the router if it trains one, else the finest level."""
+        return RouterPolicy() if "router" in self.trains else FixedPolicy(self.granularities.finest)
 
     def _gather(self) -> Outcomes:
         """The outcomes of all ranks, each question once, in the order of their keys; also left in `self.outcomes`.

@@ -54,8 +54,7 @@ class RouterStage(ExactBuffers, Stage):
         self._has_seen_images = False
         self.register_buffer("delta", torch.tensor(0.0, dtype=torch.double))
 
-    @property
-    def policies(self) -> dict[str, Policy]:
+    def compared_policies(self) -> list[Policy]:
         """Router, fixed levels, random (by the run's seed), oracle, coarsest within the fitted margin and others."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `seed_everything` leaves it
         return all_policies(self.granularities, self.delta.item(), seed, self.margins)

@@ -102,6 +102,7 @@ def test_every_question_has_a_row_with_what_happened_at_each_level_and_what_was_
     outcomes = Outcomes(
         keys=["7/0", "7/1"],
         kinds=["number", "colour"],
+        granularities=Granularities((2, 4)),
         correct=torch.tensor([[False, True], [True, True]]),
         feedback=torch.tensor([[-2.5, -0.5], [-0.25, -0.125]]),
         scores=None,
@@ -111,7 +112,7 @@ def test_every_question_has_a_row_with_what_happened_at_each_level_and_what_was_
         images=["1a6e", "1a6e"],
     )
     chosen = {"oracle": torch.tensor([1, 0])}
-    rows = list(csv.reader(outcomes_csv(outcomes, Granularities((2, 4)), chosen).splitlines()))
+    rows = list(csv.reader(outcomes_csv(outcomes, chosen).splitlines()))
     assert ",".join(rows[0]) == (
         "key,kind,image,tiles,text_tokens,correct@2,correct@4,feedback@2,feedback@4,visual_tokens@2,visual_tokens@4,chosen@oracle"
     )

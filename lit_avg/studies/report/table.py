@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
+from lit_avg.result_names import ORACLE
 from lit_avg.studies.report.comparability import groups, same_questions
 from lit_avg.studies.report.intervals import OTHER_QUESTIONS, Interval, intervals
 from lit_avg.studies.report.results import Sample, Table, TableRow, collect
 from lit_avg.studies.report.table_cells import (
-    KNOWS_THE_ANSWER,
     MISSING,
     SPEED_UP,
     Cell,
@@ -119,7 +119,7 @@ def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell
     """Mark the best of each metric's column among rows that were asked the same; those seen as equal share it."""
     marked = [list(own) for own in cells]
     group = groups([row.asked for row in table.rows])
-    rows = [number for number, row in enumerate(table.rows) if row.row.policy != KNOWS_THE_ANSWER]
+    rows = [number for number, row in enumerate(table.rows) if row.row.policy != ORACLE]
     for (place, column), own in product(enumerate(table.study.columns), sorted(set(group))):
         asked = [number for number in rows if group[number] == own]
         shown = {number: float(mean) for number in asked if (mean := cells[number][place].mean) is not None}

@@ -5,6 +5,7 @@ Every format is made of a `TableSheet` and says the same, since none of them for
 
 from dataclasses import dataclass
 
+from lit_avg.result_names import ORACLE
 from lit_avg.studies.report.comparability import groups
 from lit_avg.studies.report.intervals import Interval
 from lit_avg.studies.report.results import Sample, Table, TableRow
@@ -12,9 +13,6 @@ from lit_avg.studies.spec.columns import Metric
 
 MISSING = "–"
 SPEED_UP = "token speed-up"
-
-KNOWS_THE_ANSWER = "oracle"
-"""The policy that looks at the answers: it is out of competition when the best is marked."""
 
 _DIGITS = {"share": 1, "count": 1, "factor": 2}
 
@@ -125,7 +123,7 @@ class TableSheet:
             mark: how the format marks the best, in a word.
         """
         marked = any(cell.best for line in self.lines for cell in line.cells)
-        left_out = any(line.row.row.policy == KNOWS_THE_ANSWER for line in self.lines)
+        left_out = any(line.row.row.policy == ORACLE for line in self.lines)
         alike = len(set(groups([line.row.asked for line in self.lines]))) == 1
         best = f"{mark}: the best of its column" + ("" if alike else " among rows that were asked the same questions")
         best += ", but for the oracle, which knows the answers" if left_out else ""

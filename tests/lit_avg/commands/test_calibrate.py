@@ -9,6 +9,7 @@ from lit_avg.commands.calibrate import store_delta
 from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.utils.errors import UserError
+from lit_avg.visual_tokens.granularity import Granularities
 from tests.tiny_run import write_stage
 
 
@@ -18,6 +19,7 @@ def outcomes() -> Outcomes:
     return Outcomes(
         keys=list("abcd"),
         kinds=["all"] * 4,
+        granularities=Granularities((1, 4), step=4),
         correct=torch.tensor([[True, True], [True, True], [False, True], [True, True]]),
         feedback=torch.zeros(4, 2),
         scores=torch.stack([-gaps, torch.zeros(4)], dim=1),

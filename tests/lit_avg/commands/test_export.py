@@ -14,7 +14,7 @@ from lit_avg.cli import main
 from lit_avg.commands.export import PROMPT, fixed_image, log_probs_of_transformers, own_log_probs
 from lit_avg.llava_next.generation import Generation
 from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Fixed, Oracle
+from lit_avg.routing.policies import FixedPolicy, OraclePolicy
 from lit_avg.utils.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -129,12 +129,12 @@ def test_generate_tells_the_granularity_the_probabilities_and_the_tokens(exporte
         model.granularities.tokens[level] for level in answers.probabilities.argmax(dim=1)[:2]
     ]
     assert answers.visual_tokens[2] == 0
-    coarse = model.generate(images, prompts, Fixed(1, model.granularities), max_new_tokens=4)
-    fine = model.generate(images, prompts, Fixed(16, model.granularities), max_new_tokens=4)
+    coarse = model.generate(images, prompts, FixedPolicy(1), max_new_tokens=4)
+    fine = model.generate(images, prompts, FixedPolicy(16), max_new_tokens=4)
     assert (coarse.granularities, fine.granularities) == ([1] * 3, [16] * 3)
     assert coarse.visual_tokens[0] < fine.visual_tokens[0]
     with pytest.raises(UserError, match="oracle looks at the answers"):
-        model.generate(images, prompts, Oracle())
+        model.generate(images, prompts, OraclePolicy())
 
 
 def test_a_prompt_is_answered_alone_as_in_a_batch(exported: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_model_whose_router_scores_nothing_is_neither_exported_nor_asked(run: 
             parameter.fill_(1e30)  # finite, and too large to compute with
     with pytest.raises(UserError, match="the router's scores are not finite"):
         own_log_probs(model)
-    for policy in (None, Fixed(1, model.granularities)):
+    for policy in (None, FixedPolicy(1)):
         with pytest.raises(UserError, match="the router's scores are not finite"):
             model.generate([fixed_image()], [PROMPT], policy, max_new_tokens=2)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

@@ -14,6 +14,7 @@ def outcomes() -> Outcomes:
     return Outcomes(
         keys=["c", "a", "b"],
         kinds=["number", "colour", "number"],
+        granularities=LEVELS,
         correct=torch.tensor([[False, True, True], [True, True, False], [False, False, True]]),
         feedback=torch.zeros(3, 3),
         scores=torch.tensor([[-2.0, -1.0, -0.5], [-0.1, -2.0, -3.0], [-4.0, -3.0, -0.1]]),
@@ -24,7 +25,7 @@ def outcomes() -> Outcomes:
 
 
 def test_metrics_by_hand() -> None:
-    metrics = policy_metrics(outcomes(), torch.tensor([1, 0, 2]), LEVELS)
+    metrics = policy_metrics(outcomes(), torch.tensor([1, 0, 2]))
     assert metrics["accuracy"] == 1.0
     assert metrics["tokens_per_tile"] == pytest.approx((2 + 1 + 4) / 3)
     assert metrics["visual_tokens"] == pytest.approx((10 + 5 + 28) / 3)
@@ -34,14 +35,14 @@ def test_metrics_by_hand() -> None:
 
 
 def test_kinds_are_judged_apart() -> None:
-    metrics = policy_metrics(outcomes(), torch.tensor([2, 2, 2]), LEVELS)
+    metrics = policy_metrics(outcomes(), torch.tensor([2, 2, 2]))
     assert (metrics["accuracy/number"], metrics["accuracy/colour"]) == (1.0, 0.0)
 
 
 def test_questions_without_an_image_count_for_accuracy_alone() -> None:
     seen = outcomes()
     seen.tiles[0], seen.visual_tokens[0] = 0, 0
-    metrics = policy_metrics(seen, torch.tensor([0, 1, 1]), LEVELS)
+    metrics = policy_metrics(seen, torch.tensor([0, 1, 1]))
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert metrics["selected/2"] == 1.0
     assert metrics["token_share"] == pytest.approx((10 + 14) / (20 + 28))

@@ -3,73 +3,119 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lit_avg.routing.policies import CoarsestWithin, Fixed, Oracle, Random, Routed, all_policies
+from lit_avg.routing.policies import (
+    CoarsestWithinPolicy,
+    FixedPolicy,
+    OraclePolicy,
+    Policy,
+    PolicyInputs,
+    RandomPolicy,
+    RouterPolicy,
+    all_policies,
+    by_name,
+    choose_levels,
+)
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 
+LEVELS = Granularities((4, 8, 16))
 
-@dataclass
-class Seen:
-    keys: list[str]
-    scores: torch.Tensor | None
-    feedback: torch.Tensor
-
-
-SEEN = Seen(
+INPUTS = PolicyInputs(
     keys=["a", "b"],
+    granularities=LEVELS,
     scores=torch.tensor([[-3.0, -1.0, -0.5], [-0.2, -2.0, -3.0]]),
     feedback=torch.tensor([[-1.0, -0.1, -0.1], [-4.0, -2.0, -0.3]]),
 )
 
 
 def test_routed_takes_the_most_probable_level() -> None:
-    assert Routed().choose(SEEN).tolist() == [2, 0]
+    assert RouterPolicy().choose(INPUTS).tolist() == [2, 0]
 
 
 def test_fixed_takes_its_level() -> None:
-    assert Fixed(8, Granularities((4, 8, 16))).choose(SEEN).tolist() == [1, 1]  # the second of three
+    assert FixedPolicy(8).choose(INPUTS).tolist() == [1, 1]  # the second of three
 
 
 def test_fixed_speaks_of_tokens_per_tile_and_refuses_a_number_that_no_level_has() -> None:
     with pytest.raises(UserError, match=r"no granularity of 2 tokens per tile, only \[4, 8, 16\]"):
-        Fixed(2, Granularities((4, 8, 16)))
+        FixedPolicy(2).check(LEVELS)
 
 
 @pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf")])
 def test_a_margin_that_no_level_could_keep_is_refused(margin: float) -> None:
     with pytest.raises(UserError, match=f"is {margin}; it must be a number of nats from 0 on"):
-        CoarsestWithin(margin)
+        CoarsestWithinPolicy(margin)
 
 
 def test_the_oracle_takes_the_coarsest_of_the_best() -> None:
-    assert Oracle().choose(SEEN).tolist() == [1, 2]
-    assert Oracle(margin=0.9).choose(SEEN).tolist() == [0, 2]
+    assert OraclePolicy().choose(INPUTS).tolist() == [1, 2]
+    assert OraclePolicy(margin=0.9).choose(INPUTS).tolist() == [0, 2]
 
 
 def test_coarsest_within_gives_up_what_the_margin_allows() -> None:
-    assert CoarsestWithin(0.0).choose(SEEN).tolist() == [2, 0]
-    assert CoarsestWithin(0.5).choose(SEEN).tolist() == [1, 0]
-    assert CoarsestWithin(9.0).choose(SEEN).tolist() == [0, 0]
+    assert CoarsestWithinPolicy(0.0).choose(INPUTS).tolist() == [2, 0]
+    assert CoarsestWithinPolicy(0.5).choose(INPUTS).tolist() == [1, 0]
+    assert CoarsestWithinPolicy(9.0).choose(INPUTS).tolist() == [0, 0]
 
 
 def test_random_depends_on_the_question_and_the_seed_alone() -> None:
-    keys = [str(number) for number in range(1000)]
-    drawn = Random(5).choose(Seen(keys, None, torch.zeros(1000, 5)))
-    backwards = Random(5).choose(Seen(keys[::-1], None, torch.zeros(1000, 5)))
+    keys, levels = [str(number) for number in range(1000)], Granularities((1, 2, 4, 8, 16))
+    drawn = RandomPolicy().choose(PolicyInputs(keys, levels))
+    backwards = RandomPolicy().choose(PolicyInputs(keys[::-1], levels))
     assert torch.equal(drawn, backwards.flip(0))
-    assert not torch.equal(drawn, Random(5, seed=1).choose(Seen(keys, None, torch.zeros(1000, 5))))
+    assert not torch.equal(drawn, RandomPolicy(seed=1).choose(PolicyInputs(keys, levels)))
     assert drawn.bincount(minlength=5).min() > 150  # 200 of each are expected, with a standard deviation of 13
 
 
 def test_a_run_without_a_router_has_nobody_to_ask() -> None:
     with pytest.raises(UserError, match="asks the router"):
-        Routed().choose(Seen(["a"], None, torch.zeros(1, 3)))
+        choose_levels(RouterPolicy(), PolicyInputs(["a"], LEVELS))
 
 
 def test_tables_name_policies_by_tokens_per_tile() -> None:
-    assert list(all_policies(Granularities((1, 2, 4)), 0.0, 0, margins=(0.1, 2.0)))[-2:] == [
-        "coarsest within 0.1",
-        "coarsest within 2",
-    ]
-    names = list(all_policies(Granularities((1, 2, 4)), delta=0.0, seed=0))
-    assert names == ["router", "fixed 1", "fixed 2", "fixed 4", "random", "oracle", "coarsest within"]
+    levels = Granularities((1, 2, 4))
+    names = list(by_name(all_policies(levels, delta=0.0, seed=0, margins=(0.1, 2.0)), levels))
+    assert names[:-2] == ["router", "fixed 1", "fixed 2", "fixed 4", "random", "oracle", "coarsest within"]
+    assert names[-2:] == ["coarsest within 0.1", "coarsest within 2"]
+
+
+def test_two_policies_of_one_name_and_levels_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UserError, match="there are two named 'fixed 8'"):
+        by_name([FixedPolicy(8), RandomPolicy(), FixedPolicy(8)], LEVELS)
+    with pytest.raises(UserError, match="no granularity of 2 tokens per tile"):
+        by_name([FixedPolicy(2)], LEVELS)
+
+
+@dataclass(frozen=True)
+class Peeking(Policy):
+    """Looks at the answers without saying so."""
+
+    name = "peeking"
+
+    def choose(self, inputs: PolicyInputs) -> torch.Tensor:
+        return inputs.answer_feedback().argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Given(Policy):
+    """Chooses what it is told to."""
+
+    chosen: torch.Tensor
+    name = "given"
+
+    def choose(self, inputs: PolicyInputs) -> torch.Tensor:
+        return self.chosen
+
+
+def test_only_a_policy_that_says_so_is_shown_the_answers() -> None:
+    assert choose_levels(OraclePolicy(), INPUTS).tolist() == [1, 2]
+    with pytest.raises(UserError, match="its class has to say so: `knows_the_answer = True`"):
+        choose_levels(Peeking(), INPUTS)
+    with pytest.raises(UserError, match="the oracle looks at the answers, and at inference there are none"):
+        choose_levels(OraclePolicy(), PolicyInputs(INPUTS.keys, LEVELS, INPUTS.scores))
+
+
+@pytest.mark.parametrize("chosen", [[0, 3], [-1, 0], [1], [0.0, 1.0]])
+def test_what_is_no_level_for_each_question_is_refused(chosen: list[float]) -> None:
+    with pytest.raises(UserError, match="the policy 'given' must choose a level from 0 to 2 for each of 2 questions"):
+        choose_levels(Given(torch.tensor(chosen)), INPUTS)

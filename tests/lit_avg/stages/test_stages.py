@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lit_avg.batch import Batch
 from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.routing.losses import best_granularity_loss, ranking_loss
-from lit_avg.routing.policies import Random
+from lit_avg.routing.policies import RandomPolicy
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import PARTS, Stage
 from lit_avg.training.optim import Optimization
@@ -57,7 +57,7 @@ def test_the_random_policy_draws_with_the_seed_of_the_run(monkeypatch: pytest.Mo
         first = stage.policies["random"]
         L.seed_everything(1, verbose=False)
         assert stage.policies["random"] != first
-        assert stage.policies["random"] == Random(5, seed=1)
+        assert stage.policies["random"] == RandomPolicy(seed=1)
 
 
 @pytest.mark.parametrize("kind", STAGES)

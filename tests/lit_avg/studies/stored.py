@@ -68,6 +68,7 @@ def outcomes(seed: int, questions: int) -> Outcomes:
     return Outcomes(
         keys=[f"{question:05}/0" for question in range(questions)],
         kinds=[KINDS[question % 2] for question in range(questions)],
+        granularities=LEVELS,
         correct=hard + draws / 4 < torch.tensor([0.5, 0.7, 0.8]),
         feedback=feedback,
         scores=torch.log_softmax(4 * feedback - draws, dim=1),
@@ -96,11 +97,11 @@ def finish(run: PlannedRun, questions: int = 40, salt: int = 0, asked: str | Non
     metrics: dict[str, float] = {"val/loss": 1.5 + run.seed}
     if run.run.test:
         found = outcomes(100 * run.seed + salt, questions)
-        chosen = {name: policy.choose(found) for name, policy in all_policies(LEVELS, delta=0.1, seed=run.seed).items()}
+        chosen = {policy.name: found.chosen_by(policy) for policy in all_policies(LEVELS, delta=0.1, seed=run.seed)}
         for policy, levels in chosen.items():
-            measured = policy_metrics(found, levels, LEVELS)
+            measured = policy_metrics(found, levels)
             metrics |= {f"{policy}/{name}": value for name, value in measured.items()}
-        write_whole(run.directory / "outcomes.csv", outcomes_csv(found, LEVELS, chosen))
+        write_whole(run.directory / "outcomes.csv", outcomes_csv(found, chosen))
     result = MADE | {
         "run": run.directory.name,
         "seed": run.seed,

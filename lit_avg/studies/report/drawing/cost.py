@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.result_names import FIXED, ORACLE
 from lit_avg.studies.report.comparability import asked, groups
 from lit_avg.studies.report.drawing.labels import Label, Point, place_labels
 from lit_avg.studies.report.drawing.pareto import pareto_front
@@ -12,9 +13,6 @@ from lit_avg.studies.report.drawing.style import DOUBLE, FIXED_GREY, FRONT_GREY,
 from lit_avg.studies.report.drawing.unfinished import footnote
 from lit_avg.studies.report.results import Results, sample
 from lit_avg.studies.spec.study import Row, Study
-
-FIXED, ORACLE = "fixed ", "oracle"
-"""How the names of policies begin that always take one level, and of the one that knows the answers."""
 
 _NAMED = 6
 """Rows of one template that are all named in the figure; of more, only those on the front are."""

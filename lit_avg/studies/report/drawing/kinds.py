@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.studies.report.drawing.cost import FIXED, shared_name
+from lit_avg.result_names import FIXED
+from lit_avg.studies.report.drawing.cost import shared_name
 from lit_avg.studies.report.drawing.style import draw_line, mark, note, panels, tick_at, wrapped
 from lit_avg.studies.report.drawing.unfinished import footnote
 from lit_avg.studies.report.results import Results, sample

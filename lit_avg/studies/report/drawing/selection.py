@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.result_names import ROUTER
 from lit_avg.studies.report.drawing.style import SMALL, note, panels, shade, wrapped
 from lit_avg.studies.report.drawing.unfinished import footnote
 from lit_avg.studies.report.results import Results, sample
 from lit_avg.studies.spec.columns import kinds_in_order
 from lit_avg.studies.spec.study import Row, Study
 
-ROUTED = "router"
-"""The policy whose choices are drawn."""
-
-_SHARE = re.compile(r"router/selected/(?P<kind>[^/]+)/(?P<tokens>\d+)")
+_SHARE = re.compile(ROUTER + r"/selected/(?P<kind>[^/]+)/(?P<tokens>\d+)")
 _BAR = 0.17
 """Inches from one bar to the next: room for small letters."""
 
@@ -25,7 +23,7 @@ Shares = Mapping[str, Mapping[int, float]]
 
 def selection(study: Study, results: Results) -> Figure | None:
     """A panel for each routed row, a bar for each kind of question; None before a routed row is finished."""
-    routed = [row for row in study.rows if row.policy == ROUTED]
+    routed = [row for row in study.rows if row.policy == ROUTER]
     shares = {row.name: shares_of(results, row) for row in routed}
     drawn = [row for row in routed if shares[row.name]]
     if not drawn:
