@@ -8,9 +8,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_avg.studies.launchers.slurm_queue import cancel_jobs, living_jobs
+from lit_avg.studies.launchers.registry import build_launcher, noted_launchers
 from lit_avg.studies.spec.study import load_study
 from lit_avg.utils.command_line import VerbParser
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import Owner, locked, owner_of
 
 ELSEWHERE = 1
@@ -49,6 +50,9 @@ def main(argv: list[str]) -> int:
 
     Returns:
         The exit status: 0, or 1 where a sweep is at work on another machine and has to be stopped there.
+
+    Raises:
+        UserError: a launcher cannot take its jobs back.
     """
     parser = VerbParser(prog="lit-avg cancel", description=__doc__)
     parser.add_argument("study", help="a study file")
@@ -61,19 +65,25 @@ def main(argv: list[str]) -> int:
         else:
             print(f"a sweep is at work on {sweep.host} as process {sweep.pid}; stop it there")
             status = ELSEWHERE
-    jobs = living_jobs(study.out)
-    cancel_jobs(jobs)
-    print(f"took back {len(jobs)} job(s) of {study.path}")
+    jobs, mistakes = 0, list[str]()
+    for config in noted_launchers(study):
+        try:
+            jobs += build_launcher(study, config).cancel()
+        except UserError as error:  # which must not keep the jobs of another
+            mistakes.append(str(error))
+    print(f"took back {jobs} job(s) of {study.path}")
+    if mistakes:
+        raise UserError("\n".join(mistakes))
     return status
 
 
 def _sweeps(out: Path) -> list[Owner]:
     """The sweeps at work; what dead ones have left is removed."""
-    found = list[Owner]()
+    sweeps = list[Owner]()
     for lock in (out / _SWEEPS).glob(".*.lock"):
         owner = owner_of(lock.with_name(lock.name.removeprefix(".").removesuffix(".lock")))
         if owner is None:
             lock.unlink(missing_ok=True)
         else:
-            found.append(owner)
-    return found
+            sweeps.append(owner)
+    return sweeps

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_avg.studies.launchers.process import last_lines
-from lit_avg.studies.launchers.slurm_queue import living_jobs
+from lit_avg.studies.launchers.registry import build_launcher, noted_launchers
 from lit_avg.studies.runs.dry_run import clock, expected_seconds, time_left
 from lit_avg.studies.runs.plan import PlannedRun, plan, unchecked
 from lit_avg.studies.runs.run_record import LOG, STATES, State, read_record, states
@@ -42,57 +42,59 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     runs = plan(study := load_study(options.study))
     console = Console()
-    found, unknown = _look(runs, study)
+    state_of, unknown = _look(runs, study)
     if not console.is_terminal:
-        Console(width=400).print(status_lines(runs, found, unknown))
+        Console(width=400).print(status_lines(runs, state_of, unknown))
         return 0
-    with Live(status_lines(runs, found, unknown), console=console, auto_refresh=False) as live:
-        while any(found[run] in ("running", "queued") for run in runs):
+    with Live(status_lines(runs, state_of, unknown), console=console, auto_refresh=False) as live:
+        while any(state_of[run] in ("running", "queued") for run in runs):
             time.sleep(options.every)
-            found, unknown = _look(runs, study)
-            live.update(status_lines(runs, found, unknown), refresh=True)
+            state_of, unknown = _look(runs, study)
+            live.update(status_lines(runs, state_of, unknown), refresh=True)
     return 0
 
 
 def _look(runs: Sequence[PlannedRun], study: Study) -> tuple[dict[PlannedRun, State], str]:
     """How each run stands, and what of it cannot be known."""
-    queued, unknown = dict[str, str](), list[str]()
-    try:
-        queued = living_jobs(study.out)
-    except UserError as error:
-        unknown.append(f"which runs are queued is not known: {error}")
-    found = states(runs, queued)
-    left = [run for run in runs if found[run] != "done"]
-    unknown += [told] if (told := unchecked(study, left)) else []
-    return found, "\n".join(unknown) if left else ""
+    queued, unknown = set[str](), list[str]()
+    for config in noted_launchers(study):
+        try:
+            queued.update(build_launcher(study, config).queued())
+        except UserError as error:
+            unknown.append(f"which runs are queued is not known: {error}")
+    state_of = states(runs, queued)
+    left = [run for run in runs if state_of[run] != "done"]
+    unknown += [advice] if (advice := unchecked(study, left)) else []
+    return state_of, "\n".join(unknown) if left else ""
 
 
-def status_lines(runs: Sequence[PlannedRun], found: dict[PlannedRun, State], unknown: str = "") -> Group:
+def status_lines(runs: Sequence[PlannedRun], state_of: dict[PlannedRun, State], unknown: str = "") -> Group:
     """A line for each run that is at work, waits in a queue or went wrong, and the sums of all; what is not known."""
     table = Table(box=box.SIMPLE_HEAD)
     for head in ("run", "state", "since", "where", "said last"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")
     for run in runs:
-        if found[run] in ("done", "to do"):
+        if state_of[run] in ("done", "to do"):
             continue
-        owner = owner_of(run.directory) if found[run] == "running" else None
+        owner = owner_of(run.directory) if state_of[run] == "running" else None
         since = clock(time.time() - owner.since) if owner else ""
         where = f"{owner.host} ({f'job {owner.job}' if owner.job else owner.pid})" if owner else ""
-        said = "".join(last_lines(run.directory / LOG, 1))
-        table.add_row(Text(run.label), Text(found[run], style=_STYLES.get(found[run], "")), since, where, Text(said))
+        newest = "".join(last_lines(run.directory / LOG, 1))
+        state = Text(state_of[run], style=_STYLES.get(state_of[run], ""))
+        table.add_row(Text(run.label), state, since, where, Text(newest))
     shown = [table] if table.rows else []
-    return Group(*shown, Text(_sum(runs, found)), *([Text(unknown)] if unknown else []))
+    return Group(*shown, Text(_sum(runs, state_of)), *([Text(unknown)] if unknown else []))
 
 
-def _sum(runs: Sequence[PlannedRun], found: dict[PlannedRun, State]) -> str:
-    counts = [f"{count} {state}" for state in STATES if (count := list(found.values()).count(state))]
+def _sum(runs: Sequence[PlannedRun], state_of: dict[PlannedRun, State]) -> str:
+    counts = [f"{count} {state}" for state in STATES if (count := list(state_of.values()).count(state))]
     expected = expected_seconds(runs)
-    left = [run for run in runs if found[run] != "done"]
+    left = [run for run in runs if state_of[run] != "done"]
     known = [run for run in left if run in expected]
-    side_by_side = max(1, list(found.values()).count("running"))
+    side_by_side = max(1, list(state_of.values()).count("running"))
     text = f"{len(runs)} runs: {', '.join(counts)}"
     if known:
-        text += f"; about {clock(time_left(known, found, expected, side_by_side))} left"
+        text += f"; about {clock(time_left(known, state_of, expected, side_by_side))} left"
     if known and len(known) < len(left):
         text += f", and {len(left) - len(known)} of unknown length"
     spent = sum(record.seconds for run in runs if (record := read_record(run.directory)) is not None)

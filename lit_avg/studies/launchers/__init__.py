@@ -1,1 +1,1 @@
-"""Doing the runs of a plan: in processes of this machine, or as jobs of SLURM."""
+"""Doing the runs of a plan: a sweep that keeps their order, and launchers that do them, here or elsewhere."""

@@ -33,27 +33,27 @@ def checked_study(path: str | Path, command: Command) -> Study:
         UserError: names every mistake at once, with file and line.
     """
     study = load_study(path)
-    known = read_checked(study.out)
+    checked = read_checked(study.out)
     sources = {run.name: source_of(run) for run in study.runs.values()}
-    settled = {source: entry.settled() for source in sources.values() if (entry := known.get(source)) is not None}
+    settled = {source: entry.settled() for source in sources.values() if (entry := checked.get(source)) is not None}
     asked = {
         sources[run.name]: run
         for run in study.runs.values()
-        if (entry := known.get(sources[run.name])) is None or entry.may_have_changed or not entry.holds(read=True)
+        if (entry := checked.get(sources[run.name])) is None or entry.may_have_changed or not entry.holds(read=True)
     }
-    if copied := {key: entry for key, entry in settled.items() if key not in asked and entry != known[key]}:
+    if copied := {key: entry for key, entry in settled.items() if key not in asked and entry != checked[key]}:
         write_checked(study.out, copied)
         study = load_study(path)
     errors = list[str]()
     if asked:
         answers = dict(zip(asked, _ask(study, list(asked.values()), command), strict=True))
-        errors = [_told(study, asked[key], answer["error"]) for key, answer in answers.items() if "error" in answer]
-        checked = {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer}
-        write_checked(study.out, {key: _with_data_of(entry, known.get(key)) for key, entry in checked.items()})
-        known = read_checked(study.out)
+        errors = [_located(study, asked[key], answer["error"]) for key, answer in answers.items() if "error" in answer]
+        answered = {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer}
+        write_checked(study.out, {key: _with_data_of(entry, checked.get(key)) for key, entry in answered.items()})
+        checked = read_checked(study.out)
         if not errors:
             study = load_study(path)
-    built = {run.name: known[source] for run in study.runs.values() if (source := source_of(run)) in known}
+    built = {run.name: checked[source] for run in study.runs.values() if (source := source_of(run)) in checked}
     errors += [f"  {mistake} ({located(mistake.place, study.files)})" for mistake in _table_mistakes(study, built)]
     if errors:
         raise UserError("\n".join([f"{study.path} has {len(errors)} mistake(s):", *errors]))
@@ -71,7 +71,7 @@ def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, 
     """What the training program says of runs' configs."""
     study.out.mkdir(parents=True, exist_ok=True)
     configs = [[part for config in run.configs for part in ("--config", str(config))] for run in runs]
-    options = [own + value_arguments(run) for own, run in zip(configs, runs, strict=True)]
+    options = [config + value_arguments(run) for config, run in zip(configs, runs, strict=True)]
     with TemporaryDirectory(prefix=".check-", dir=study.out) as folder:
         asked, answered, log = (Path(folder) / name for name in ("asked.json", "answered.json", "log.txt"))
         asked.write_text(json.dumps(options), encoding="utf-8")
@@ -83,7 +83,7 @@ def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, 
     raise UserError(f"the configs of {study.path} could not be checked; what was said last:\n{end}")
 
 
-def _told(study: Study, run: Run, message: str) -> str:
+def _located(study: Study, run: Run, message: str) -> str:
     """A mistake in a run's configs, with file and line."""
     reason = message.splitlines()[0].partition(" (")[0]
     files = [file for config in reversed(run.configs) for file in named_files(config)]
@@ -113,14 +113,14 @@ def _table_mistakes(study: Study, built: Mapping[str, Checked]) -> list[Mistake]
     return mistakes
 
 
-def _column_mistake(column: str, known: Checked) -> str | None:
+def _column_mistake(column: str, checked: Checked) -> str | None:
     first, _, kind = column.partition("/")
-    if first not in known.metrics:
-        return f"there are {', '.join(known.metrics)}"
+    if first not in checked.metrics:
+        return f"there are {', '.join(checked.metrics)}"
     if first == "selected":
         kind, _, level = kind.rpartition("/")
-        if known.levels and level not in map(str, known.levels):
-            return f"its levels are {', '.join(map(str, known.levels))}"
-    if kind and known.kinds is not None and kind not in known.kinds:
-        return f"its questions are of the kinds {', '.join(known.kinds)}"
+        if checked.levels and level not in map(str, checked.levels):
+            return f"its levels are {', '.join(map(str, checked.levels))}"
+    if kind and checked.kinds is not None and kind not in checked.kinds:
+        return f"its questions are of the kinds {', '.join(checked.kinds)}"
     return None

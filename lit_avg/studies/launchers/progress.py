@@ -20,7 +20,7 @@ _LINES_OF_A_FAILURE = 15
 
 
 class Progress:
-    """Tells what a sweep does; implements `lit_avg.studies.launchers.local.SweepListener`.
+    """Tells what a sweep does; implements `lit_avg.studies.launchers.sweep.SweepListener`.
 
     Args:
         console: where to.
@@ -47,35 +47,35 @@ class Progress:
         """See `SweepListener`."""
         self._done += len(runs)
         if runs:
-            self._say(f"{len(runs)} of {self.total} runs were done before")
+            self._print(f"{len(runs)} of {self.total} runs were done before")
 
     def left(self, run: PlannedRun) -> None:
         """See `SweepListener`."""
-        self._say(f"{run.label}: failed before (--retry tries again)")
-        self._say_log(run)
+        self._print(f"{run.label}: failed before (--retry tries again)")
+        self._print_log(run)
 
     def elsewhere(self, run: PlannedRun) -> None:
         """See `SweepListener`."""
-        self._say(f"{run.label}: another sweep is at work on it")
+        self._print(f"{run.label}: another sweep is at work on it")
 
     def queued(self, run: PlannedRun) -> None:
         """See `SweepListener`."""
         self._queued.add(run)
         if self._running.pop(run, None) is not None:
-            self._say(f"{run.label}: interrupted, and waits to go on")
+            self._print(f"{run.label}: interrupted, and waits to go on")
         elif not self.console.is_terminal:
-            self._say(f"{run.label}: submitted")
+            self._print(f"{run.label}: submitted")
 
-    def started(self, run: PlannedRun, found: FolderState) -> None:
+    def started(self, run: PlannedRun, state: FolderState) -> None:
         """See `SweepListener`."""
         self._queued.discard(run)
         self._running[run] = time.monotonic()
-        if found == "goes on":
-            self._say(f"{run.label}: goes on from where it was interrupted")
-        elif found == "replaces":
-            self._say(f"{run.label}: made anew, what was there no longer fits and is now in {run.out / REPLACED}")
+        if state == "goes on":
+            self._print(f"{run.label}: goes on from where it was interrupted")
+        elif state == "replaces":
+            self._print(f"{run.label}: made anew, what was there no longer fits and is now in {run.out / REPLACED}")
         elif not self.console.is_terminal:
-            self._say(f"{run.label}: started")
+            self._print(f"{run.label}: started")
 
     def ended(self, run: PlannedRun, well: bool, seconds: float, signal: int | None = None) -> None:
         """See `SweepListener`."""
@@ -83,27 +83,27 @@ class Progress:
         self._queued.discard(run)
         if well:
             self._done += 1
-            self._say(f"{run.label}: done in {clock(seconds)} ({self._done} of {self.total})")
+            self._print(f"{run.label}: done in {clock(seconds)} ({self._done} of {self.total})")
             return
         why = "failed" if signal is None else f"was killed by signal {signal}"
         why += " (out of memory?)" if signal == SIGKILL else ""
-        self._say(f"{run.label}: {why} after {clock(seconds)}")
-        self._say_log(run)
+        self._print(f"{run.label}: {why} after {clock(seconds)}")
+        self._print_log(run)
 
-    def _say_log(self, run: PlannedRun) -> None:
-        self._say(f"  the end of {run.directory / LOG}:")
+    def _print_log(self, run: PlannedRun) -> None:
+        self._print(f"  the end of {run.directory / LOG}:")
         for line in last_lines(run.directory / LOG, _LINES_OF_A_FAILURE):
-            self._say(f"    {line}")
+            self._print(f"    {line}")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _lines(self) -> Table:
         """One line per run at work: which, since when, and the last thing it wrote; and how many are queued."""
         table = Table.grid(padding=(0, 2))
         for run, begun in self._running.items():
-            said = last_lines(run.directory / LOG, 1) or ["starting"]
-            newest = Text(said[0], no_wrap=True, overflow="ellipsis")
+            lines = last_lines(run.directory / LOG, 1) or ["starting"]
+            newest = Text(lines[0], no_wrap=True, overflow="ellipsis")
             table.add_row(Text(run.label), clock(time.monotonic() - begun), newest)
         if self._queued:
             table.add_row(f"{len(self._queued)} queued")

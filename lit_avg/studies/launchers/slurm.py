@@ -1,118 +1,106 @@
-"""Doing a plan on SLURM: submit what can be, watch the queue and the folders, submit again what was lost.
+"""Runs as jobs of SLURM, through submitit: arrays where runs are alike, each waiting for those it needs.
 
 All is kept in files, so the sweep itself may be stopped or killed: the jobs go on, and the next sweep knows them.
 """
 
+import shutil
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 
-from lit_avg.studies.launchers.local import SweepListener, dependants
+from lit_avg.studies.launchers.launcher import Launcher
 from lit_avg.studies.launchers.process import Command
-from lit_avg.studies.launchers.slurm_queue import FOLDER, living_jobs, write_jobs
-from lit_avg.studies.launchers.slurm_submit import groups, submit
+from lit_avg.studies.launchers.slurm_queue import FOLDER, cancel_jobs, living_jobs, write_jobs
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.runs.run_folder import FolderState, run_folder_state
-from lit_avg.studies.runs.run_record import has_failed, is_finished, own_record
+from lit_avg.studies.runs.run_record import is_finished
+from lit_avg.studies.spec.fingerprint import read_checked, source_of
 from lit_avg.studies.spec.study import Study
+from lit_avg.utils.arguments import check_number
+from lit_avg.utils.command_line import LONGEST_WAIT
+from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import locked, owner_of
 
-ATTEMPTS = 5
-"""How often a job may end without a word before its run counts as failed."""
 
-
-@dataclass
-class ClusterSweep:
-    """The state of doing a plan on SLURM.
+class SlurmLauncher(Launcher):
+    """A job for each run, asking for what the study's `slurm:` says.
 
     Args:
-        study: says what a job asks for.
-        waiting: runs not yet done, each after those it needs.
-        watcher: is told what happens.
-        command: what a run calls.
-        retry: try again what has failed before.
+        study: as for every launcher.
         poll: seconds between two looks.
     """
 
-    study: Study
-    waiting: list[PlannedRun]
-    watcher: SweepListener
-    command: Command
-    retry: bool = False
-    poll: float = 5.0
-    failed: list[PlannedRun] = field(default_factory=list[PlannedRun])
-    attempts: Counter[PlannedRun] = field(default_factory=Counter[PlannedRun])
-    met: dict[PlannedRun, FolderState] = field(
-        default_factory=dict[PlannedRun, FolderState]
-    )  # by those that have not begun
-    at_work: set[PlannedRun] = field(default_factory=set[PlannedRun])
+    def __init__(self, study: Study, poll: float = 5.0) -> None:
+        super().__init__(study)
+        check_number("poll", poll, above=0, most=LONGEST_WAIT)
+        self.poll = poll
 
-    def run(self) -> None:
-        """Do what is not done. What depends on a failure is left; all else is brought to its end."""
-        finished = [run for run in self.waiting if is_finished(run)]
-        self.waiting = [run for run in self.waiting if run not in finished]
-        self.watcher.kept(finished)
-        for run in [] if self.retry else [run for run in self.waiting if has_failed(run)]:
-            self._give_up(run)
-            self.watcher.left(run)
-        while True:
-            dropped = dependants(self.waiting, self.failed)
-            self.waiting = [run for run in self.waiting if run not in dropped]
-            if not self.waiting:
-                return
-            self._submit_what_has_no_job()
-            time.sleep(self.poll)
-            self._look()
+    def check(self) -> list[str]:
+        """See `Launcher`."""
+        _check_submitit()
+        if shutil.which("sbatch") is None:
+            raise UserError("--launcher slurm hands runs to sbatch, which is not here; call it on a login node")
+        check_processes(self.study)
+        return []
 
-    def _submit_what_has_no_job(self) -> None:
+    def preview(self, runs: Sequence[PlannedRun]) -> list[str]:
+        """See `Launcher`."""
+        _check_submitit()
+        check_processes(self.study)
+        from lit_avg.studies.launchers.slurm_submit import scripts
+
+        return ["", *scripts(self.study, runs)]
+
+    def submit(self, runs: Mapping[PlannedRun, Sequence[PlannedRun]], command: Command) -> Sequence[PlannedRun]:
+        """Also those that must wait for others, if those have jobs to wait for."""
+        from lit_avg.studies.launchers.slurm_submit import groups, submit
+
+        taken = list[PlannedRun]()
         with locked(self.study.out / FOLDER, wait=True):  # another sweep may be submitting the same
             jobs = living_jobs(self.study.out)
-            known = {run.directory: jobs[run.identity] for run in self.waiting if run.identity in jobs}
-            free = [run for run in self.waiting if run.directory not in known and not is_finished(run)]
+            free = [run for run in runs if run.identity not in jobs and not is_finished(run)]
             for group in groups([run for run in free if owner_of(run.directory) is None]):
-                if needs_another(group[0], self.waiting, known):
+                if any(parent.identity not in jobs for parent in runs[group[0]]):
                     continue
-                met: list[FolderState] = [run_folder_state(run) for run in group]  # before a job may have begun
-                submitted = submit(self.study, group, known, self.command)
-                for run, found in zip(group, met, strict=True):
-                    self.attempts[run] += 1
-                    self.met[run] = found
-                    self.watcher.queued(run)
-                write_jobs(self.study.out, {run.identity: job for run, job in submitted.items()})
-                known |= {run.directory: job for run, job in submitted.items()}
+                submitted = submit(self.study, group, [jobs[it.identity] for it in runs[group[0]]], command)
+                write_jobs(self.study.out, submitted)
+                jobs |= submitted
+                taken += group
+        return taken
 
-    def _look(self) -> None:
-        """Take note of what has begun, made room or ended."""
+    def watch(self) -> Mapping[PlannedRun, int]:
+        """See `Launcher`."""
+        time.sleep(self.poll)
+        return {}
+
+    def queued(self) -> Collection[str]:
+        """See `Launcher`."""
+        return living_jobs(self.study.out).keys()
+
+    def cancel(self) -> int:
+        """See `Launcher`."""
         jobs = living_jobs(self.study.out)
-        for run in list(self.waiting):
-            owned = owner_of(run.directory) is not None
-            if is_finished(run):
-                self.waiting.remove(run)
-                record = own_record(run)
-                self.watcher.ended(run, well=True, seconds=record.seconds if record else 0.0)
-            elif owned and run not in self.at_work:
-                self.at_work.add(run)
-                self.watcher.started(run, self.met.pop(run, "goes on"))
-            elif not owned and run.identity not in jobs and self._is_lost(run):
-                self._give_up(run)
-                self.watcher.ended(run, well=False, seconds=0.0)
-            elif not owned and run in self.at_work:
-                self.at_work.remove(run)
-                self.watcher.queued(run)
-
-    def _is_lost(self, run: PlannedRun) -> bool:
-        """Whether a run without a job is not to be submitted again."""
-        failed = has_failed(run) and (self.attempts[run] > 0 or not self.retry)
-        return failed or self.attempts[run] >= ATTEMPTS
-
-    def _give_up(self, run: PlannedRun) -> None:
-        self.waiting.remove(run)
-        self.failed.append(run)
+        cancel_jobs(jobs)
+        return len(jobs)
 
 
-def needs_another(run: PlannedRun, waiting: Sequence[PlannedRun], jobs: Mapping[Path, str]) -> bool:
-    """Whether a run needs one that is neither finished nor has a job to wait for."""
-    undone = {other.directory for other in waiting}
-    return any(parent in undone and parent not in jobs for parent in run.parents)
+def check_processes(study: Study) -> None:
+    """Every training asks for as many processes as SLURM is asked to start; otherwise each would train by itself.
+
+    Raises:
+        UserError: names the runs for which it is not so.
+    """
+    checked, asked = read_checked(study.out), (study.slurm.tasks, study.slurm.nodes)
+    wrong = [
+        f"  {run.name}: trainer.devices {wanted[0]} on trainer.num_nodes {wanted[1]}"
+        for run in study.runs.values()
+        if (wanted := checked[source_of(run)].processes) is not None and tuple(wanted) != asked
+    ]
+    if wrong:
+        head = f"{study.path}: `slurm:` asks for {asked[0]} task(s) on {asked[1]} node(s), but these runs for others:"
+        raise UserError("\n".join([head, *wrong]))
+
+
+def _check_submitit() -> None:
+    """submitit comes with the extra `cluster`; `status` and `cancel` do without it."""
+    if find_spec("submitit") is None:
+        raise UserError("--launcher slurm needs submitit; pip install -e '.[cluster]'")

@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class ClusterJob:
+class SlurmJob:
     """Called by submitit in every process of the job.
 
     Args:

@@ -1,7 +1,7 @@
 """Handing runs to SLURM through submitit: arrays where runs are alike, each waiting for those it needs."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ from submitit.core.utils import FailedJobError
 from submitit.slurm import slurm
 
 from lit_avg.studies.launchers.process import Command
-from lit_avg.studies.launchers.slurm_job import ClusterJob
+from lit_avg.studies.launchers.slurm_job import SlurmJob
 from lit_avg.studies.launchers.slurm_queue import FOLDER
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.spec.fingerprint import read_checked, source_of
 from lit_avg.studies.spec.study import Study
 from lit_avg.utils.errors import UserError
 
@@ -21,40 +20,21 @@ _REQUEUES = 1000
 """How often submitit may requeue a job that reaches its limit: as often as the run needs."""
 
 
-def check_processes(study: Study) -> None:
-    """Every training asks for as many processes as SLURM is asked to start; otherwise each would train by itself.
-
-    Raises:
-        UserError: names the runs for which it is not so.
-    """
-    known, asked = read_checked(study.out), (study.slurm.tasks, study.slurm.nodes)
-    wrong = [
-        f"  {run.name}: trainer.devices {wanted[0]} on trainer.num_nodes {wanted[1]}"
-        for run in study.runs.values()
-        if (wanted := known[source_of(run)].processes) is not None and tuple(wanted) != asked
-    ]
-    if wrong:
-        head = f"{study.path}: `slurm:` asks for {asked[0]} task(s) on {asked[1]} node(s), but these runs for others:"
-        raise UserError("\n".join([head, *wrong]))
-
-
 def groups(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
     """Runs that wait for the same ones, and so are alike to SLURM; each group after those it waits for."""
-    found: dict[tuple[Path, ...], list[PlannedRun]] = {}
+    by_parents: dict[tuple[Path, ...], list[PlannedRun]] = {}
     for run in runs:
-        found.setdefault(run.parents, []).append(run)
-    return list(found.values())
+        by_parents.setdefault(run.parents, []).append(run)
+    return list(by_parents.values())
 
 
-def submit(
-    study: Study, group: Sequence[PlannedRun], jobs: Mapping[Path, str], command: Command
-) -> dict[PlannedRun, str]:
-    """Submit a group; the job of each run.
+def submit(study: Study, group: Sequence[PlannedRun], after: Sequence[str], command: Command) -> dict[str, str]:
+    """Submit a group; the job of each run, by the run's identity.
 
     Args:
         study: says what a job asks for.
         group: of `groups`.
-        jobs: those of runs that are waited for, by the run's folder.
+        after: jobs that it waits for.
         command: what a run calls.
 
     Raises:
@@ -62,22 +42,21 @@ def submit(
     """
     python = f"{sys.executable} -P"
     executor = SlurmExecutor(folder=study.out / FOLDER / "%j", max_num_timeout=_REQUEUES, python=python)
-    after = [jobs[parent] for parent in group[0].parents if parent in jobs]
     executor.update_parameters(**_parameters(study, after))
     processes = study.slurm.nodes * study.slurm.tasks
     try:
         with executor.batch():
-            submitted = [executor.submit(ClusterJob(run, command, processes)) for run in group]
+            submitted = [executor.submit(SlurmJob(run, command, processes)) for run in group]
     except FailedJobError as error:
-        said = str(error).strip().splitlines() or ["it does not say why"]
-        raise UserError(f"sbatch does not take {', '.join(run.label for run in group)}: {said[-1]}") from error
-    return {run: job.job_id for run, job in zip(group, submitted, strict=True)}
+        reason = str(error).strip().splitlines() or ["it does not say why"]
+        raise UserError(f"sbatch does not take {', '.join(run.label for run in group)}: {reason[-1]}") from error
+    return {run.identity: job.job_id for run, job in zip(group, submitted, strict=True)}
 
 
 def scripts(study: Study, runs: Sequence[PlannedRun]) -> list[str]:
     """What would be handed to sbatch, for people to read."""
     waiting = {run.directory: run.label for run in runs}
-    made = list[str]()
+    texts = list[str]()
     for group in groups(runs):
         after = [f"<job of {waiting[parent]}>" for parent in group[0].parents if parent in waiting]
         parameters = _parameters(study, after)
@@ -85,8 +64,8 @@ def scripts(study: Study, runs: Sequence[PlannedRun]) -> list[str]:
         folder = study.out / FOLDER / "%j"
         command = f"{sys.executable} -P -u -m submitit.core._submit {folder}"
         text = slurm._make_sbatch_string(command, folder, **parameters)  # pyright: ignore[reportPrivateUsage]
-        made.append("\n".join([f"# {', '.join(run.label for run in group)}", text]))
-    return made
+        texts.append("\n".join([f"# {', '.join(run.label for run in group)}", text]))
+    return texts
 
 
 def _parameters(study: Study, after: Sequence[str]) -> dict[str, Any]:

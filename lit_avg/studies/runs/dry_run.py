@@ -10,19 +10,19 @@ from lit_avg.studies.spec.study import Study
 
 def graph_lines(study: Study, runs: Sequence[PlannedRun], jobs: int) -> list[str]:
     """A line for each run with its state, what it waits for and how many rows share it, then a sum."""
-    found, expected = states(runs), expected_seconds(runs)
+    state_of, expected = states(runs), expected_seconds(runs)
     rows = rows_of(study)
     width = max(len(run.label) for run in runs)
     lines = list[str]()
     for run in runs:
         after = ", ".join(str(parent.relative_to(run.out / f"seed-{run.seed}")) for parent in run.parents)
-        facts = [f"{_WORDS[found[run]]:<12}"]
+        facts = [f"{_WORDS[state_of[run]]:<12}"]
         facts += [f"shared by {rows[run.name]} rows"] if rows[run.name] > 1 else []
         facts += [f"after {after}"] if after else []
-        if found[run] != "done" and (seconds := expected.get(run)) is not None:
+        if state_of[run] != "done" and (seconds := expected.get(run)) is not None:
             facts.append(f"about {clock(seconds)}")
         lines.append(f"{run.label:<{width}}  {' · '.join(facts)}".rstrip())
-    return [*lines, _sum(study, runs, found, expected, jobs)]
+    return [*lines, _sum(study, runs, state_of, expected, jobs)]
 
 
 _WORDS: Mapping[State, str] = {
@@ -56,13 +56,13 @@ def expected_seconds(runs: Sequence[PlannedRun]) -> dict[PlannedRun, float]:
 
 
 def time_left(
-    runs: Sequence[PlannedRun], found: Mapping[PlannedRun, State], expected: Mapping[PlannedRun, float], jobs: int
+    runs: Sequence[PlannedRun], state_of: Mapping[PlannedRun, State], expected: Mapping[PlannedRun, float], jobs: int
 ) -> float:
     """Seconds until the last run ends, as far as durations are known, with so many runs side by side."""
     ends: dict[Path, float] = {}
     free = [0.0] * jobs
     for run in runs:
-        if found[run] == "done" or run not in expected:
+        if state_of[run] == "done" or run not in expected:
             continue
         slot = min(range(jobs), key=lambda number: free[number])
         begin = max([free[slot], *(ends.get(parent, 0.0) for parent in run.parents)])
@@ -80,18 +80,18 @@ def clock(seconds: float) -> str:
 def _sum(
     study: Study,
     runs: Sequence[PlannedRun],
-    found: Mapping[PlannedRun, State],
+    state_of: Mapping[PlannedRun, State],
     expected: Mapping[PlannedRun, float],
     jobs: int,
 ) -> str:
     alone = sum(len(_way_to(study, row.run)) for row in study.rows) * len(study.seeds)
-    left = [run for run in runs if found[run] != "done"]
+    left = [run for run in runs if state_of[run] != "done"]
     text = f"{len(runs)} runs for {len(study.rows)} rows x {len(study.seeds)} seed(s)"
     text += f" ({alone} if nothing were shared), {len(runs) - len(left)} done, {len(left)} to do"
     unknown = len([run for run in left if run not in expected])
     if not left or unknown == len(left):
         return text
-    text += f"; about {clock(time_left(runs, found, expected, jobs))} with {jobs} job(s)"
+    text += f"; about {clock(time_left(runs, state_of, expected, jobs))} with {jobs} job(s)"
     return f"{text}, and {unknown} of unknown length" if unknown else text
 
 

@@ -71,13 +71,13 @@ def plan(study: Study) -> list[PlannedRun]:
     for seed in study.seeds:
         for run in study.runs.values():
             parents = [planned[parent, seed] for parent in run.after]
-            called = {name: known_as for known_as, name in run.links}
+            aliases = {name: alias for alias, name in run.links}
             decides: dict[str, Any] = {
                 "config": study.digests[run.name],
                 "seed": seed,
                 "threads": study.threads,
                 "code": code,
-                "parents": {called.get(parent.name, parent.run.stage): parent.identity for parent in parents},
+                "parents": {aliases.get(parent.name, parent.run.stage): parent.identity for parent in parents},
             }
             directory = run_directory(study, run.name, seed)
             planned[run.name, seed] = PlannedRun(
@@ -85,7 +85,7 @@ def plan(study: Study) -> list[PlannedRun]:
                 seed=seed,
                 directory=directory,
                 commands=_commands(
-                    run, directory, seed, [called.get(p.name, p.run.stage) for p in parents if p.run.feedback]
+                    run, directory, seed, [aliases.get(p.name, p.run.stage) for p in parents if p.run.feedback]
                 ),
                 identity=digest(decides),
                 parents=tuple(parent.directory for parent in parents),
@@ -101,9 +101,9 @@ def plan(study: Study) -> list[PlannedRun]:
 
 def unchecked(study: Study, runs: Iterable[PlannedRun]) -> str:
     """What to do where configs are not those that a sweep has checked, and nobody knows what is done; or nothing."""
-    known = read_checked(study.out)
-    if all(run.source in known for run in runs):
-        if all(known[source].holds() for source in {run.source for run in runs}):
+    checked = read_checked(study.out)
+    if all(run.source in checked for run in runs):
+        if all(checked[source].holds() for source in {run.source for run in runs}):
             return ""
         return f"data was changed, or copied: `lit-avg sweep {study.path} --dry-run` tells what is done"
     return f"configs were changed, or never checked: `lit-avg sweep {study.path} --dry-run` tells what is done"
@@ -136,9 +136,9 @@ def _commands(run: Run, directory: Path, seed: int, stores: Sequence[str]) -> tu
 
 def split_seed(study: Study, name: str) -> tuple[str, int | None]:
     """A name and the seed that may stand behind it, as in `stage4:1`, or `stage4 (seed 1)` as a status shows it."""
-    known = {*study.runs, *(row.name for row in study.rows)}
-    found = None if name in known else re.fullmatch(r"(.+?)(?::(\d+)| \(seed (\d+)\))", name)
-    return (found[1], int(found[2] or found[3])) if found else (name, None)
+    names = {*study.runs, *(row.name for row in study.rows)}
+    match = None if name in names else re.fullmatch(r"(.+?)(?::(\d+)| \(seed (\d+)\))", name)
+    return (match[1], int(match[2] or match[3])) if match else (name, None)
 
 
 def named_run(study: Study, name: str, seed: int | None = None) -> PlannedRun:
@@ -156,10 +156,10 @@ def named_run(study: Study, name: str, seed: int | None = None) -> PlannedRun:
     if seed not in study.seeds:
         raise UserError(f"{study.path} has no seed {seed}; its seeds are {', '.join(map(str, study.seeds))}")
     wanted = name if name in study.runs else {row.name: row.run for row in study.rows}.get(name, name)
-    found = [run for run in plan(study) if (run.name, run.seed) == (wanted, seed)]
-    if not found:
+    matches = [run for run in plan(study) if (run.name, run.seed) == (wanted, seed)]
+    if not matches:
         names = [*study.runs, *(row.name for row in study.rows)]
         meant = get_close_matches(name, names, n=1)
         hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(study.runs)}"
         raise UserError(f"{study.path} has no run {name}; {hint}")
-    return found[0]
+    return matches[0]

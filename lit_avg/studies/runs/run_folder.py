@@ -23,12 +23,12 @@ def run_folder_state(run: PlannedRun) -> FolderState:
 
 def acquire_run_folder(run: PlannedRun) -> None:
     """Make the folder this run's own, what else lies there moved aside, and put the links where they belong."""
-    found = run_folder_state(run)
-    if found == "replaces":
+    state = run_folder_state(run)
+    if state == "replaces":
         _move_aside(run)
     if run.directory.is_symlink():  # it was another's, by an earlier version of the study
         run.directory.unlink()
-    if found != "goes on":
+    if state != "goes on":
         run.directory.mkdir(parents=True)
         write_record(run.directory, Record(run.identity))
     for place, target in run.links:

@@ -92,10 +92,10 @@ def read_result(run: PlannedRun) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read.
     """
-    found = _proof_of(run)
-    if isinstance(found, dict):
-        return found
-    reason = f"there is no {run.proof}" if found is None else found
+    proof = _proof_of(run)
+    if isinstance(proof, dict):
+        return proof
+    reason = f"there is no {run.proof}" if proof is None else proof
     raise UserError(f"{reason}; remove {run.directory} and sweep again")
 
 

@@ -18,8 +18,8 @@ One YAML is both the sweep and the table, so the two cannot drift apart:
 
 A run with `feedback: true` stores what the LMM thinks of each granularity; routers after it train from that, and rows
 that change nothing of it share it. `extends: other.yaml` starts from another study, whose runs and rows it adds to and
-whose other keys it replaces; with `runs_in: folder`, studies share their runs there. Configs are found from the file
-that names them, `out` from where the command is called.
+whose other keys it replaces; with `runs_in: folder`, studies share their runs there. `launcher` is what does the runs,
+`slurm` what a job asks for. Configs are found from the file that names them, `out` from where the command is called.
 """
 
 import os
@@ -33,8 +33,8 @@ from lit_avg.studies.spec.axes import combinations, read_axes, refuse_axes_in_ru
 from lit_avg.studies.spec.columns import column_mistakes, take_paper
 from lit_avg.studies.spec.config_files import config_content, study_content
 from lit_avg.studies.spec.fingerprint import contributions, deduplicate_runs, digest
+from lit_avg.studies.spec.launcher_options import LauncherConfig, SlurmOptions, read_launcher, read_slurm_options
 from lit_avg.studies.spec.overrides import Change, Run, ancestors, apply_overrides
-from lit_avg.studies.spec.slurm_options import ClusterOptions, read_options
 from lit_avg.studies.spec.validation import Fields, Mistake
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import located
@@ -79,7 +79,8 @@ class Study:
         paper: what the paper's numbers in the rows were measured on.
         threads: CPU threads of one run; part of what decides its result.
         code: whether the program's source decides results too.
-        slurm: what `--launcher slurm` asks of the cluster.
+        launcher: which class does the runs, if not that of `--launcher`.
+        slurm: what the launcher `slurm` asks of the cluster.
         files: the study file and the one it extends.
         digests: what each run's own configs and data contribute to its identity.
         sources: hash of what each run's configs and values say.
@@ -96,7 +97,8 @@ class Study:
     threads: int = 1
     code: bool = False
     runs_in: Path | None = None
-    slurm: ClusterOptions = field(default_factory=ClusterOptions)
+    launcher: LauncherConfig | None = None
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
     files: tuple[Path, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -131,7 +133,8 @@ def load_study(path: str | Path) -> Study:
         threads=1 if (threads := content.take("threads", int, "a whole number", optional=True)) is None else threads,
         code=content.take("code", bool, "true or false", optional=True) or False,
         runs_in=_folder(content, "runs_in", optional=True),
-        slurm=read_options(content.take_section("slurm")),
+        launcher=read_launcher(content),
+        slurm=read_slurm_options(content.take_section("slurm")),
         files=files,
     )
     errors += [*_broken_references(study), *column_mistakes(study.columns)]

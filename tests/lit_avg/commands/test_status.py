@@ -12,6 +12,7 @@ from lit_avg import cli
 from lit_avg.commands import logs as logs_command
 from lit_avg.commands import status as status_command
 from lit_avg.commands import sweep as sweep_command
+from lit_avg.studies.launchers.registry import chosen_launcher, note_launcher
 from lit_avg.studies.launchers.slurm_queue import living_jobs, write_jobs
 from lit_avg.studies.runs.plan import named_run, plan
 from lit_avg.studies.runs.run_record import Record, write_record
@@ -61,6 +62,7 @@ def test_what_is_known_is_told_where_slurm_does_not_answer(
     write_study: WriteStudy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     study = write_study()
+    note_launcher(load_study(study), chosen_launcher(load_study(study), "slurm"))
     write_jobs(load_study(study).out, {plan(load_study(study))[0].identity: "7"})
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'one line'>&2\necho 'no controller'>&2\nexit 1\n")
     (tmp_path / "squeue").chmod(0o755)

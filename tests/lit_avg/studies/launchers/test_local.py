@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.studies.launchers.local import dependants
 from lit_avg.studies.launchers.process import CHANGED, do_commands, was_changed
+from lit_avg.studies.launchers.sweep import dependants
 from lit_avg.studies.runs.plan import PlannedRun, plan
 from lit_avg.studies.runs.run_record import Record, own_record, read_record, write_record
 from lit_avg.studies.spec.overrides import Run

@@ -1,14 +1,43 @@
-"""The study file's `slurm:` section: what a run asks of the cluster."""
+"""The study file's `launcher:`, which class does its runs, and `slurm:`, what a run asks of a cluster."""
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from lit_avg.studies.spec.validation import Fields
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
+class LauncherConfig:
+    """Which launcher does the runs.
+
+    Args:
+        class_path: the class, as `my_module.MyLauncher`, or the short name of one that ships.
+        init_args: its arguments, besides the study.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def read_launcher(content: Fields) -> LauncherConfig | None:
+    """Take `launcher:` out of a study: a class path alone, or one with `init_args`; what is wrong is noted there."""
+    meaning = "the path of a class, such as my_module.MyLauncher"
+    if not isinstance(content.left.get("launcher", ""), dict):
+        class_path = content.take("launcher", str, meaning, optional=True)
+        return None if class_path is None else LauncherConfig(class_path)
+    fields = content.take_section("launcher")
+    config = LauncherConfig(
+        fields.take("class_path", str, meaning) or "", fields.take_mapping("init_args", "arguments")
+    )
+    fields.refuse_the_rest()
+    return config
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
     """What each job asks for.
 
     Args:
@@ -42,8 +71,8 @@ _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d)|(\d+)-([01]?\d|2[0-3])(?::([0-5]\
 """SLURM's hours:minutes:seconds, and days-hours with or without more; its minutes:seconds would be taken for hours."""
 
 
-def read_options(fields: Fields) -> ClusterOptions:
-    """Take the section apart; what is wrong with it is noted in `fields`."""
+def read_slurm_options(fields: Fields) -> SlurmOptions:
+    """Take `slurm:` apart; what is wrong with it is noted in `fields`."""
 
     def number(key: str, default: int | None, least: int = 1) -> int | None:
         value = fields.take(key, int, "a whole number", optional=True)
@@ -58,7 +87,7 @@ def read_options(fields: Fields) -> ClusterOptions:
     def text(key: str) -> str | None:
         return fields.take(key, str, "a name", optional=True)
 
-    options = ClusterOptions(
+    options = SlurmOptions(
         partition=text("partition"),
         account=text("account"),
         time=_minutes(fields),
@@ -78,13 +107,13 @@ def read_options(fields: Fields) -> ClusterOptions:
 
 def _minutes(fields: Fields) -> int:
     """The time limit; begun minutes count."""
-    said = fields.left.get("time")
-    if not isinstance(said, str):
+    given = fields.left.get("time")
+    if not isinstance(given, str):
         minutes = fields.take("time", int, _TIMES, optional=True)
     else:
         fields.take("time", str, _TIMES)
-        if (parts := _TIME.fullmatch(said.strip())) is None:
-            fields.complain(f"must be {_TIMES}, but is {said!r}", "time")
+        if (parts := _TIME.fullmatch(given.strip())) is None:
+            fields.complain(f"must be {_TIMES}, but is {given!r}", "time")
             return 60
         hours, minutes, seconds, days, *more = (int(part or 0) for part in parts.groups())
         hours, minutes, seconds = (
@@ -92,5 +121,5 @@ def _minutes(fields: Fields) -> int:
         )
         minutes += (days * 24 + hours) * 60 + math.ceil(seconds / 60)
     if minutes is not None and minutes < 1:
-        fields.complain(f"must be at least a minute, but is {said!r}", "time")
+        fields.complain(f"must be at least a minute, but is {given!r}", "time")
     return 60 if minutes is None else max(minutes, 1)
