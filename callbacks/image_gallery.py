@@ -2,27 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.run_context import Decodes, datamodule, logged_step, stage_and_outcomes, tensorboard
+from callbacks.run_context import logged_step, shards_data, stage_and_outcomes, tensorboard
 from callbacks.watcher import DrawingWatcher
 from lit_avg.batch import PADDING, Batch
+from lit_avg.data import ShardsData
 from lit_avg.llava_next.llm_input import separate_questions
 from lit_avg.stages.base import Stage
 from lit_avg.utils.arguments import check_counts
-
-
-@runtime_checkable
-class ShowsImages(Decodes, Protocol):
-    """A datamodule that knows, too, how its images were normalised."""
-
-    image_mean: Sequence[float]
-    image_std: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -66,13 +59,14 @@ class ImageGallery(DrawingWatcher):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Answer its questions at every level and show them."""
         found, writer, batch = stage_and_outcomes(trainer, pl_module), tensorboard(trainer), self._batch
-        data = datamodule(trainer)
+        data = shards_data(trainer)
         self._batch = None
         if (
             found is None
             or writer is None
             or batch is None
-            or not isinstance(data, ShowsImages)
+            or data is None
+            or (shades := data.denormalise(batch.pixel_values.float().cpu())) is None
             or trainer.world_size > 1
             or found[0].model.backbone.llm_not_loaded is not None
         ):
@@ -81,7 +75,7 @@ class ImageGallery(DrawingWatcher):
         images = batch.image_of_question.tolist()
         for image in range(len(batch.tile_grids)):
             told = [one for one, of_image in zip(answered, images, strict=True) if of_image == image]
-            figure = image_figure(pixels_of(batch, image, data), told, found[0].granularities.tokens)
+            figure = image_figure(pixels_of(batch, image, shades), told, found[0].granularities.tokens)
             writer.add_figure(f"images/{image}", figure, logged_step(trainer))
 
 
@@ -117,7 +111,7 @@ def first_images(batch: Batch, images: int, questions: int) -> Batch | None:
 
 
 @torch.no_grad()
-def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens: int) -> list[Answered]:
+def answer_everywhere(stage: Stage, batch: Batch, data: ShardsData, max_new_tokens: int) -> list[Answered]:
     """Generate the answer to each question (a row each) at every level."""
     levels, rows = range(len(stage.granularities)), len(batch.keys)
     generated = [stage.model.generate_ids(batch, [level] * rows, max_new_tokens).cpu() for level in levels]
@@ -134,16 +128,22 @@ def answer_everywhere(stage: Stage, batch: Batch, data: Decodes, max_new_tokens:
     ]
 
 
-def pixels_of(batch: Batch, image: int, data: ShowsImages) -> Tensor:
-    """One image as its tiles show it, (height, width, 3) in [0, 1]: the plane of tiles, or the global view alone."""
+def pixels_of(batch: Batch, image: int, shades: Tensor) -> Tensor:
+    """One image as its tiles show it, (height, width, 3) in [0, 1]: the plane of tiles, or the global view alone.
+
+    Args:
+        batch: that has the image.
+        image: its number.
+        shades: of all the batch's tiles, (tiles, 3, S, S).
+    """
     begin = sum(batch.tiles[:image])
-    (rows, columns), side = batch.tile_grids[image], batch.pixel_values.shape[-1]
-    tiles = batch.pixel_values[begin + 1 : begin + 1 + rows * columns].float().cpu()
+    (rows, columns), side = batch.tile_grids[image], shades.shape[-1]
+    tiles = shades[begin + 1 : begin + 1 + rows * columns]
     if rows * columns:
         plane = tiles.view(rows, columns, 3, side, side).permute(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
     else:
-        plane = batch.pixel_values[begin].float().cpu().permute(1, 2, 0)
-    return (plane * torch.tensor(data.image_std) + torch.tensor(data.image_mean)).clamp(0, 1)
+        plane = shades[begin].permute(1, 2, 0)
+    return plane.clamp(0, 1)
 
 
 def image_figure(pixels: Tensor, told: list[Answered], tokens: Sequence[int]) -> Figure:
@@ -179,7 +179,7 @@ def image_figure(pixels: Tensor, told: list[Answered], tokens: Sequence[int]) ->
     return figure
 
 
-def _until_end(data: Decodes, ids: Tensor, end_tokens: Sequence[int]) -> str:
+def _until_end(data: ShardsData, ids: Tensor, end_tokens: Sequence[int]) -> str:
     """Text of generated tokens up to the first end token."""
     ends = torch.isin(ids, torch.tensor(end_tokens, dtype=ids.dtype)).nonzero()
     return data.decode(ids[: int(ends[0])] if len(ends) else ids).strip()

@@ -10,17 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.run_context import datamodule, run_folder, stage_and_outcomes
+from callbacks.run_context import run_folder, shards_data, stage_and_outcomes
 from callbacks.save_config import config_name
 from callbacks.token_savings import TokenSavings
 from lit_avg.config.saved_config import read_saved
+from lit_avg.data import ShardsData
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.runs.recorded_hashes import BEFORE, OWN, read_result
 from lit_avg.runs.run_folder import LAST_CHECKPOINT
@@ -35,22 +36,6 @@ CODE = ("lit_avg", "datamodules", "callbacks")
 """Where a new file changes what a run does; notes and results beside them do not."""
 
 LIBRARIES = ("torch", "lightning", "transformers")
-
-
-@runtime_checkable
-class HasManifest(Protocol):
-    """A datamodule whose data has a name: the hash of its shards' manifests."""
-
-    manifest_hash: str
-
-
-@runtime_checkable
-class TellsSamples(Protocol):
-    """A datamodule that knows which samples a split has."""
-
-    def data_digest(self, split: str) -> str | None:
-        """SHA-256 of them; None if there is no such split."""
-        ...
 
 
 class ResultsWriter(L.Callback):
@@ -107,7 +92,7 @@ class ResultsWriter(L.Callback):
             module, outcomes = found
             chosen = {name: outcomes.chosen_by(policy) for name, policy in module.policies.items()}
             write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, chosen))
-            self._questions = asked(datamodule(trainer), outcomes.keys)
+            self._questions = asked(shards_data(trainer), outcomes.keys)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the result, now that everybody else is done."""
@@ -142,9 +127,9 @@ def _forget_test(path: Path, result: dict[str, Any]) -> None:
         write_whole(path, _text(result | {"metrics": validated, "questions": None}))
 
 
-def asked(data: object, keys: Sequence[str]) -> str:
+def asked(data: ShardsData | None, keys: Sequence[str]) -> str:
     """Hash of what a test asked: the samples of its split, as far as the data tells, and the keys of the questions."""
-    samples = data.data_digest("test") if isinstance(data, TellsSamples) else None
+    samples = None if data is None else data.data_digest("test")
     return hash_of("\n".join([samples or "", *sorted(keys)]), 16)
 
 
@@ -190,7 +175,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
     config = read_saved(path) if path.is_file() else {}
     source = Path(__file__).parent
     parent = module.begun_from if isinstance(module, Stage) else None
-    data = datamodule(trainer)
+    data = shards_data(trainer)
     return {
         "run": folder.name,
         "stage": type(module).__name__,
@@ -200,7 +185,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
         "metrics": {},
         "commit": _git(source, "rev-parse", "HEAD"),
         "dirty": is_changed(source),
-        "data": data.manifest_hash if isinstance(data, HasManifest) else None,
+        "data": None if data is None else data.manifest_hash,
         "checkpoint": {OWN: _sha256(folder), "parent": parent and parent["sha256"]},
         "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
         "machine": {"host": platform.node(), "threads": torch.get_num_threads()},

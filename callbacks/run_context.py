@@ -1,13 +1,13 @@
 """What several callbacks need: the outcomes of an evaluation, TensorBoard, and the run's folder."""
 
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from lit_avg.data import ShardsData
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.stages.base import Stage
 
@@ -36,18 +36,10 @@ def logged_step(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped  # pyright: ignore[reportPrivateUsage]  nothing else tells
 
 
-@runtime_checkable
-class Decodes(Protocol):
-    """A datamodule that turns token ids back into text."""
-
-    def decode(self, ids: Tensor) -> str:
-        """Text of token ids (T,), without special tokens."""
-        ...
-
-
-def datamodule(trainer: L.Trainer) -> object:
-    """The run's datamodule, whatever it can do."""
-    return cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it elsewhere
+def shards_data(trainer: L.Trainer) -> ShardsData | None:
+    """The run's data module; None if it is one that tells nothing of its samples."""
+    data = cast(object, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it elsewhere
+    return data if isinstance(data, ShardsData) else None
 
 
 def run_folder(trainer: L.Trainer) -> Path:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
@@ -25,8 +24,9 @@ from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.loading.sequential import stretch
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.sources import SHARDS_AT_ONCE, check_room
-from datamodules.splits import Split, Splits
+from datamodules.splits import Splits
 from lit_avg.batch import Batch
+from lit_avg.data import Split
 from lit_avg.utils.arguments import check_counts, check_number, check_seed
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
@@ -37,7 +37,7 @@ VALIDATED_ON = "validated_on"
 """Entry of a data module's state: SHA-256 of the validation samples, None as long as nothing was validated."""
 
 
-class ShardsDataModule(Splits, L.LightningDataModule):
+class ShardsDataModule(Splits):
     """Batches from shards; a subclass says where the shards of each split are.
 
     A location of shards is a folder, a range of tar files, a URL or a command: see `datamodules.shards.sources`.
@@ -151,6 +151,10 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         """Token ids (T,) to text, without special tokens; negative ids, which are none, are left out."""
         return cast(str, self.tokenizer_object.decode(ids[ids >= 0].tolist(), skip_special_tokens=True)).strip()
 
+    def denormalise(self, pixel_values: Tensor) -> Tensor:
+        """Shades of 0 to 1 again, (..., 3, S, S) on the CPU."""
+        return self.normalise.undo(pixel_values)
+
     @property
     def end_token(self) -> int:
         """The token that ends every answer."""
@@ -236,7 +240,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         return self.test_dataloader()
 
     @property
-    def text_and_pixels(self) -> dict[str, str]:
+    def encoding_settings(self) -> dict[str, str]:
         """What makes tokens and pixels of a sample, by name; long things by their hash."""
         renderer = self.encoder.renderer  # it adds `<image>` to the tokenizer, so it comes before the hash
         backend = renderer.tokenizer.backend_tokenizer.to_str()
@@ -256,7 +260,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         """Samples of a split."""
         return len(self.samples(split))
 
-    def stretch(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
+    def sequential_batches(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
         """The samples from `begin` to before `end`, each once; those that are no good are left out."""
         return stretch(
             self.samples(split), self.encoder_of(split), self.collate, (begin, end), self.eval_batch_size, self.workers
@@ -284,7 +288,7 @@ class ShardsDataModule(Splits, L.LightningDataModule):
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
         encoded = EncodedDataset(samples, self.encoder_of(split), replace=training)
-        shown = {**self.text_and_pixels, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
+        shown = {**self.encoding_settings, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
         return ResumableLoader(encoded, order, self.collate, self.workers, bad_samples, shown)
 
     @property

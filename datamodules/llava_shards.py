@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from datamodules.base import ShardsDataModule, Split
+from datamodules.base import ShardsDataModule
 from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT
 from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD
 from datamodules.loading.mixture import WeightedShards, check_mixture
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.reader import held_out, kinds_in
 from datamodules.splits import NAMES
+from lit_avg.data import Split
 from lit_avg.utils.errors import UserError
 
 MAX_LOOKED_THROUGH = 50_000

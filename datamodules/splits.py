@@ -4,23 +4,19 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from datamodules.loading.mixture import WeightedConcatDataset, WeightedShards
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sources import ShardSource, may_be_there, open_source
+from lit_avg.data import SPLITS, ShardsData, Split
 from lit_avg.utils.hashing import hash_of
-
-Split = Literal["train", "val", "test"]
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 """What people call them."""
 
 
-class Splits:
+class Splits(ShardsData):
     """The samples of each split; a data module says where their shards are."""
 
     shard_cache: ShardCache

@@ -31,6 +31,7 @@ ORDER = (
     "datamodules.loading",
     "datamodules.encoding",
     "datamodules.shards",
+    "lit_avg.data",
     "lit_avg.inputs",
     "lit_avg.visual_tokens",
     "lit_avg.studies.report",
@@ -48,6 +49,7 @@ ORDER = (
 
 KNOWS_TRANSFORMERS = {
     "lit_avg.commands.export",
+    "lit_avg.data",
     "lit_avg.inputs.chat_encoding",
     "lit_avg.llava_next",
     "lit_avg.pretrained.folder",

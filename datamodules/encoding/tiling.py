@@ -91,14 +91,19 @@ class Normalisation:
         shade = (np.arange(256) * (1 / 255)).astype(np.float32)
         table = (shade[:, None] - np.array(mean, np.float32)) / np.array(std, np.float32)
         self.table = torch.from_numpy(np.ascontiguousarray(table.T))  # (3, 256)
+        self.mean, self.std = (torch.tensor(values).view(CHANNELS, 1, 1) for values in (mean, std))
 
     def __call__(self, shades: Tensor) -> Tensor:
         """(tiles, S, S, 3) uint8 to (tiles, 3, S, S) float32, on the device where it lies."""
         table, normalised = self.table.to(shades.device), list[Tensor]()
         for channel in range(3):
-            own = shades[..., channel].int()
-            normalised.append(table[channel].index_select(0, own.flatten()).view_as(own))
+            of_channel = shades[..., channel].int()
+            normalised.append(table[channel].index_select(0, of_channel.flatten()).view_as(of_channel))
         return torch.stack(normalised, dim=1)
+
+    def undo(self, pixel_values: Tensor) -> Tensor:
+        """(..., 3, S, S) as the encoder sees it, on the CPU, to shades of 0 to 1."""
+        return pixel_values * self.std + self.mean
 
 
 def best_plane(size: tuple[int, int], planes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached, is_wide
-from datamodules.splits import Split
+from lit_avg.data import Split
 from lit_avg.utils.arguments import check_counts, check_seed
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
@@ -40,8 +40,6 @@ class Jersey(ShardsDataModule):
     Raises:
         UserError: there is no such kind of questions.
     """
-
-    question_kinds = tuple(QUESTIONS)
 
     def __init__(
         self,
@@ -84,6 +82,11 @@ class Jersey(ShardsDataModule):
         self.learnt_kinds = None if learnt_kinds is None else tuple(learnt_kinds)
         self.learnt_images: Images = learnt_images
         self.tested_images: Images = tested_images
+
+    @property
+    def question_kinds(self) -> tuple[str, ...]:
+        """All that are asked of an image."""
+        return tuple(QUESTIONS)
 
     def identities(self) -> dict[str, str]:
         """Settings and the generator's version, which decide what is drawn: drawing it only to look would take long."""

@@ -7,13 +7,13 @@ meta device, without memory or weights. FILE gets a list of answers in the same 
 
 import json
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
+from lit_avg.data import ShardsData
 from lit_avg.evaluation.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
@@ -29,25 +29,6 @@ SEED = "--seed_everything"
 
 OF_READING = ("seed", "workers", "group_by_length", "max_bad_share", "shard_cache", "cache_gb")
 """Arguments of data modules that decide how samples are read, or in what order, and not what is in them."""
-
-
-@runtime_checkable
-class TellsIdentities(Protocol):
-    """A datamodule that knows its data by its content."""
-
-    def identities(self) -> dict[str, str]:
-        """Hashes, by the file, URL or command that has the data, or by the name of what draws it."""
-        ...
-
-
-@runtime_checkable
-class TellsKinds(Protocol):
-    """A datamodule that can tell its kinds of questions before anything is run."""
-
-    @property
-    def question_kinds(self) -> tuple[str, ...] | None:
-        """Those of a test; None if they cannot be told yet."""
-        ...
 
 
 def main(argv: list[str]) -> int:
@@ -90,13 +71,15 @@ def check(arguments: list[str]) -> dict[str, Any]:
     cli.check_beginning()
     trainer = cli.config["fit"].trainer
     processes = [trainer.devices, trainer.num_nodes]
+    data = cli.datamodule if isinstance(cli.datamodule, ShardsData) else None
+    manifests = {place: sha256[:16] for place, sha256 in data.identities().items()} if data else {}
     return {
         "config": hash_of(cli.config_text(), 16),
-        "manifests": (data := _identities(cli.datamodule)),
-        "states": states_of(data),
+        "manifests": manifests,
+        "states": states_of(manifests),
         "policies": _policies(cli.model) if isinstance(cli.model, Stage) else [],
         "metrics": METRICS,
-        "kinds": cli.datamodule.question_kinds if isinstance(cli.datamodule, TellsKinds) else None,
+        "kinds": data.question_kinds if data else None,
         "processes": [int(count) for count in processes] if str(processes[0]).isdigit() else None,
         "feedback": _feedback(cli) if isinstance(cli.model, RGLF) else None,
         "levels": list(cli.model.granularities.tokens) if isinstance(cli.model, RGLF) else [],
@@ -123,8 +106,3 @@ def _policies(stage: Stage) -> list[str]:
         stage.model = stage.make_model()
     stage.freeze_the_rest()
     return list(stage.policies)
-
-
-def _identities(data: LightningDataModule) -> dict[str, str]:
-    known = data.identities() if isinstance(data, TellsIdentities) else {}
-    return {place: sha256[:16] for place, sha256 in known.items()}

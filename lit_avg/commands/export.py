@@ -17,17 +17,18 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoProcessor, LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
 from lit_avg.batch import IGNORED_LABEL
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import finished_run, take_over_trained
+from lit_avg.data import ShardsData, no_processor
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
 from lit_avg.stages.base import Stage
@@ -118,15 +119,6 @@ LARGEST_DIFFERENCE = 1e-3
 """Of log-probs, in nats: far above float32's rounding, far below what a wrong weight does."""
 
 
-@runtime_checkable
-class HasProcessor(Protocol):
-    """A data module that can say how transformers would prepare its samples."""
-
-    def processor(self, patch_size: int, feature_selection: str) -> LlavaNextProcessor:
-        """See `ShardsDataModule.processor`."""
-        ...
-
-
 def main(argv: list[str]) -> int:
     """Write the folder.
 
@@ -160,8 +152,8 @@ def trained_stage(source: str) -> tuple[Stage, Path]:
         UserError: there is no checkpoint, or no config beside it.
     """
     cli, run = finished_run(source)
-    if not isinstance(cli.datamodule, HasProcessor):
-        raise UserError(f"{type(cli.datamodule).__name__} has no processor for the model; export a run on shards")
+    if not isinstance(cli.datamodule, ShardsData):
+        raise no_processor(cli.datamodule)
     stage = cli.stage
     take_over_trained(stage, cli.trainer, source)
     vision = cast(Any, stage.model.backbone.hf.config)

@@ -18,8 +18,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
-from lit_avg.feedback.compute import compute_feedback, feeds_back
-from lit_avg.feedback.fingerprint import FeedsBack, identity_of
+from lit_avg.data import SPLITS, ShardsData, Split, no_samples
+from lit_avg.feedback.compute import compute_feedback, shards_of
+from lit_avg.feedback.fingerprint import identity_of
 from lit_avg.feedback.store import StoredSplit, open_store
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
@@ -72,7 +73,7 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
             origin.
     """
     cli = BuildingCLI(fit)
-    (stage, source), data = _stage_and_source(cli.stage), feeds_back(cli.datamodule)
+    (stage, source), data = _stage_and_source(cli.stage), shards_of(cli.datamodule)
     precision = cli.config["fit"]["trainer"]["precision"] or "32-true"
     fabric = _one_device(precision)
     with fabric.init_module():
@@ -80,9 +81,10 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
         stage.configure_model()
     model = stage.model.eval().to(fabric.device)
     data.prepare_data()
-    wanted = splits or [split for split in ("train", "val") if data.data_digest(split) is not None]
+    identity = identity_of(model, source, data, _full_name(precision), stage.per_sample)
+    wanted = _wanted(data, splits or ())
     stored_splits = {split: _split(data, split, samples_per_part) for split in wanted}
-    store = open_store(out, identity_of(model, source, data, _full_name(precision), stage.per_sample), stored_splits)
+    store = open_store(out, identity, stored_splits)
     for split in wanted:
         begun = time.perf_counter()
         questions = [0]
@@ -115,9 +117,21 @@ def _one_device(precision: Any) -> Fabric:
     return Fabric(accelerator="auto", devices=devices, precision=precision, plugins=[LightningEnvironment()])
 
 
-def _split(data: FeedsBack, split: str, samples_per_part: int) -> StoredSplit:
-    digest = data.data_digest(split) if split in ("train", "val", "test") else None
-    if digest is None:
+def _wanted(data: ShardsData, named: Sequence[str]) -> list[Split]:
+    by_name: dict[str, Split] = {split: split for split in SPLITS}
+    if unknown := [name for name in named if name not in by_name]:
+        raise UserError(f"--splits: there is no {unknown[0]} split in this data; leave it out")
+    if named:
+        return [by_name[name] for name in named]
+    of_training: tuple[Split, ...] = ("train", "val")
+    there: list[Split] = [split for split in of_training if data.data_digest(split) is not None]
+    if not there:
+        raise no_samples(data)
+    return there
+
+
+def _split(data: ShardsData, split: Split, samples_per_part: int) -> StoredSplit:
+    if (digest := data.data_digest(split)) is None:
         raise UserError(f"--splits: there is no {split} split in this data; leave it out")
     if samples_per_part < 1:
         raise UserError(f"--samples-per-part must be at least 1, but is {samples_per_part}")

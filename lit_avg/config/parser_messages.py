@@ -6,6 +6,7 @@ A page names every type that a value may have; what a person needs is the key, t
 import re
 import traceback
 from collections.abc import Iterator
+from importlib import import_module
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -69,6 +70,8 @@ def _told(where: str, reasons: list[str], value: str | None) -> str:
         elif loaded := re.match(r'Unable to load config "(.*)"', reason):
             expected.append("a section of options")
             value = loaded[1]
+        elif abstract := re.match(r"Expected an instantiatable class, but ([\w.]+) is abstract", reason):
+            others.append(f"{abstract[1]} does not define {_not_defined(abstract[1])}")
         else:
             others.append(reason)
     what = " ".join(others)
@@ -79,6 +82,12 @@ def _told(where: str, reasons: list[str], value: str | None) -> str:
     if missing := re.search(r"No module named .*Got value: (\S+\.ya?ml)$", what):  # it took the file for a class
         what = f"there is no file {missing[1]} beside the config that names it"
     return f"{where}: {what}" if where else what
+
+
+def _not_defined(class_path: str) -> str:
+    """The methods that an abstract class leaves to be defined."""
+    module, _, name = class_path.rpartition(".")
+    return ", ".join(sorted(getattr(import_module(module), name).__abstractmethods__))
 
 
 def _given(message: str) -> str | None:

@@ -7,24 +7,24 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from lit_avg.batch import IGNORED_LABEL, Batch
-from lit_avg.feedback.fingerprint import FeedsBack, check_identity, identity_of
+from lit_avg.data import ShardsData, Split, no_samples
+from lit_avg.feedback.fingerprint import check_identity, identity_of
 from lit_avg.feedback.lmm_feedback import encode_levels_of, feedback_of
 from lit_avg.feedback.part_files import StoredFeedback
 from lit_avg.feedback.store import FeedbackReader, FeedbackStore, check_data
 from lit_avg.llava_next.llm_input import visual_token_counts
 from lit_avg.model import AvgLlava
-from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback
 
 
-def feeds_back(data: LightningDataModule | None) -> FeedsBack:
+def shards_of(data: LightningDataModule | None) -> ShardsData:
     """The data module, if feedback can be computed on it.
 
     Raises:
         UserError: it cannot.
     """
-    if not isinstance(data, FeedsBack):
-        raise UserError(f"{type(data).__name__} cannot say which samples it has; a feedback store needs data in shards")
+    if not isinstance(data, ShardsData):
+        raise no_samples(data)
     return data
 
 
@@ -36,12 +36,13 @@ def open_readers(
     Raises:
         UserError: the store is of another model or of other data, not complete, or damaged.
     """
-    data = feeds_back(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it, untyped
+    data = shards_of(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it, untyped
     store = FeedbackStore(folder)
     check_identity(store.identity, identity_of(model, source, data, str(trainer.precision), per_sample), str(folder))
     validates = trainer.limit_val_batches != 0 and data.data_digest("val") is not None
     readers = dict[str, FeedbackReader]()
-    for split in ("train", "val") if validates else ("train",):
+    splits: tuple[Split, ...] = ("train", "val") if validates else ("train",)
+    for split in splits:
         stored = store.read(split)
         check_data(store, split, data.data_digest(split))
         readers[split] = FeedbackReader(stored, store.granularities, model.granularities.tokens)
@@ -49,7 +50,7 @@ def open_readers(
 
 
 def compute_feedback(
-    model: AvgLlava, data: FeedsBack, split: str, device: torch.device, per_sample: bool, said: Callable[[int], None]
+    model: AvgLlava, data: ShardsData, split: Split, device: torch.device, per_sample: bool, said: Callable[[int], None]
 ) -> Callable[[int, int], StoredFeedback]:
     """What computes a part of a store, for `FeedbackStore.fill`.
 
@@ -64,7 +65,7 @@ def compute_feedback(
 
     def compute(begin: int, end: int) -> StoredFeedback:
         parts = [_nothing(len(model.granularities))]
-        for batch in data.stretch(split, begin, end):
+        for batch in data.sequential_batches(split, begin, end):
             parts.append(_stored(model, data.on_after_batch_transfer(batch.to(device), 0), per_sample))
             said(len(batch.keys))
         return StoredFeedback.merge(parts)

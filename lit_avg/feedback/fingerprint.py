@@ -1,9 +1,8 @@
 """What feedback depends on, so that a store of it is read with exactly that and with nothing else."""
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
 
-from lit_avg.batch import Batch
+from lit_avg.data import ShardsData
 from lit_avg.model import AvgLlava
 from lit_avg.training.handover import base_weights
 from lit_avg.utils.errors import UserError
@@ -15,37 +14,7 @@ Identity = Mapping[str, str]
 """Each thing that feedback depends on, by name."""
 
 
-@runtime_checkable
-class FeedsBack(Protocol):
-    """A data module whose samples feedback can be computed on; `datamodules.base.ShardsDataModule` is one."""
-
-    @property
-    def text_and_pixels(self) -> dict[str, str]:
-        """What makes tokens and pixels of a sample: tokenizer, template, system prompt, lengths, tiling."""
-        ...
-
-    def prepare_data(self) -> None:
-        """Bring the data where it can be read from."""
-        ...
-
-    def data_digest(self, split: str) -> str | None:
-        """Names a split's data; None if there is no such split."""
-        ...
-
-    def sample_count(self, split: str) -> int:
-        """Samples of a split."""
-        ...
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """What is left to do to a batch when it is on its device, as Lightning has it done."""
-        ...
-
-    def stretch(self, split: str, begin: int, end: int) -> Iterable[Batch]:
-        """Batches with the samples from `begin` to before `end`, each sample once at most."""
-        ...
-
-
-def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, per_sample: bool) -> dict[str, str]:
+def identity_of(model: AvgLlava, source: str, data: ShardsData, precision: str, per_sample: bool) -> dict[str, str]:
     """What the feedback of a run's backbone depends on, but for the split's data.
 
     Args:
@@ -61,7 +30,7 @@ def identity_of(model: AvgLlava, source: str, data: FeedsBack, precision: str, p
         GRANULARITIES: " ".join(map(str, model.granularities.tokens)),
         "pooling": model.scaler.pooling,
         "unpad": model.semantics.unpad,
-        **data.text_and_pixels,
+        **data.encoding_settings,
         "precision": precision,
         "per_sample": str(per_sample).lower(),
     }

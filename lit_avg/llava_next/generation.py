@@ -6,7 +6,7 @@ Padding costs, and so does another round of single steps.
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from torch import Tensor
 from transformers.generation.configuration_utils import GenerationConfig
@@ -17,29 +17,19 @@ from transformers.generation.streamers import BaseStreamer
 from lit_avg.utils.errors import UserError
 
 
-@runtime_checkable
-class HasEndToken(Protocol):
-    """A data module that can say how its answers end."""
-
-    @property
-    def end_token(self) -> int:
-        """The token that ends every answer."""
-        ...
-
-
-def check_end_token(data: object, end_tokens: Sequence[int]) -> None:
+def check_end_token(end_token: int | None, end_tokens: Sequence[int]) -> None:
     """See that generation stops where the answers that are taught end.
 
     Args:
-        data: a data module.
+        end_token: what the data ends every answer with; None if that is not known.
         end_tokens: the model's.
 
     Raises:
         UserError: it would not.
     """
-    if isinstance(data, HasEndToken) and data.end_token not in end_tokens:
+    if end_token is not None and end_token not in end_tokens:
         raise UserError(
-            f"the template ends answers with token {data.end_token}, but the model stops at {list(end_tokens)}; choose "
+            f"the template ends answers with token {end_token}, but the model stops at {list(end_tokens)}; choose "
             "the template that belongs to the model, or say eos_token_id in the llm's settings"
         )
 

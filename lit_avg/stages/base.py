@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_avg.batch import IGNORED_LABEL, Batch
+from lit_avg.data import ShardsData
 from lit_avg.evaluation.evaluate import answer_questions, try_every_granularity
 from lit_avg.evaluation.metrics import policy_metrics
 from lit_avg.evaluation.outcomes import Outcomes, Prediction
@@ -104,8 +105,10 @@ class Stage(FiniteTraining):
         if self._spans:
             check_step_mean(self.trainer)
         data = cast(Any, self.trainer).datamodule
-        check_end_token(data, self.model.backbone.end_tokens)
-        check_context_length(data, self.model.layout, self.model.backbone.positions)
+        if isinstance(data, ShardsData):
+            check_end_token(data.end_token, self.model.backbone.end_tokens)
+            longest = data.longest_sequence(self.model.layout)
+            check_context_length(longest, self.model.layout, self.model.backbone.positions)
 
     def on_train_start(self) -> None:
         """Refuse an interval of validation that is longer than the epochs; before, nobody knows their length.

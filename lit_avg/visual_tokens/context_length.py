@@ -5,7 +5,6 @@ worse. So this is told before training begins, and once when it happens.
 """
 
 import logging
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -15,27 +14,18 @@ from lit_avg.visual_tokens.anyres import VisualLayout
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class HasLongestSequence(Protocol):
-    """A data module that can say how long its questions may get."""
-
-    def longest_sequence(self, layout: VisualLayout) -> int:
-        """Tokens of a question, its answer and its image at the finest granularity, at most."""
-        ...
-
-
-def check_context_length(data: object, layout: VisualLayout, positions: int | None) -> None:
+def check_context_length(longest: int | None, layout: VisualLayout, positions: int | None) -> None:
     """Tell of sequences that may go beyond an LLM's positions.
 
     Args:
-        data: a data module.
+        longest: tokens of a question, its answer and its image at most; None if that is not known.
         layout: how images become tokens.
         positions: the LLM's `max_position_embeddings`, if it has any.
 
     Raises:
         UserError: every image does.
     """
-    if positions is None or not isinstance(data, HasLongestSequence):
+    if positions is None or longest is None:
         return
     finest = layout.granularities.finest
     if finest >= positions:
@@ -43,7 +33,7 @@ def check_context_length(data: object, layout: VisualLayout, positions: int | No
             f"the LLM has {positions} positions (max_position_embeddings), which a single tile of {finest} tokens "
             "fills; choose coarser granularities, or an LLM that reads more"
         )
-    if (longest := data.longest_sequence(layout)) > positions:
+    if longest > positions:
         _log.warning(
             "text and image may take %d tokens, but the LLM was made for %d (max_position_embeddings), and answers "
             "worse beyond; lower the data's max_length by %d, or choose an LLM that reads more",

@@ -46,7 +46,7 @@ def test_each_question_is_answered_at_every_level_and_the_routers_choice_is_told
 
 def test_the_image_is_the_plane_of_its_tiles(batch: Batch) -> None:
     batch.pixel_values[1], batch.pixel_values[2] = -1.0, 1.0  # left and right tile; the global view is number 0
-    pixels = pixels_of(batch, 0, TinyData())  # normalised with mean and deviation 0.5
+    pixels = pixels_of(batch, 0, TinyData().denormalise(batch.pixel_values))  # normalised with mean and deviation 0.5
     assert pixels.shape == (TILE, 2 * TILE, 3)
     assert (pixels[:, :TILE] == 0).all()
     assert (pixels[:, TILE:] == 1).all()

@@ -12,9 +12,10 @@ import yaml
 
 from callbacks.results_writer import asked, is_changed, outcomes_csv
 from lit_avg.cli import main
+from lit_avg.data import Split
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.visual_tokens.granularity import Granularities
-from tests.tiny_run import write_stage
+from tests.tiny_run import TinyData, write_stage
 
 
 def test_one_result_says_what_ran_and_what_came_out(tested_run: Path) -> None:
@@ -33,11 +34,12 @@ def test_one_result_says_what_ran_and_what_came_out(tested_run: Path) -> None:
 
 
 def test_what_was_asked_depends_on_the_samples_and_on_which_of_them_were_asked_but_not_on_their_order() -> None:
-    class Samples:
+    class Samples(TinyData):
         def __init__(self, digest: str) -> None:
+            super().__init__()
             self.digest = digest
 
-        def data_digest(self, split: str) -> str | None:
+        def data_digest(self, split: Split) -> str | None:
             return f"{split} {self.digest}"
 
     here, there = Samples("here"), Samples("there")

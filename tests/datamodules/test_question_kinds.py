@@ -7,7 +7,6 @@ import pytest
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.reader import ShardedSamples, kinds_in
-from lit_avg.commands.check import TellsKinds
 from lit_avg.studies.launchers.config_check import _column_mistake  # pyright: ignore[reportPrivateUsage]
 from lit_avg.studies.spec.fingerprint import Checked
 from tests.drawn import conversation, raw_shards
@@ -25,7 +24,6 @@ def shards(folder: Path, kinds: list[list[str] | None]) -> str:
 def test_the_kinds_of_a_tests_questions_are_read_from_its_shards(tmp_path: Path) -> None:
     train, test = shards(tmp_path / "train", [["number"]]), shards(tmp_path / "test", [["colour"], None, ["place"]] * 4)
     module = data(train, test)
-    assert isinstance(module, TellsKinds)
     assert module.question_kinds == ("all", "colour", "place")
     assert data(train, str(tmp_path / "gone")).question_kinds is None
 

@@ -42,9 +42,9 @@ def test_a_checkpoint_from_before_this_was_kept_is_accepted() -> None:
 
 
 def test_a_model_that_does_not_stop_where_answers_end_is_refused() -> None:
-    check_end_token(data(), [0, data().end_token])
+    check_end_token(data().end_token, [0, data().end_token])
     with pytest.raises(UserError, match=rf"ends answers with token {data().end_token}, but the model stops at \[0\]"):
-        check_end_token(data(), [0])
+        check_end_token(data().end_token, [0])
 
 
 def test_captions_are_taught_without_their_questions_and_instructions_with_them() -> None:
@@ -61,4 +61,4 @@ def test_tokens_have_one_name_whatever_was_asked_of_the_data_first(tmp_path: Pat
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>"}))
     early, late = (LLaVAShards("nowhere", str(tmp_path), 1, 16, None) for _ in range(2))
     assert late.end_token > 0, "asking for it has `<image>` added to the tokenizer"
-    assert early.text_and_pixels == late.text_and_pixels
+    assert early.encoding_settings == late.encoding_settings

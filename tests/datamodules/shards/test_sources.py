@@ -279,6 +279,6 @@ def test_each_source_remembers_the_indexes_of_the_shards_it_mixes(tmp_path: Path
 def test_shards_are_opened_once_for_all_parts_of_a_split(shards: Path, server: Server, cache: ShardCache) -> None:
     data = LLaVAShards(server.url, "jersey", 3, 16, None, shard_cache=str(cache.folder))
     for begin in range(0, 23, 4):
-        assert list(data.stretch("train", begin, min(23, begin + 4)))
+        assert list(data.sequential_batches("train", begin, min(23, begin + 4)))
     assert data.sample_count("train") == 23
     assert server.fetched(MANIFEST) == 1

@@ -30,21 +30,21 @@ def test_the_longest_sequence_is_text_and_the_fullest_plane() -> None:
 
 def test_the_recipe_of_vicuna_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        check_context_length(data(4096), LAYOUT, 4096)
+        check_context_length(data(4096).longest_sequence(LAYOUT), LAYOUT, 4096)
     assert "may take 7023 tokens, but the LLM was made for 4096" in caplog.text
     assert "lower the data's max_length by 2927" in caplog.text
 
 
 def test_what_fits_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        check_context_length(data(4096 - 2927), LAYOUT, 4096)
-        check_context_length(data(4096), LAYOUT, None)
+        check_context_length(data(4096 - 2927).longest_sequence(LAYOUT), LAYOUT, 4096)
+        check_context_length(data(4096).longest_sequence(LAYOUT), LAYOUT, None)
     assert caplog.text == ""
 
 
 def test_an_llm_that_a_tile_fills_is_refused() -> None:
     with pytest.raises(UserError, match=r"the LLM has 576 positions .* which a single tile of 576 tokens fills"):
-        check_context_length(data(100), LAYOUT, 576)
+        check_context_length(data(100).longest_sequence(LAYOUT), LAYOUT, 576)
 
 
 def test_no_text_of_jersey_is_longer_than_it_says() -> None:
