@@ -4,12 +4,11 @@ What the journal says is on the disk. A packing that was killed goes on from the
 by a single renaming, so `OUT` is never half of anything.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from datamodules.packing.report import PackReport, report_from_json
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import WriterState
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.locks import BusyError, file_lock
 
 INDEXES = ".indexes"
 """Below the partial folder: the indexes of archives."""
@@ -86,8 +86,8 @@ def open_partial(out: Path, settings: dict[str, Any], overwrite: bool) -> Genera
     partial = Partial(folder, settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("w", encoding="utf-8") as lock:
-            _take(lock.fileno(), folder)
+        with ExitStack() as held:
+            _take(folder, held)
             _refuse_other(folder, settings, overwrite)
             try:
                 yield partial
@@ -136,10 +136,10 @@ def _as_json(progress: Progress) -> dict[str, Any]:
     return {**vars(progress), "writers": writers, "report": vars(progress.report)}
 
 
-def _take(lock: int, folder: Path) -> None:
+def _take(folder: Path, held: ExitStack) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        held.enter_context(file_lock(folder / _LOCK, wait=False))
+    except BusyError as error:
         raise UserError(f"another process is packing into {folder}; wait for it, or choose another --out") from error
 
 

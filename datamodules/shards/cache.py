@@ -16,13 +16,12 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 from datamodules.shards.download import Expected, Fetched, RetryPolicy, fetch
 from lit_avg.utils.atomic_io import write_whole
-from lit_avg.utils.cache_folder import default_cache
+from lit_avg.utils.cache_folder import CACHE_VARIABLE, default_cache
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, hash_of, keep_sha256
+from lit_avg.utils.locks import BusyError, file_lock
 
 _PART = ".part"
 
@@ -85,6 +84,7 @@ class ShardCache:
                 continue
             if self._is_damaged(path):
                 file.close()
+                self._check_writable()
                 path.unlink(missing_ok=True)
                 continue
             self._note_use(path.name)
@@ -108,11 +108,23 @@ class ShardCache:
             self._evict(self.max_bytes)
         return Expected(known.sha256, known.bytes)
 
-    def lock(self, name: str) -> FileLock:
-        """One process of the machine at a time; a killed one gives way."""
-        locks = self.folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / name)
+    def lock(self, name: str, wait: bool = True) -> contextlib.AbstractContextManager[object]:
+        """One process of the machine at a time; a killed one gives way.
+
+        Raises:
+            UserError: the folder is another user's.
+        """
+        self._check_writable()
+        return file_lock(self.folder / "locks" / name, wait)
+
+    def _check_writable(self) -> None:
+        """Refuse to change a cache that this user can only read."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK):
+            raise UserError(
+                f"{self.folder} lacks a shard, and you may not write there; name another folder by shard_cache or "
+                f"${CACHE_VARIABLE}, or have whom it belongs to fetch the shard"
+            )
 
     def _look(self, url: str, name: str, known: "_Seen | None") -> "_Seen":
         """Fetch a shard, if it is not the one that is known."""
@@ -215,9 +227,9 @@ class ShardCache:
     def _is_left_behind(self, part: Path) -> bool:
         """Whether nobody is fetching it any more."""
         try:
-            with self.lock(part.name.removesuffix(_PART)).acquire(blocking=False):
+            with self.lock(part.name.removesuffix(_PART), wait=False):
                 return True
-        except Timeout:
+        except BusyError:
             return False
 
 

@@ -5,10 +5,9 @@ split (`lit_avg.feedback.part_files`). Any number of processes may fill it: a pa
 on its `.lock` file, and the kernel takes a dead process's lock away.
 """
 
-import fcntl
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,11 @@ import torch
 from lit_avg.feedback.fingerprint import GRANULARITIES, Identity, check_identity
 from lit_avg.feedback.lmm_feedback import Feedback
 from lit_avg.feedback.part_files import StoredFeedback, find_part, part_name, read_part, write_part
+from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback
 from lit_avg.utils.hashing import hash_of_json
+from lit_avg.utils.locks import BusyError, file_lock
 from lit_avg.utils.weight_io import read_json
 
 MANIFEST = "manifest.json"
@@ -92,12 +93,11 @@ class FeedbackStore:
         for wait in (False, True):  # first what nobody works on, then what its worker may have left when it died
             for part in self.missing(split):
                 lock = self.folder / split / f"{part_name(part)}.lock"
-                with _lock(lock, wait) as held:
-                    if held and find_part(self.folder / split, part) is None:
+                with suppress(BusyError), file_lock(lock, wait):
+                    if find_part(self.folder / split, part) is None:
                         write_part(self.folder / split, part, compute(*self.splits[split].stretch(part)))
                         made += 1
-                    if held:
-                        lock.unlink(missing_ok=True)  # who has it open by now will find the part
+                    lock.unlink(missing_ok=True)  # who has it open by now will find the part
         return made
 
     def read(self, split: str) -> StoredFeedback:
@@ -132,7 +132,7 @@ def open_store(folder: Path, identity: Identity, splits: Mapping[str, StoredSpli
         UserError: it holds feedback of another origin or of other data.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / "manifest.lock", wait=True):
+    with file_lock(folder / "manifest.lock"):
         known = dict[str, StoredSplit]()
         if (folder / MANIFEST).is_file():
             store = FeedbackStore(folder)
@@ -141,14 +141,8 @@ def open_store(folder: Path, identity: Identity, splits: Mapping[str, StoredSpli
             for name in {*splits} & {*store.splits}:
                 check_data(store, name, splits[name].data)
             known = store.splits
-        fields = {
-            "format": FORMAT,
-            "identity": dict(identity),
-            "splits": {name: vars(split) for name, split in {**splits, **known}.items()},
-        }
-        partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps({**fields, "sha256": _digest(fields)}, indent=1), encoding="utf-8")
-        partial.rename(folder / MANIFEST)
+        if not splits.keys() <= known.keys():
+            _write_manifest(folder, identity, {**splits, **known})
     for name in splits:
         (folder / name).mkdir(exist_ok=True)
     return FeedbackStore(folder)
@@ -193,16 +187,10 @@ class FeedbackReader:
         return Feedback(self.log_prob[places].to(device), self.correct[places].to(device))
 
 
-@contextmanager
-def _lock(path: Path, wait: bool) -> Generator[bool]:
-    """Whether the lock on a file is held."""
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+def _write_manifest(folder: Path, identity: Identity, splits: Mapping[str, StoredSplit]) -> None:
+    described = {name: vars(split) for name, split in splits.items()}
+    fields = {"format": FORMAT, "identity": dict(identity), "splits": described}
+    write_whole(folder / MANIFEST, json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
 
 
 def _digest(fields: Mapping[str, object]) -> str:

@@ -4,7 +4,6 @@ The hash of a file is kept for as long as the file's path, size, inode and both 
 were. The time of the last change of the inode is among them, since `cp -p` and `touch -r` set the other one back.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.cache_folder import default_cache
+from lit_avg.utils.errors import UserError
+from lit_avg.utils.locks import lock_until_closed
 
 _WORTH_KEEPING = 2**20
 """Bytes of a file from which on its hash is kept on the disk; a smaller one is read as fast as the note of it."""
@@ -122,8 +123,8 @@ def _absolute(path: Path) -> Path:
 def _read_and_keep(place: Path) -> str:
     """Read a file, again if somebody wrote to it meanwhile; of several processes one does, and the others wait."""
     with place.open("rb") as file:
-        with suppress(OSError):  # a file system without locks: then each reads for itself
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(UserError):  # a file system without locks: then each reads for itself
+            lock_until_closed(file)
         while True:
             _wait_for_next_tick(place)
             before = file_state(place)

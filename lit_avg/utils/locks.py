@@ -1,7 +1,11 @@
-"""Who is at work on a run: a lock that the system lets go of when its owner ends, however it ends.
+"""Locks that the system lets go of when their owner ends, however it ends.
 
-The lock lies beside the run's folder (`.<run>.lock`), so that the folder can be moved while it is held, and says who
-holds it. It is a `flock`, which Linux carries over NFS as well; where a file system has none, that is said.
+A lock is a `flock` on a file of its own, which Linux carries over NFS as well; where a file system has none, that is
+said. The lock of a run lies beside the run's folder (`.<run>.lock`), so that the folder can be moved while it is held,
+and says who holds it.
+
+The package filelock does not do here. It looks at a lock by taking it, which whoever may only read a study cannot, and
+where two who look would each tell that the other is at work; some of its versions empty the file that says who is.
 """
 
 import fcntl
@@ -10,22 +14,27 @@ import os
 import socket
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
+from lit_avg.utils.atomic_io import READ_ONLY
 from lit_avg.utils.errors import UserError
 
-_held = dict[Path, TextIO]()
-"""Lock files that this process holds: a run that it was told to do may hold its own folder again."""
+_open = set[TextIO]()
+"""Lock files that this process holds or waits for."""
+
+_runs = set[Path]()
+"""Lock files of runs that it holds: a run that it was told to do may hold its own folder again."""
 
 
 def _let_go() -> None:
     """Leave the locks to the process they are of: a loader's worker lives on for seconds after a kill of its run."""
-    for file in _held.values():
+    for file in _open:
         file.close()
-    _held.clear()
+    _open.clear()
+    _runs.clear()
 
 
 os.register_at_fork(after_in_child=_let_go)
@@ -55,6 +64,34 @@ class Owner:
     since: float
 
 
+@contextmanager
+def file_lock(path: Path, wait: bool = True) -> Generator[TextIO]:
+    """Hold a lock file, which is made if it is not there, against all other processes and threads.
+
+    Another user's is held as well where it may only be read.
+
+    Args:
+        path: of the lock file.
+        wait: until the others let go.
+
+    Raises:
+        BusyError: somebody else holds it, and `wait` is off.
+        UserError: the file system has no locks, or this user may not make the file.
+    """
+    with _opened(path) as file:
+        _open.add(file)
+        try:
+            lock_until_closed(file, wait)
+            yield file
+        finally:
+            _open.discard(file)
+
+
+def lock_until_closed(file: IO[Any], wait: bool = True) -> None:
+    """Hold an open file; other arguments and errors as in `file_lock`."""
+    _lock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 def lock_of(directory: Path) -> Path:
     """The lock file of a run's folder."""
     return directory.parent / f".{directory.name}.lock"
@@ -70,27 +107,25 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
 
     Raises:
         BusyError: another process holds it, and `wait` is off.
-        UserError: the file system has no locks.
+        UserError: the file system has no locks, or the folder is another user's.
     """
     path = lock_of(directory).absolute()
-    if path in _held:
+    if path in _runs:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        if wait:
-            _lock(file, fcntl.LOCK_EX)
-        else:
-            _lock_at_once(file)
+    with ExitStack() as held:
+        file = _take(path, wait, held)
+        if not file.writable():
+            raise UserError(f"{directory} is another user's: you may not write to {path}; name a folder of your own")
         job = os.environ.get("SLURM_JOB_ID")
         file.truncate(0)
         file.write(json.dumps(asdict(Owner(socket.gethostname(), os.getpid(), job, time.time()))))
         file.flush()
-        _held[path] = file
+        _runs.add(path)
         try:
             yield
         finally:
-            _held.pop(path, None)
+            _runs.discard(path)
 
 
 def owner_of(directory: Path) -> Owner | None:
@@ -107,22 +142,37 @@ def owner_of(directory: Path) -> Owner | None:
     return None
 
 
-def _lock_at_once(file: TextIO) -> None:
-    for _ in range(_TRIES - 1):
+def _take(path: Path, wait: bool, held: ExitStack) -> TextIO:
+    for _ in range(0 if wait else _TRIES - 1):
         with suppress(BusyError):
-            return _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held.enter_context(file_lock(path, wait=False))
         time.sleep(_BETWEEN)
-    return _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return held.enter_context(file_lock(path, wait))
 
 
-def _lock(file: TextIO, kind: int) -> None:
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        with suppress(OSError):
+            return path.open(encoding="utf-8")
+        raise UserError(
+            f"{path} cannot be opened ({error.strerror}); have whom {path.parent} belongs to let you write there, "
+            "or name a folder of your own"
+        ) from error
+
+
+def _lock(file: IO[Any], kind: int) -> None:
     try:
         fcntl.flock(file, kind)
     except BlockingIOError as error:
         raise BusyError(file.name) from error
     except OSError as error:
         raise UserError(
-            f"{file.name} cannot be locked ({error.strerror}); put `out` on a file system that can"
+            f"{file.name} cannot be locked ({error.strerror}); name a folder on a file system that has locks"
         ) from error
 
 
