@@ -30,9 +30,25 @@ _COMMANDS = {
     "¶": r"\P{}",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
-_ACCENTS = set("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 _LETTERS = "ßæÆøØœŒłŁ"
-"""What LaTeX sets in its oldest encoding, which is the default."""
+_ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0304": "=",
+    "\u0306": "u",
+    "\u0307": ".",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030b": "H",
+    "\u030c": "v",
+    "\u0327": "c",
+}
+"""What LaTeX sets in its oldest encoding, which is the default; accents with their commands."""
+
+_LAST_READ = "ſ"
+"""Up to here LaTeX reads a letter with its accent; those beyond are to be spelt."""
 
 _LIKE_LATIN = {
     "alpha": "A",
@@ -78,7 +94,7 @@ def as_latex(sheet: TableSheet) -> str:
 
 def escaped(text: str) -> str:
     """Any text so that pdflatex sets it: what it would take for a command, and characters it has no letter for."""
-    return "".join(map(_letter, text))
+    return "".join(map(_letter, unicodedata.normalize("NFC", text)))
 
 
 def _cell(cell: Cell) -> str:
@@ -99,11 +115,21 @@ def _letter(character: str) -> str:
         return _COMMANDS[character]
     if character.isspace():
         return " "
-    if (greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(character, ""))) is not None:
+    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(character, ""))
+    if greek is not None and "Α" <= character <= "ω":
         return _greek(greek[2].lower(), capital=greek[1] == "CAPITAL")
-    base, *marks = unicodedata.normalize("NFD", character)
-    known = (base.isascii() and base.isprintable() and set(marks) <= _ACCENTS) or base in _LETTERS
-    return character if known else rf"\texttt{{U+{ord(character):04X}}}"
+    base, *accents = unicodedata.normalize("NFD", character)
+    if not ((base.isascii() and base.isprintable()) or base in _LETTERS) or not set(accents) <= _ACCENTS.keys():
+        return rf"\texttt{{U+{ord(character):04X}}}"
+    return character if character <= _LAST_READ else _accented(base, accents)
+
+
+def _accented(base: str, accents: list[str]) -> str:
+    """A letter with accents, the innermost first."""
+    text = {"i": r"\i", "j": r"\j"}.get(base, base)
+    for accent in accents:
+        text = rf"\{_ACCENTS[accent]}{{{text}}}"
+    return text
 
 
 def _greek(name: str, capital: bool) -> str:

@@ -16,13 +16,14 @@ DOCUMENT = r"""\documentclass{article}
 \end{document}
 """
 
-ODD = r"""50 % & more_tokens #1 $x$ { a } ~ ^ \ <b> |c| [d] "e" é ł ą ð α Ω κ Κ Δ ≤ 2× – 雪"""
+ODD = r"""50 % & more_tokens #1 $x$ { a } ~ ^ \ <b> |c| [d] "e" é ł ą ð ẽ ấ ǐ K ϝ α Ω κ Κ Δ ≤ 2× – 雪"""
 
 
 def test_what_latex_would_take_for_a_command_is_set_as_text() -> None:
     assert escaped("a_b & 50 % [x]") == r"a\_b \& 50 \% {[}x]"
     assert escaped("α = 0.1, Δ ≥ Α") == r"$\alpha$ = 0.1, $\Delta$ $\geq$ A"
-    assert escaped("雪") == r"\texttt{U+96EA}"
+    assert escaped("雪ϝ") == r"\texttt{U+96EA}\texttt{U+03DD}"
+    assert escaped("é e\u0303 ấ ǐ") == r"é \~{e} \'{\^{a}} \v{\i}"
     assert escaped("*starred†") == r"{*}starred\dag{}"
 
 
