@@ -100,7 +100,7 @@ def _parsed(launcher: type[Launcher], config: LauncherConfig, place: str) -> dic
     from jsonargparse import ArgumentError, ArgumentParser  # which takes a while, and most launchers have no arguments
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(launcher, skip={"study"})
+    parser.add_class_arguments(launcher, skip={1}, fail_untyped=False)  # the first is the study
     try:
         return vars(parser.instantiate(parser.parse_object(given)))
     except ArgumentError as error:

@@ -74,7 +74,7 @@ def _parameters(study: Study, after: Sequence[str]) -> dict[str, Any]:
     options = study.slurm
     if after:
         more["dependency"] = f"afterok:{':'.join(after)}"
-    asked: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "job_name": study.path.stem,
         "partition": options.partition,
         "account": options.account,
@@ -90,4 +90,4 @@ def _parameters(study: Study, after: Sequence[str]) -> dict[str, Any]:
         "srun_args": ["--kill-on-bad-exit=1"],  # a process that dies takes the others with it
         "additional_parameters": more,
     }
-    return {name: value for name, value in asked.items() if value is not None}
+    return {name: value for name, value in parameters.items() if value is not None}

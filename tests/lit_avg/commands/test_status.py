@@ -12,7 +12,7 @@ from lit_avg import cli
 from lit_avg.commands import logs as logs_command
 from lit_avg.commands import status as status_command
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.studies.launchers.registry import chosen_launcher, note_launcher
+from lit_avg.studies.launchers.registry import LAUNCHERS, chosen_launcher, note_launcher
 from lit_avg.studies.launchers.slurm_queue import living_jobs, write_jobs
 from lit_avg.studies.runs.plan import named_run, plan
 from lit_avg.studies.runs.run_record import Record, write_record
@@ -147,12 +147,13 @@ def test_cancel_stops_a_sweep_and_its_runs(write_study: WriteStudy, tmp_path: Pa
     assert (tmp_path / "out" / "seed-0" / "first" / "calls.txt").read_text() == "fit\nfit\n"
 
 
-def test_status_logs_and_cancel_load_neither_torch_nor_what_draws(write_study: WriteStudy) -> None:
+def test_status_and_cancel_load_neither_torch_nor_what_draws_nor_what_submits(write_study: WriteStudy) -> None:
+    study, slow = write_study(), "torch lightning matplotlib pandas submitit jsonargparse"
+    for launcher in LAUNCHERS:
+        note_launcher(load_study(study), chosen_launcher(load_study(study), launcher))
     code = "import sys; from lit_avg.cli import main; status = main(sys.argv[1:]);"
-    code += (
-        "sys.exit(' '.join({'torch', 'lightning', 'matplotlib', 'pandas', 'submitit'} & set(sys.modules)) or status)"
-    )
+    code += f"sys.exit(' '.join({{*{slow.split()}}} & set(sys.modules)) or status)"
     for verb in ("status", "cancel"):
-        command = [sys.executable, "-c", code, verb, str(write_study())]
+        command = [sys.executable, "-c", code, verb, str(study)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stderr

@@ -43,16 +43,17 @@ from lit_avg.studies.spec.study import Study
 
 
 class OneByOne(Launcher):
-    def __init__(self, study: Study, notes: Path = Path("pids")) -> None:
+    def __init__(self, study: Study, notes: Path = Path("pids"), turn="turn") -> None:
         super().__init__(study)
         self.notes = study.out / notes
+        self.turn = study.out / turn
         self.children = []
 
     def submit(self, runs, command):
         ready = [run for run, after in runs.items() if not after]
         self.notes.mkdir(exist_ok=True)
         for run in ready:
-            line = ["flock", str(self.study.out / "turn"), *command_line(run, command)]
+            line = ["flock", str(self.turn), *command_line(run, command)]
             self.children.append(Popen(line, start_new_session=True))
             (self.notes / run.identity).write_text(str(self.children[-1].pid))
         return ready
@@ -109,7 +110,9 @@ def test_a_study_is_swept_by_a_class_of_ones_own_seen_in_status_and_cancelled(
     write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gate = gated(tmp_path, "second", "third")
-    study = write_study(launcher={"class_path": "my_launchers.OneByOne", "init_args": {"notes": "notes"}})
+    study = write_study(
+        launcher={"class_path": "my_launchers.OneByOne", "init_args": {"notes": "notes", "turn": "a lock"}}
+    )
     process = subprocess.Popen([sys.executable, "-c", SWEEP, str(study)], stdout=subprocess.PIPE, text=True)
     _, second, third = plan(load_study(study))
     await_(lambda: owner_of(second.directory) is not None or owner_of(third.directory) is not None)
