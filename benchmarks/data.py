@@ -64,7 +64,14 @@ def make_shards(folder: Path, samples: int, distinct: int, shard_bytes: int) -> 
 
 
 def data(shards: Path, batch_size: int, workers: int) -> LLaVAShards:
-    return LLaVAShards(str(shards), "jersey", batch_size, SIDE, LLAVA_NEXT_PLANES, workers=workers)
+    return LLaVAShards(
+        str(shards),
+        tokenizer="jersey",
+        batch_size=batch_size,
+        tile_size=SIDE,
+        grid_pinpoints=LLAVA_NEXT_PLANES,
+        workers=workers,
+    )
 
 
 def floor(module: LLaVAShards) -> int:

@@ -47,9 +47,11 @@ class ShardsDataModule(Splits):
         batch_size: samples (not questions) a step on each rank.
         tile_size: the vision encoder's native size in pixels.
         grid_pinpoints: (height, width) of the planes an image may be fitted into, None for a single view.
-        template: chat template, as in `ConversationRenderer`.
+        template: `vicuna`, `llama3`, `qwen2`, `plain` (captions, as in stage 1), or a file with a chat template that
+            marks its answers.
         system_prompt: what a conversation without a system turn begins with; None for nothing.
-        max_length: longest text in tokens, as in `ConversationRenderer`.
+        max_length: longest text in tokens, the image counted as one; what is longer ends with the last answer that
+            fits whole.
         independent_turns: the rounds of a sample do not depend on each other: each is a question, `<key>/0` and on.
         pack_questions: independent questions share a row, behind one visual prefix.
         workers: processes that read and decode; they change nothing but the speed.

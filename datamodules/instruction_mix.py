@@ -1,63 +1,20 @@
 """`InstructionMix`: the 1M instructions of stages 2 to 4."""
 
-from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT
-from datamodules.encoding.tiling import LLAVA_NEXT_PLANES
-from datamodules.llava_shards import LLaVAShards
+from typing import Any
+
+from datamodules.loading.mixture import WeightedShards
+from datamodules.vicuna_shards import VicunaShards
 
 
-class InstructionMix(LLaVAShards):
+class InstructionMix(VicunaShards):
     """Open-LLaVA-NeXT-1M, packed by `lit-avg shard --preset open-llava-next-1m`; 200K of it are ALLaVA's.
 
     Args:
-        train: location of the shards, as in `LLaVAShards`, which says what the others are.
-        tokenizer: see there.
-        batch_size: see there.
-        val_share: see there.
-        template: see there.
-        system_prompt: see there.
-        max_length: see there.
-        tile_size: see there.
-        grid_pinpoints: see there.
-        workers: see there.
-        seed: see there.
-        group_by_length: see there.
-        shard_cache: see there.
-        cache_gb: see there.
-        test: see there.
+        train: location of the training shards, as in `datamodules.shards.sources`; or several with weights, as in
+            `datamodules.loading.mixture`.
+        batch_size: samples a step on each rank; on 8 of them, four times accumulated, the paper's 128.
+        **kwargs: of `VicunaShards`.
     """
 
-    def __init__(
-        self,
-        train: str,
-        tokenizer: str = "lmsys/vicuna-7b-v1.5",
-        batch_size: int = 4,
-        val_share: float = 0.002,
-        template: str = "vicuna",
-        system_prompt: str | None = VICUNA_SYSTEM_PROMPT,
-        max_length: int = 4096,
-        tile_size: int = 336,
-        grid_pinpoints: list[list[int]] | None = LLAVA_NEXT_PLANES,
-        workers: int = 8,
-        seed: int = 0,
-        group_by_length: bool = False,
-        shard_cache: str | None = None,
-        cache_gb: float = 100.0,
-        test: str | None = None,
-    ) -> None:
-        super().__init__(
-            train,
-            tokenizer,
-            batch_size,
-            tile_size,
-            grid_pinpoints,
-            test=test,
-            val_share=val_share,
-            template=template,
-            system_prompt=system_prompt,
-            max_length=max_length,
-            workers=workers,
-            seed=seed,
-            group_by_length=group_by_length,
-            shard_cache=shard_cache,
-            cache_gb=cache_gb,
-        )
+    def __init__(self, train: str | list[WeightedShards], *, batch_size: int = 4, **kwargs: Any) -> None:
+        super().__init__(train, batch_size=batch_size, **kwargs)

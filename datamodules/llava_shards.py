@@ -1,11 +1,10 @@
 """`LLaVAShards`: any data that `lit-avg shard` has packed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from datamodules.base import ShardsDataModule
-from datamodules.encoding.conversation import VICUNA_SYSTEM_PROMPT
-from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD
 from datamodules.loading.mixture import WeightedShards, check_mixture
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.reader import held_out, kinds_in
@@ -23,29 +22,12 @@ class LLaVAShards(ShardsDataModule):
     Args:
         train: folder with the training shards, or another location of shards as in `datamodules.shards.sources`; or
             several with weights, as in `datamodules.loading.mixture`.
-        tokenizer: as in `ShardsDataModule`, like all that are not named here.
-        batch_size: see there.
-        tile_size: see there.
-        grid_pinpoints: see there.
         val: where the validation shards are.
         test: where the test shards are; the validation split if not given.
         val_share: instead of `val`, the share of the training folder's samples to keep for validation, chosen by
             their keys. Samples about the same image may then fall on both sides: `lit-avg shard --val-share` keeps
             them together.
-        template: see there.
-        system_prompt: see there.
-        max_length: see there.
-        independent_turns: see there.
-        pack_questions: see there.
-        workers: see there.
-        seed: see there.
-        image_mean: see there.
-        image_std: see there.
-        eval_batch_size: see there.
-        group_by_length: see there.
-        max_bad_share: see there.
-        shard_cache: see there.
-        cache_gb: see there.
+        **kwargs: of `ShardsDataModule`.
 
     Raises:
         UserError: the mixture is none, both `val` and `val_share` are given, or the share is none.
@@ -54,48 +36,13 @@ class LLaVAShards(ShardsDataModule):
     def __init__(
         self,
         train: str | list[WeightedShards],
-        tokenizer: str,
-        batch_size: int,
-        tile_size: int,
-        grid_pinpoints: list[list[int]] | None,
+        *,
         val: str | None = None,
         test: str | None = None,
         val_share: float = 0.0,
-        template: str = "vicuna",
-        system_prompt: str | None = VICUNA_SYSTEM_PROMPT,
-        max_length: int = 4096,
-        independent_turns: bool = False,
-        pack_questions: bool = True,
-        workers: int = 0,
-        seed: int = 0,
-        image_mean: Sequence[float] = CLIP_MEAN,
-        image_std: Sequence[float] = CLIP_STD,
-        eval_batch_size: int | None = None,
-        group_by_length: bool = False,
-        max_bad_share: float = 0.01,
-        shard_cache: str | None = None,
-        cache_gb: float = 100.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            tile_size=tile_size,
-            grid_pinpoints=grid_pinpoints,
-            template=template,
-            system_prompt=system_prompt,
-            max_length=max_length,
-            independent_turns=independent_turns,
-            pack_questions=pack_questions,
-            workers=workers,
-            seed=seed,
-            image_mean=image_mean,
-            image_std=image_std,
-            eval_batch_size=eval_batch_size,
-            group_by_length=group_by_length,
-            max_bad_share=max_bad_share,
-            shard_cache=shard_cache,
-            cache_gb=cache_gb,
-        )
+        super().__init__(**kwargs)
         if val is not None and val_share:
             raise UserError("give either `val`, a folder of its own, or `val_share`, a part of `train`")
         if not 0 <= val_share < 1:

@@ -53,7 +53,7 @@ def shards(tmp_path: Path) -> Path:
 
 def test_data_is_called_what_it_was_called(shards: Path, tmp_path: Path) -> None:
     whole, some = ShardedSamples(shards), ShardedSamples(shards, keep=lambda key: key != "000000001")
-    data = LLaVAShards(str(shards), "jersey", 1, 16, None, val_share=0.5)
+    data = LLaVAShards(str(shards), tokenizer="jersey", batch_size=1, tile_size=16, grid_pinpoints=None, val_share=0.5)
     names = {
         "shards": [shard.sha256[:16] for shard in whole.manifest.shards],
         "manifest": whole.manifest.digest[:16],

@@ -13,12 +13,12 @@ class MeasureSettings:
     """Names and numbers only, so that it can be sent to other processes. The defaults are the paper's.
 
     Args:
-        tokenizer: as in `ShardsDataModule`; None to count words, for which no maximum length is known.
-        template: see there.
-        system_prompt: see there.
-        max_length: see there.
-        tile_size: see there.
-        grid_pinpoints: see there.
+        tokenizer: hub id, folder or name; None to count words, for which no maximum length is known.
+        template: what conversations are rendered with, as in `ConversationRenderer`.
+        system_prompt: what a conversation without a system turn begins with.
+        max_length: tokens at most; what is longer would be cut.
+        tile_size: side of a tile in pixels.
+        grid_pinpoints: (height, width) of the planes an image may be fitted into; None for a single view.
         granularities: tokens per tile, coarse to fine.
         step: as in `Granularities`.
     """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.base import ShardsDataModule
 from datamodules.jersey.drawing import CELL
@@ -23,19 +23,16 @@ class Jersey(ShardsDataModule):
 
     Args:
         batch_size: images a step.
+        grid_pinpoints: (height, width) of the planes an image may be fitted into, None for a single view.
         images_train: images to learn from.
         images_val: images of the validation split.
         images_test: images of the test split.
         image_seed: seed of the images; another one gives another data set.
         cache_dir: where data sets are kept; $LIT_AVG_CACHE or ~/.cache/lit_avg if not given.
-        pack_questions: put an image's questions behind one visual prefix, instead of into a row each.
-        workers: processes that load data.
-        seed: seed of the order of the training images.
-        grid_pinpoints: (height, width) of the planes images are tiled in; none for a single view.
-        eval_batch_size: images a step in evaluation; `batch_size` if not given.
         learnt_kinds: question kinds of the training and validation split; all if not given. A test asks all.
         learnt_images: images of these splits: all, or those that are `wide` or `tall`.
         tested_images: the same for a test.
+        **kwargs: of `ShardsDataModule`.
 
     Raises:
         UserError: there is no such kind of questions.
@@ -43,20 +40,18 @@ class Jersey(ShardsDataModule):
 
     def __init__(
         self,
+        *,
         batch_size: int = 24,
+        grid_pinpoints: Sequence[Sequence[int]] | None = GRID_PINPOINTS,
         images_train: int = 6000,
         images_val: int = 500,
         images_test: int = 1000,
         image_seed: int = 0,
         cache_dir: str | None = None,
-        pack_questions: bool = True,
-        workers: int = 0,
-        seed: int = 0,
-        grid_pinpoints: Sequence[Sequence[int]] | None = GRID_PINPOINTS,
-        eval_batch_size: int | None = None,
         learnt_kinds: Sequence[str] | None = None,
         learnt_images: Images = "all",
         tested_images: Images = "all",
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             tokenizer="jersey",
@@ -65,10 +60,9 @@ class Jersey(ShardsDataModule):
             grid_pinpoints=None if grid_pinpoints is None else [list(pinpoint) for pinpoint in grid_pinpoints],
             system_prompt=None,
             independent_turns=True,
-            pack_questions=pack_questions,
-            workers=workers,
-            seed=seed,
-            eval_batch_size=eval_batch_size,
+            shard_cache=None,  # what is drawn here is not fetched
+            cache_gb=1.0,
+            **kwargs,
         )
         counts = {"images_train": images_train, "images_val": images_val, "images_test": images_test}
         check_counts(counts)
@@ -94,8 +88,8 @@ class Jersey(ShardsDataModule):
 
     @property
     def longest_text(self) -> int:
-        """Questions and answers of a few words, which no `max_length` cuts."""
-        return 64
+        """Questions and answers of a few words."""
+        return min(64, self.max_length)
 
     def prepare_data(self) -> None:
         """Draw the images, unless they are in the cache."""

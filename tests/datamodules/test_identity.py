@@ -46,7 +46,9 @@ def served(folder: Path, place: Place) -> Iterator[str]:
 
 
 def data(train: str | list[WeightedShards], **more: object) -> LLaVAShards:
-    return LLaVAShards(train, "jersey", 2, 16, None, system_prompt=None, **more)  # pyright: ignore[reportArgumentType]
+    return LLaVAShards(
+        train, tokenizer="jersey", batch_size=2, tile_size=16, grid_pinpoints=None, system_prompt=None, **more
+    )
 
 
 def replace_unseen(path: Path, other: Path) -> None:

@@ -13,7 +13,7 @@ from tests.drawn import conversation, raw_shards
 
 
 def data(train: str, test: str) -> LLaVAShards:
-    return LLaVAShards(train, "jersey", batch_size=1, tile_size=16, grid_pinpoints=None, test=test)
+    return LLaVAShards(train, tokenizer="jersey", batch_size=1, tile_size=16, grid_pinpoints=None, test=test)
 
 
 def shards(folder: Path, kinds: list[list[str] | None]) -> str:

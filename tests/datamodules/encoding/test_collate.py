@@ -122,7 +122,7 @@ def test_a_base_data_module_leaves_the_folders_to_its_subclasses() -> None:
 
 
 def test_a_sample_whose_words_cannot_be_written_is_named() -> None:
-    data = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=32, grid_pinpoints=None)
+    data = LLaVAShards("nowhere", tokenizer="jersey", batch_size=1, tile_size=32, grid_pinpoints=None)
     assert (
         len(data.encoder(Sample("000000007", (Turn("human", "Why </s>?"), Turn("gpt", "So.")), (), None)).questions)
         == 1

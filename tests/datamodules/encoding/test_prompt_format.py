@@ -14,7 +14,15 @@ from lit_avg.utils.errors import UserError
 
 
 def data(template: str = "vicuna", system_prompt: str | None = None) -> LLaVAShards:
-    return LLaVAShards("nowhere", "jersey", 1, 16, None, template=template, system_prompt=system_prompt)
+    return LLaVAShards(
+        "nowhere",
+        tokenizer="jersey",
+        batch_size=1,
+        tile_size=16,
+        grid_pinpoints=None,
+        template=template,
+        system_prompt=system_prompt,
+    )
 
 
 def test_the_same_words_are_accepted() -> None:
@@ -59,6 +67,9 @@ def test_tokens_have_one_name_whatever_was_asked_of_the_data_first(tmp_path: Pat
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != IMAGE_MARK]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>"}))
-    early, late = (LLaVAShards("nowhere", str(tmp_path), 1, 16, None) for _ in range(2))
+    early, late = (
+        LLaVAShards("nowhere", tokenizer=str(tmp_path), batch_size=1, tile_size=16, grid_pinpoints=None)
+        for _ in range(2)
+    )
     assert late.end_token > 0, "asking for it has `<image>` added to the tokenizer"
     assert early.encoding_settings == late.encoding_settings

@@ -23,7 +23,7 @@ def test_some_kinds_of_questions_are_learnt_and_all_are_tested(tmp_path: Path) -
     for batch in (*data.train_dataloader(), *validation):
         assert batch.kinds == ["number", "crowd"] * 2
         assert [key.partition("/")[2] for key in batch.keys] == ["0", "4"] * 2  # their names stay
-    assert {kind for batch in data.test_dataloader() for kind in batch.kinds} == set(Jersey.question_kinds)
+    assert {kind for batch in data.test_dataloader() for kind in batch.kinds} == set(data.question_kinds)
     assert data.data_digest("train") != jersey(tmp_path).data_digest("train")
     assert data.data_digest("test") == jersey(tmp_path).data_digest("test")
 

@@ -120,7 +120,15 @@ def test_a_training_stream_from_a_server_that_drops_connections_is_exact(shards:
 
 
 def test_training_with_a_cache_that_cannot_hold_the_mixed_shards_is_refused(server: Server, tmp_path: Path) -> None:
-    data = LLaVAShards(server.url, "jersey", 3, 16, None, shard_cache=str(tmp_path), cache_gb=1e-4)
+    data = LLaVAShards(
+        server.url,
+        tokenizer="jersey",
+        batch_size=3,
+        tile_size=16,
+        grid_pinpoints=None,
+        shard_cache=str(tmp_path),
+        cache_gb=1e-4,
+    )
     with pytest.raises(UserError, match=r"the cache holds 0.0001 GB, but 16 shards of .*; raise cache_gb"):
         data.train_dataloader()
 
@@ -238,10 +246,10 @@ def test_a_tar_file_is_sent_again_only_where_its_server_cannot_say_that_it_is_th
         for _ in range(2):
             data = LLaVAShards(
                 f"{server.url}/mix-0.tar",
-                "jersey",
-                1,
-                16,
-                None,
+                tokenizer="jersey",
+                batch_size=1,
+                tile_size=16,
+                grid_pinpoints=None,
                 test=f"{server.url}/mix-0.tar",
                 shard_cache=str(cache.folder),
             )
@@ -258,7 +266,15 @@ def test_all_sources_of_a_mixture_are_counted_in_the_room_they_need(
 
     def mixture(gigabytes: float) -> LLaVAShards:
         train = [WeightedShards(server.url, name=name) for name in "ab"]
-        return LLaVAShards(train, "jersey", 3, 16, None, shard_cache=str(tmp_path), cache_gb=gigabytes)
+        return LLaVAShards(
+            train,
+            tokenizer="jersey",
+            batch_size=3,
+            tile_size=16,
+            grid_pinpoints=None,
+            shard_cache=str(tmp_path),
+            cache_gb=gigabytes,
+        )
 
     with pytest.raises(UserError, match=r"the cache holds .* but 32 shards of .*raise cache_gb"):
         mixture(1.5 * of_one).train_dataloader()
@@ -277,7 +293,9 @@ def test_each_source_remembers_the_indexes_of_the_shards_it_mixes(tmp_path: Path
 
 
 def test_shards_are_opened_once_for_all_parts_of_a_split(shards: Path, server: Server, cache: ShardCache) -> None:
-    data = LLaVAShards(server.url, "jersey", 3, 16, None, shard_cache=str(cache.folder))
+    data = LLaVAShards(
+        server.url, tokenizer="jersey", batch_size=3, tile_size=16, grid_pinpoints=None, shard_cache=str(cache.folder)
+    )
     for begin in range(0, 23, 4):
         assert list(data.sequential_batches("train", begin, min(23, begin + 4)))
     assert data.sample_count("train") == 23

@@ -76,7 +76,14 @@ def test_lengths_and_images_are_those_of_the_sample_however_the_tar_file_was_mad
     sizes = sample_sizes(samples)
     assert sizes[:, 2].tolist() == [0 if without else 30 + number for number, without in enumerate(text_only)]
     assert sizes[:, 0].tolist() == [len(record(number, has_image=not text_only[number])) for number in range(12)]
-    data = LLaVAShards(str(tmp_path / "mix.tar"), "jersey", 2, 16, None, group_by_length=True)
+    data = LLaVAShards(
+        str(tmp_path / "mix.tar"),
+        tokenizer="jersey",
+        batch_size=2,
+        tile_size=16,
+        grid_pinpoints=None,
+        group_by_length=True,
+    )
     images = [len(batch.tile_grids) for batch in data.train_dataloader()]
     assert sorted(images) == [0, 0, 2, 2, 2, 2]  # 8 samples with an image and 4 without, by twos
 
@@ -103,7 +110,9 @@ def test_training_on_what_tar_made_of_a_folder_sees_the_samples_and_keys_that_we
     assert [key for key in read if not read[key]] == [
         "x.tar/./v1.0/a/004", "x.tar/./v1.0/a/010", "x.tar/./v1.0/b.c/001", "x.tar/./v1.0/b.c/007"
     ]  # fmt: skip
-    data = LLaVAShards(str(shard), "jersey", 2, 16, None, group_by_length=group_by_length)
+    data = LLaVAShards(
+        str(shard), tokenizer="jersey", batch_size=2, tile_size=16, grid_pinpoints=None, group_by_length=group_by_length
+    )
     seen: dict[str, str] = {}
     for batch in data.train_dataloader():
         hashes = iter(batch.image_hashes)
@@ -155,7 +164,9 @@ def test_hard_links_are_followed_and_sparse_files_are_named(tmp_path: Path, cach
 def test_names_with_dots_are_refused_by_the_rule(tmp_path: Path) -> None:
     write_tar(tmp_path / "dots.tar", {f"img.{n}.{kind}": b"{}" for n in range(9) for kind in ("json", "png")})
     with pytest.raises(UserError, match=r"key ends at the first dot .* are one sample img, img.0.json among them"):
-        LLaVAShards(str(tmp_path / "dots.tar"), "jersey", 2, 16, None).train_dataloader()
+        LLaVAShards(
+            str(tmp_path / "dots.tar"), tokenizer="jersey", batch_size=2, tile_size=16, grid_pinpoints=None
+        ).train_dataloader()
 
 
 def test_the_later_of_two_files_of_one_name_counts_as_tar_has_it(tmp_path: Path) -> None:

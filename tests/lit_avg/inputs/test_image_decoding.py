@@ -14,7 +14,9 @@ from lit_avg.inputs.image_decoding import upright_rgb
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.utils.errors import UserError
 
-DATA = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 32], [32, 16], [32, 32]])
+DATA = LLaVAShards(
+    "nowhere", tokenizer="jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 32], [32, 16], [32, 32]]
+)
 ENCODE = PromptEncoder(DATA.processor(patch_size=4, feature_selection="default"))
 QUESTION = "which number is on the player ?"
 NOISE = np.random.default_rng(0).integers(0, 256, (23, 37, 4), dtype=np.uint8)

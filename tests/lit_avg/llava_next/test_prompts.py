@@ -8,7 +8,7 @@ from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.sample import Turn
 from lit_avg.llava_next.prompts import PromptEncoder
 
-DATA = LLaVAShards("nowhere", "jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 16], [32, 32]])
+DATA = LLaVAShards("nowhere", tokenizer="jersey", batch_size=1, tile_size=16, grid_pinpoints=[[16, 16], [32, 32]])
 QUESTION = "which number is on the player ?"
 
 

@@ -20,7 +20,9 @@ LAYOUT = VisualLayout(Granularities((36, 72, 144, 288, 576)))
 
 
 def data(max_length: int) -> LLaVAShards:
-    return LLaVAShards("nowhere", "jersey", 1, 336, PLANES, max_length=max_length)
+    return LLaVAShards(
+        "nowhere", tokenizer="jersey", batch_size=1, tile_size=336, grid_pinpoints=PLANES, max_length=max_length
+    )
 
 
 def test_the_longest_sequence_is_text_and_the_fullest_plane() -> None:
