@@ -26,7 +26,7 @@ from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.runs.recorded_hashes import BEFORE, OWN, read_result
 from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages.base import Stage
-from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.atomic_io import move, write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, hash_of
 
@@ -122,7 +122,7 @@ def _forget_test(path: Path, result: dict[str, Any]) -> None:
     validated = {name: value for name, value in result["metrics"].items() if name.startswith("val/")}
     outcomes = path.with_name(OUTCOMES_FILE)
     if outcomes.is_file():
-        outcomes.replace(outcomes.with_stem(f"{outcomes.stem}.step-{result['steps']}"))
+        move(outcomes, outcomes.with_stem(f"{outcomes.stem}.step-{result['steps']}"))
     if validated != result["metrics"]:
         write_whole(path, _text(result | {"metrics": validated, "questions": None}))
 

@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.run_context import run_folder
 from lit_avg.config.parser import TrainingParser
 from lit_avg.config.saved_config import as_saved
-from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.atomic_io import move, write_whole
 from lit_avg.utils.yaml_reader import StrictLoader, dump_yaml
 
 
@@ -41,7 +41,7 @@ class SaveConfig(SaveConfigCallback):
         unresolved = self.parser.unresolved if isinstance(self.parser, TrainingParser) else {}
         text = dump_yaml(as_saved(content, unresolved))
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            path.rename(_free_name(path))
+            move(path, _free_name(path))
         write_whole(path, text)
 
 

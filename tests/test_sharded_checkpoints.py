@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.checkpointing.last_checkpoint import _recover, _take_place  # pyright: ignore[reportPrivateUsage]  the steps in between
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, checkpoint_path, is_sharded
 from lit_avg.training.handover import read_checkpoint
+from lit_avg.utils.atomic_io import bring_back, put_in_place
 
 
 def write(folder: Path, step: int, sharded: bool = True) -> Path:
@@ -37,12 +37,12 @@ def test_a_kill_between_any_two_steps_of_a_replacement_leaves_a_whole_checkpoint
         child = os.fork()
         if child == 0:
             _die_at(touches)
-            _take_place(new, last)
+            put_in_place(new, last)
             os._exit(0)
         died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert found(run) in (1, 2)
         assert found(run / LAST_CHECKPOINT) == found(run)  # named by its file
-        _recover(last)
+        bring_back(last)
         assert last.exists()
         assert is_sharded(last) == ((before, after)[found(run) - 1])
         if died == 0:

@@ -1,6 +1,5 @@
 """`LastCheckpoint`: one checkpoint a run, always the newest, from which it goes on bit by bit."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from callbacks.checkpointing.settled_steps import (
     set_place,
     validation_follows,
 )
-from lit_avg.runs.run_folder import LAST_CHECKPOINT, OLDER, PARTIAL
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, PARTIAL
 from lit_avg.utils.arguments import check_counts
-from lit_avg.utils.atomic_io import tidy
+from lit_avg.utils.atomic_io import bring_back, obey_umask, older_than, put_in_place, remove, removed_on_failure
 from lit_avg.utils.distributed import RANDOM_STATE_KEY, random_states
 
 METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
@@ -58,9 +57,9 @@ class LastCheckpoint(SettledSteps):
         """Remove what a kill left of a checkpoint that was being written or replaced."""
         path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
         if stage == TrainerFn.FITTING and trainer.is_global_zero:
-            _remove(_partial(path))
+            remove(_partial(path))
             if path.exists():
-                _remove(path.with_name(OLDER))
+                remove(older_than(path))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random numbers of every rank, and the place."""
@@ -88,7 +87,7 @@ class LastCheckpoint(SettledSteps):
         if self._resumption is not None and not trainer.should_stop:
             self._resumption.take_up(trainer)
         if trainer.is_global_zero:
-            _recover(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
+            bring_back(Path(trainer.default_root_dir) / LAST_CHECKPOINT)  # all ranks have read it by now
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -152,12 +151,19 @@ class LastCheckpoint(SettledSteps):
 
 
 def save_last(trainer: L.Trainer) -> None:
-    """Save a run as its last checkpoint; until that is done, the one before stays where it can be found."""
+    """Save a run as its last checkpoint; until that is done, the one before stays where it can be found.
+
+    Lightning writes to the system's temporary folder and moves the file, which copies it bit by bit if that is another
+    disk. Beside its place, a file moves in one step. A sharded strategy's folder takes two, between which the older one
+    is found by its other name: see `lit_avg.runs.run_folder.checkpoint_path`.
+    """
     path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
-    with tidy(_partial(path), path):
+    with removed_on_failure(_partial(path), path):
         trainer.save_checkpoint(_partial(path))
+        if trainer.is_global_zero:
+            obey_umask(_partial(path))
     if trainer.is_global_zero:
-        _take_place(_partial(path), path)
+        put_in_place(_partial(path), path)
     trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
 
 
@@ -167,32 +173,3 @@ def _has_stopped(callback: L.Callback) -> bool:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}{PARTIAL}")
-
-
-def _take_place(new: Path, path: Path) -> None:
-    """Put a checkpoint where the older one is.
-
-    Lightning writes to the system's temporary folder and moves the file, which copies it bit by bit if that is
-    another disk. Beside its place, a file moves in one step. A sharded strategy's folder takes two, between which the
-    older one is found by its other name: see `lit_avg.runs.run_folder.checkpoint_path`.
-    """
-    older = path.with_name(OLDER)
-    if path.is_dir() or (path.exists() and new.is_dir()):
-        _remove(older)
-        path.rename(older)
-    new.replace(path)
-    _remove(older)
-
-
-def _recover(path: Path) -> None:
-    """Give a folder its name back that a kill left under its other one; all ranks have read it by now."""
-    older = path.with_name(OLDER)
-    if older.exists() and not path.exists():
-        older.rename(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.statistics import ASPECT_STEPS, Statistics, Tally
+from lit_avg.utils.atomic_io import whole_file
 
 _BINS = 40
 
@@ -32,7 +33,8 @@ def draw_distributions(statistics: Statistics, settings: MeasureSettings, path: 
     if settings.tokenizer is not None:
         panels[5].axvline(settings.max_length, color="C3", linestyle="--")
         panels[5].set_title(f"{statistics.too_long:,} are longer than {settings.max_length}", fontsize=10)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix[1:] or "png")
 
 
 def _aspects(panel: Axes, statistics: Statistics) -> None:

@@ -6,11 +6,8 @@ that could be taken for data, and of two processes that build the same one at on
 
 import io
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -18,6 +15,7 @@ from PIL import Image
 from datamodules.jersey.drawing import draw, random_scene, random_shape
 from datamodules.jersey.questions import conversation
 from datamodules.shards.writer import ShardWriter, write_manifest
+from lit_avg.utils.atomic_io import whole_folder
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import hash_of, hash_of_json
 
@@ -59,17 +57,12 @@ def cached(settings: JerseySettings, cache: Path) -> Path:
     folder = cache / f"jersey-{settings.digest}"
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = cache / f"{folder.name}.partial-{uuid4().hex}"
-    partial.mkdir()  # as the umask says: `mkdtemp` would make a folder that no other user of the machine may read
     try:
-        write(settings, partial)
-        os.rename(partial, folder)  # noqa: PTH104  Path.rename hides that this is the atomic step
+        with whole_folder(folder) as partial:
+            write(settings, partial)
     except OSError:
         if not folder.is_dir():  # else another process was faster, and its folder holds the same bytes
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.encoding.collate import EncodedSample
 from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.shards.sample import BadSampleError, Sample
+from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 
 BAD_SAMPLES = "bad_samples"
@@ -106,7 +107,7 @@ class BadSampleLog:
         """Remember what this run wrote before it was stopped; a line that a kill cut short will be written again."""
         if self.path is not None and self.path.is_file():
             whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-            self.path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+            write_whole(self.path, whole + "\n" if whole else "")
         self.known |= self._read()
 
     def note(self, bad: list[BadSample]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from datamodules.packing import presets
 from datamodules.packing.examine import DEFAULT_QUALITY, Resizing
-from datamodules.packing.journal import changed_settings, settings_of, tidy
+from datamodules.packing.journal import changed_settings, remove_leftovers, settings_of
 from datamodules.packing.pack import REJECTS, PackJob, must_pack_anew, pack
 from datamodules.packing.progress_bar import progress_bar
 from datamodules.packing.report import PackReport
@@ -141,5 +141,5 @@ def _is_done(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
         return False
     if changed := changed_settings(existing, settings):
         raise UserError(f"{out} was packed with other {changed}; choose another --out, or replace it with --overwrite")
-    tidy(out)
+    remove_leftovers(out)
     return True

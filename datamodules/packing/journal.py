@@ -5,8 +5,6 @@ by a single renaming, so `OUT` is never half of anything.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +14,16 @@ from typing import Any
 from datamodules.packing.report import PackReport, report_from_json
 from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import WriterState
+from lit_avg.utils.atomic_io import move, remove, write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import BusyError, file_lock
 
 INDEXES = ".indexes"
 """Below the partial folder: the indexes of archives."""
 
-_JOURNAL, _LOCK = ".journal.json", ".lock"
+_JOURNAL, _NEXT_JOURNAL, _LOCK = ".journal.json", ".journal.new", ".lock"
 _REPLACED = ".replaced"  # an older data set lies there for the moment in which the new one takes its place
-_LEFTOVERS = (INDEXES, _JOURNAL, _LOCK, _REPLACED)
+_LEFTOVERS = (INDEXES, _JOURNAL, _NEXT_JOURNAL, _LOCK, _REPLACED)
 
 
 @dataclass
@@ -55,13 +54,8 @@ class Partial:
 
     def save(self, progress: Progress) -> None:
         """Write the journal, all of it or nothing."""
-        path = self.folder / _JOURNAL
-        beside = path.with_suffix(".new")
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({"settings": self.settings, "progress": _as_json(progress)}))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        content = json.dumps({"settings": self.settings, "progress": _as_json(progress)})
+        write_whole(self.folder / _JOURNAL, content, on_disk=True, partial=self.folder / _NEXT_JOURNAL)
 
     def forget(self) -> None:
         """Begin anew."""
@@ -94,7 +88,7 @@ def open_partial(out: Path, settings: dict[str, Any], overwrite: bool) -> Genera
             finally:
                 kept = folder.is_dir() and partial.read().report.samples > 0
                 if not kept:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove(folder)
     except OSError as error:
         state = f"what is packed is kept in {folder}, and the same command goes on from there"
         if not folder.exists():
@@ -119,16 +113,15 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
 def put_in_place(folder: Path, out: Path) -> None:
     """Let a whole data set take its place."""
     if out.exists():
-        out.rename(folder / _REPLACED)
-    os.rename(folder, out)  # noqa: PTH104  Path.rename hides that this is the atomic step
-    tidy(out)
+        move(out, folder / _REPLACED)
+    move(folder, out)
+    remove_leftovers(out)
 
 
-def tidy(out: Path) -> None:
+def remove_leftovers(out: Path) -> None:
     """Remove what was only needed to make the data set."""
     for name in _LEFTOVERS:
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove(out / name)
 
 
 def _as_json(progress: Progress) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from datamodules.shards.download import Expected, Fetched, RetryPolicy, fetch
-from lit_avg.utils.atomic_io import write_whole
+from lit_avg.utils.atomic_io import move, removed_on_failure, write_whole
 from lit_avg.utils.cache_folder import CACHE_VARIABLE, default_cache
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, hash_of, keep_sha256
@@ -148,7 +148,7 @@ class ShardCache:
 
     def _fetch(self, url: str, part: Path, expected: Expected, unless: str = "") -> Fetched | None:
         self._reserve(url, part, expected.bytes)
-        with _removed_on_failure(part):
+        with removed_on_failure(part, part):
             with part.open("r+b") as out:
                 found = fetch(url, out, expected, self.patience, unless)
                 os.fsync(out.fileno())
@@ -156,7 +156,7 @@ class ShardCache:
                 part.unlink()
                 return None
             self._check_room(url, found.bytes)
-            part.replace(self.folder / found.sha256)
+            move(part, self.folder / found.sha256)
             keep_sha256(self.folder / found.sha256, found.sha256)
         return found
 
@@ -231,12 +231,3 @@ class ShardCache:
                 return True
         except BusyError:
             return False
-
-
-@contextlib.contextmanager
-def _removed_on_failure(part: Path) -> Generator[None]:
-    try:
-        yield
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -7,7 +7,6 @@ Fits the margin δ of the policy `coarsest within` on the validation split and s
 the one that training fitted for no loss at all. `lit-avg test` uses it from then on.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -29,6 +28,7 @@ from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, Policy, 
 from lit_avg.runs.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import checkpoint_path, read_checkpoint
+from lit_avg.utils.atomic_io import whole_file
 from lit_avg.utils.command_line import VerbParser, number
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256
@@ -106,14 +106,9 @@ def store_delta(path: Path, delta: float) -> bool:
     if float(checkpoint["state_dict"][DELTA]) == delta:
         return False
     checkpoint["state_dict"][DELTA] = torch.tensor(delta, dtype=torch.double)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         torch.save(checkpoint, partial)
-        forgotten = note_calibrated(path, file_sha256(partial), CALIBRATED)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return forgotten
+        return note_calibrated(path, file_sha256(partial), CALIBRATED)
 
 
 def trade_table(stage: RouterStage, outcomes: Outcomes, delta: float) -> Table:

@@ -12,8 +12,6 @@ generation config new tokens are suppressed, so that sampling cannot choose them
 """
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +31,7 @@ from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
 from lit_avg.stages.base import Stage
 from lit_avg.studies.report.numbers import number
-from lit_avg.utils.atomic_io import tidy
+from lit_avg.utils.atomic_io import whole_folder
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback, check_scores
@@ -173,18 +171,12 @@ def export(stage: Stage, run: Path, out: Path) -> float:
     model = stage.model
     before = in_full_precision(model, own_log_probs)
     vocabulary = make_readable_by_transformers(model)
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    try:
-        with tidy(partial, out):
-            partial.mkdir(parents=True)
-            model.save_pretrained(partial)
-            (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)), encoding="utf-8")
+    with whole_folder(out) as partial:
+        model.save_pretrained(partial)
+        (partial / "README.md").write_text(model_card(stage, out.name, results_of(run)), encoding="utf-8")
         difference = float((before - log_probs_of_transformers(partial, vocabulary)).abs().max())
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(f"what was written differs by {difference:.1e} nats from the model; please report this")
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return difference
 
 

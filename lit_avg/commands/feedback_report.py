@@ -19,7 +19,7 @@ from torch import Tensor
 from lit_avg.feedback.part_files import StoredFeedback
 from lit_avg.feedback.store import FeedbackStore
 from lit_avg.routing.policies import OraclePolicy, PolicyInputs, choose_levels
-from lit_avg.utils.atomic_io import writable
+from lit_avg.utils.atomic_io import whole_file, writable
 from lit_avg.utils.command_line import VerbParser, number
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
@@ -49,7 +49,8 @@ def draw_report(
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, height), layout="constrained")
         _stack(left, shares, list(fixed))
         _trade(right, fixed, curve)
-        figure.savefig(path, dpi=140)
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=140, format="png")
         plt.close(figure)
 
 

@@ -22,6 +22,7 @@ from lit_avg.model import AvgLlava
 from lit_avg.pretrained.release import ReleaseConfig, from_release, release_config
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
+from lit_avg.utils.atomic_io import whole_folder
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import load_exactly, read_json, read_weights
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> int:
     if out.exists() and any(out.iterdir()):
         raise UserError(f"--out: {out} is not empty; name a folder that is not there yet")
     model = imported(arguments.source)
-    model.save_pretrained(out)
+    with whole_folder(out) as partial:
+        model.save_pretrained(partial)
     print(f"wrote {out}: granularities {list(model.granularities.tokens)}, {vars(model.semantics)}")
     return 0
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import hash_of
 
@@ -94,12 +95,9 @@ def write_part(folder: Path, part: int, content: StoredFeedback) -> Path:
     }
     lists = {"keys": content.keys, "kinds": content.kinds, "sources": content.sources}
     data = save(tensors, {name: json.dumps(values) for name, values in lists.items()})
-    partial = folder / f"{part_name(part)}.partial"
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
     path = folder / f"{part_name(part)}-{hash_of(data, _DIGITS)}{SUFFIX}"
-    return partial.rename(path)
+    write_whole(path, data, partial=folder / f"{part_name(part)}.partial")
+    return path
 
 
 def read_part(path: Path) -> StoredFeedback:

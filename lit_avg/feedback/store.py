@@ -190,7 +190,8 @@ class FeedbackReader:
 def _write_manifest(folder: Path, identity: Identity, splits: Mapping[str, StoredSplit]) -> None:
     described = {name: vars(split) for name, split in splits.items()}
     fields = {"format": FORMAT, "identity": dict(identity), "splits": described}
-    write_whole(folder / MANIFEST, json.dumps({**fields, "sha256": _digest(fields)}, indent=1))
+    text = json.dumps({**fields, "sha256": _digest(fields)}, indent=1)
+    write_whole(folder / MANIFEST, text, partial=folder / f"{MANIFEST}.partial")
 
 
 def _digest(fields: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lit_avg.utils.atomic_io import free_name, move, older_than
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import BusyError, locked, owner_of
 
@@ -29,14 +30,11 @@ _CURVES = re.compile(r"events\.out\.tfevents\..*|losses\.csv|selection\.csv|bad_
 PARTIAL = ".partial"
 """How the name of a checkpoint ends that is being written."""
 
-OLDER = f"{LAST_CHECKPOINT.name}.older"
-"""Name beside it of the one before, for the moment in which a sharded strategy's new folder takes its place."""
-
 
 def checkpoint_path(source: str) -> Path:
     """The checkpoint that a run directory or a file name means, be it there or not."""
     path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() and not is_sharded(Path(source)) else Path(source)
-    older = path.with_name(OLDER)
+    older = older_than(path)  # for the moment in which a sharded strategy's new folder takes its place
     return older if path.name == LAST_CHECKPOINT.name and older.exists() and not path.exists() else path
 
 
@@ -105,9 +103,9 @@ def move_aside(run: Path) -> Path:
     place = run.resolve()  # what a link leads to, so that the link stays
     if others := list(_runs_below(place)):
         raise UserError(f"{run} holds another run, {others[0]}; name a folder of its own by --trainer.default_root_dir")
-    free = _free(place.with_name(f"{place.name}-replaced"))
+    free = free_name(place.with_name(f"{place.name}-replaced"))
     try:
-        os.rename(place, free)  # noqa: PTH104  Path.rename hides that this is one atomic step
+        move(place, free)
     except OSError as error:
         raise UserError(f"{run} cannot be moved to {free} ({error.strerror}); move it yourself") from error
     place.mkdir()  # also where a link leads
@@ -119,10 +117,10 @@ def put_back(run: Path, moved: Path) -> None:
     place = run.resolve()
     if worth_keeping(place) is not None:
         return
-    attempt = _free(place.with_name(f"{place.name}-attempt"))
-    os.rename(place, attempt)  # noqa: PTH104  see above
-    os.rename(moved, place)  # noqa: PTH104
-    os.rename(attempt, _free(place / "attempt"))  # noqa: PTH104
+    attempt = free_name(place.with_name(f"{place.name}-attempt"))
+    move(place, attempt)
+    move(moved, place)
+    move(attempt, free_name(place / "attempt"))
     print(f"{run} is what it was before", flush=True)
 
 
@@ -149,10 +147,10 @@ def _set_attempt_aside(run: Path) -> None:
     curves = [path for path in run.iterdir() if _CURVES.fullmatch(path.name)] if run.is_dir() else []
     if not curves:
         return
-    folder = _free(run / "attempt")
+    folder = free_name(run / "attempt")
     folder.mkdir()
     for path in curves:
-        path.rename(folder / path.name)
+        move(path, folder / path.name)
 
 
 def _runs_below(run: Path) -> Iterator[Path]:
@@ -160,10 +158,3 @@ def _runs_below(run: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(run):
         if Path(folder) != run and (RESULT in files or CHECKPOINTS in below):
             yield Path(folder)
-
-
-def _free(path: Path) -> Path:
-    number = 1
-    while os.path.lexists(free := path.with_name(f"{path.name}-{number}")):
-        number += 1
-    return free

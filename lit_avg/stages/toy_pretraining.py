@@ -18,7 +18,7 @@ from lit_avg.llava_next.llm_input import llm_input
 from lit_avg.stages.finite_training import FiniteTraining
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.utils.arguments import check_counts, check_number
-from lit_avg.utils.atomic_io import obey_umask
+from lit_avg.utils.atomic_io import whole_folder
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.anyres import VisualLayout
 from lit_avg.visual_tokens.granularity import Granularities
@@ -173,8 +173,8 @@ class ToyVisionPretraining(FiniteTraining):
         """Save the encoder, without the heads, as a transformers folder."""
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir) / "encoder"
-            self.encoder.save_pretrained(folder)
-            obey_umask(folder)
+            with whole_folder(folder, replace=True) as partial:
+                self.encoder.save_pretrained(partial)
 
 
 class ToyLLMPretraining(FiniteTraining):
@@ -275,5 +275,5 @@ class ToyLLMPretraining(FiniteTraining):
         """Save the LLM as a transformers folder."""
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir) / "llm"
-            self.llm.save_pretrained(folder)
-            obey_umask(folder)
+            with whole_folder(folder, replace=True) as partial:
+                self.llm.save_pretrained(partial)

@@ -1,12 +1,11 @@
 """Making a run's folder its own, and the links by which its configs find the runs before it. Its lock is held."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.studies.runs.run_record import Record, has_proof, own_record, unfinished_commands, write_record
-from lit_avg.utils.atomic_io import link
+from lit_avg.utils.atomic_io import free_name, link, move
 
 REPLACED = "replaced"
 """Folder, inside a study's, of runs whose config has changed since."""
@@ -43,7 +42,4 @@ def _move_aside(run: PlannedRun) -> None:
 
 def _set_aside(place: Path, there: Path) -> None:
     there.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (free := there.with_name(f"{there.name}-{number}")).exists():
-        number += 1
-    os.rename(place, free)  # noqa: PTH104  Path.rename hides that this is one atomic step
+    move(place, free_name(there))
