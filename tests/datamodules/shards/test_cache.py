@@ -1,6 +1,5 @@
 """The cache holds no more than it may, and several processes share it."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -8,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.jersey.writing import JerseySettings, cached
-from datamodules.loading.length_grouping import sample_sizes
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.download import Expected
 from datamodules.shards.manifest import read_manifest
 from datamodules.shards.reader import ShardedSamples
 from datamodules.shards.sample import Sample
 from tests.datamodules.serving import HASTY, Server, cached_bytes, samples_at, serving
-from tests.datamodules.tars import foreign_tar
 from tests.drawn import drawn_shards
 
 
@@ -98,23 +94,3 @@ def test_a_cached_shard_that_was_changed_on_the_disk_is_fetched_again(
             assert file.read() == (shards / shard.name).read_bytes()
     assert server.fetched(shard.name) == 2
     assert "was changed since it was fetched" in caplog.text
-
-
-def test_a_second_user_of_the_machine_may_read_what_the_first_has_cached(
-    shards: Path, server: Server, tmp_path: Path
-) -> None:
-    before = os.umask(0o022)
-    try:
-        cache = ShardCache(tmp_path / "cache" / "shards", 10**9, HASTY)
-        foreign_tar(tmp_path / "foreign.tar", "red")
-        for location in (server.url, f"{tmp_path}/foreign.tar"):
-            sample_sizes(ShardedSamples(location, cache=cache))
-            samples_at(location, cache)
-        cached(JerseySettings(2, 1, 1, 0), tmp_path / "cache")
-        sample_sizes(ShardedSamples(drawn_shards(tmp_path / "drawn", 5), cache=cache))
-    finally:
-        os.umask(before)
-    made = [*(tmp_path / "cache").rglob("*"), *(tmp_path / "drawn").rglob("sizes-*.npy")]
-    assert {path.name.partition("-")[0] for path in made} >= {"sizes", "jersey", "train", "manifest.json"}
-    modes = {(path.is_dir(), oct(path.stat().st_mode & 0o777)) for path in made}
-    assert modes == {(True, "0o755"), (False, "0o644")}
