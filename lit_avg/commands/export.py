@@ -11,7 +11,6 @@ logit is the mean of theirs: never the largest, and at most as probable as one o
 generation config new tokens are suppressed, so that sampling cannot choose them either.
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.data import ShardsData, no_processor
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
+from lit_avg.runs.recorded_hashes import read_result
 from lit_avg.stages.base import Stage
 from lit_avg.studies.report.numbers import number
 from lit_avg.utils.atomic_io import whole_folder
@@ -257,4 +257,4 @@ def fixed_image() -> Image.Image:
 def results_of(run: Path) -> Mapping[str, Any]:
     """What the run has measured; nothing if it has not come to its end."""
     path = run / "result.json"
-    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_result(path) if path.is_file() else {}

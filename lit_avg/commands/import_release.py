@@ -62,7 +62,7 @@ def imported(source: str) -> AvgLlava:
 
 
 def _imported(folder: Path) -> AvgLlava:
-    config = cast(dict[str, Any], read_json(folder / "config.json"))
+    config = read_json(folder / "config.json")
     if config.get("model_type") == "llava_next":
         return _from_transformers(folder)
     settings = release_config(config)
@@ -116,7 +116,7 @@ def _vision_config(folder: Path, vision_tower: str) -> dict[str, Any]:
     path = folder / "vision_config.json"
     if not path.is_file():
         path = local_folder(vision_tower, CONFIGS) / "config.json"
-    config = cast(dict[str, Any], read_json(path))
+    config = read_json(path)
     vision = cast(dict[str, Any], config.get("vision_config") or config)
     return vision | {"model_type": "clip_vision_model"}
 

@@ -20,8 +20,8 @@ from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback
 from lit_avg.utils.hashing import hash_of_json
+from lit_avg.utils.json_files import read_entries
 from lit_avg.utils.locks import BusyError, file_lock
-from lit_avg.utils.weight_io import read_json
 
 MANIFEST = "manifest.json"
 
@@ -62,7 +62,7 @@ class FeedbackStore:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(f"there is no feedback store in {folder}; make one with `lit-avg feedback --out {folder}`")
-        fields = read_json(path)
+        fields = read_entries(path, "delete the store and make it anew", ("identity", "splits"))
         if fields.get("format") != FORMAT or fields.get("sha256") != _digest(fields):
             raise UserError(f"{path} is damaged, or of another format than {FORMAT}; delete the store and make it anew")
         self.identity: Identity = _texts(fields["identity"])

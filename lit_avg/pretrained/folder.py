@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from safetensors.torch import save_file
@@ -94,7 +94,7 @@ class PretrainedMixin(nn.Module):
                 say.
         """
         folder = Path(folder)
-        settings = cast(dict[str, Any], read_json(folder / ROUTER_SETTINGS))
+        settings = read_json(folder / ROUTER_SETTINGS)
         try:
             tokens = cast(Sequence[int], settings["granularities"]["tokens"])
             with made_in(weights_type(folder)):

@@ -14,6 +14,7 @@ from lit_avg.runs.run_folder import LAST_CHECKPOINT, RESULT, run_of
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, file_state
+from lit_avg.utils.json_files import read_entries
 
 OWN, BEFORE = "own", "own before calibration"
 """Entries of a result's `checkpoint`: the hash of the run's own, and what it was before `lit-avg calibrate`."""
@@ -38,18 +39,8 @@ def recorded(path: Path) -> set[str]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A run's result.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        content: object = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}); bring it back, or remove it and test again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not what a run writes; bring it back, or remove it and test again")
-    return cast(dict[str, Any], content)
+    """A run's result; errors as in `read_entries`."""
+    return read_entries(path, "bring it back, or remove it and test again")
 
 
 def note_calibrated(path: Path, sha256: str, policy: str) -> bool:

@@ -4,11 +4,10 @@ They are known by hashes of their values, in whatever type of number they lie.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights
+from lit_avg.utils.json_files import read_entries
 
 FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """Stem and suffix of the weight files of a transformers checkpoint, in the order they are looked for."""
@@ -58,18 +58,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read as weights; it is another kind of file, or cut short") from error
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: there is no such file, or no JSON in it.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no {path.name} in {path.parent}; name a folder that holds a checkpoint")
-    try:
-        return cast(dict[str, object], json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+def read_json(path: Path) -> dict[str, Any]:
+    """The entries of a JSON file of a checkpoint; errors as in `read_entries`."""
+    return read_entries(path, "name a folder that holds a checkpoint")
 
 
 def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, maker: str) -> None:

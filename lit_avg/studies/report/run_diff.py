@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.studies.report.numbers import bad_metric, bad_outcome, number
-from lit_avg.studies.runs.run_record import OUTCOMES, RESULT, read_entries, read_record
+from lit_avg.studies.runs.run_record import OUTCOMES, RESULT, read_record
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.json_files import read_entries
 
 HEADLINES = ("loss", "accuracy", "tokens_per_tile", "token_share")
 """The metrics that are shown unless all are asked for."""
@@ -68,7 +69,9 @@ def read_side(label: str, folder: Path, policy: str | None = None) -> RunSummary
     path = folder / RESULT
     if not path.is_file():
         raise UserError(f"{folder} has no {RESULT}; give the folder of a finished run, or --study and a run's name")
-    return RunSummary(label, folder, read_entries(path, ("metrics",)), policy)
+    return RunSummary(
+        label, folder, read_entries(path, "bring it back, or remove it and test again", ("metrics",)), policy
+    )
 
 
 def problem_of(side: RunSummary) -> str | None:

@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.utils.atomic_io import write_whole, written
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.json_files import read_entries
 from lit_avg.utils.locks import owner_of
 
 RECORD = "identity.json"
@@ -95,38 +96,22 @@ def read_result(run: PlannedRun) -> dict[str, Any]:
     proof = _proof_of(run)
     if isinstance(proof, dict):
         return proof
-    reason = f"there is no {run.proof}" if proof is None else proof
-    raise UserError(f"{reason}; remove {run.directory} and sweep again")
+    raise UserError(proof or f"there is no {run.proof}; remove {run.directory} and sweep again")
 
 
 def _proof_of(run: PlannedRun) -> dict[str, Any] | str | None:
     """What a run has measured, or why it cannot be read; None where it is not there."""
     time = written(run.proof)
-    return None if time is None else _read_proof(run.proof, run.run.feedback, time)
+    return None if time is None else _read_proof(run.proof, run.directory, run.run.feedback, time)
 
 
 @lru_cache(maxsize=1024)  # a table asks twice for each: whether it is done, and what came out
-def _read_proof(proof: Path, feedback: bool, time: tuple[int, int]) -> dict[str, Any] | str:
+def _read_proof(proof: Path, run: Path, feedback: bool, time: tuple[int, int]) -> dict[str, Any] | str:
     """A proof, or why it cannot be read; `time` tells an older file from this one."""
     try:
-        return read_entries(proof, () if feedback else ("metrics",))
+        return read_entries(proof, f"remove {run} and sweep again", () if feedback else ("metrics",))
     except UserError as error:
         return str(error)
-
-
-def read_entries(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON file of named entries.
-
-    Raises:
-        UserError: it cannot be read, or lacks an entry that is needed.
-    """
-    try:
-        content: object = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-    if not isinstance(content, dict) or not set(needed) <= content.keys():
-        raise UserError(f"{path} cannot be read (it is not what a run writes)")
-    return cast(dict[str, Any], content)
 
 
 State = Literal["done", "running", "queued", "failed", "interrupted", "to do"]
