@@ -1,10 +1,44 @@
-"""The names that a test writes and a study reads: of policies, in `result.json` and `outcomes.csv`.
+"""The names that a test writes and a study reads: of policies and metrics, in `result.json` and `outcomes.csv`.
 
-Studies know no training code, and training none of them; what both have to call by one name stands here.
+Studies know no training code, and training none of them; what both have to call by one name stands here. Policies and
+metrics of one's own are not here: `lit-avg check` tells a study of those that a config names.
 """
+
+from dataclasses import dataclass
+from typing import Literal
 
 ROUTER, RANDOM, ORACLE = "router", "random", "oracle"
 """Names of policies: the router's own choice, a random one, and the one that knows the answers."""
 
 FIXED, COARSEST_WITHIN = "fixed ", "coarsest within"
 """How the names of policies begin that always take one level, and of the router's coarser choices."""
+
+Unit = Literal["share", "count", "number", "factor"]
+
+
+@dataclass(frozen=True)
+class MetricMeaning:
+    """What a metric's numbers mean.
+
+    Args:
+        name: what it is called in results and as a column of a table.
+        unit: a share, which people read in percent; a count, as of tokens; another number; a factor, as in `2.5x`.
+        best: whether the highest or the lowest value is marked as the best. Of tokens none is: whoever takes the
+            coarsest level for everything has the fewest, and no merit.
+        by_kind: it is measured for each kind of question as well, as `name/<kind>`.
+    """
+
+    name: str
+    unit: Unit
+    best: Literal["high", "low"] | None = None
+    by_kind: bool = False
+
+
+ACCURACY = MetricMeaning("accuracy", "share", best="high", by_kind=True)
+TOKENS_PER_TILE = MetricMeaning("tokens_per_tile", "count")
+VISUAL_TOKENS = MetricMeaning("visual_tokens", "count")
+TOKEN_SHARE = MetricMeaning("token_share", "share")
+SELECTED = MetricMeaning("selected", "share", by_kind=True)
+
+METRICS = {it.name: it for it in (ACCURACY, TOKENS_PER_TILE, VISUAL_TOKENS, TOKEN_SHARE, SELECTED)}
+"""What every test measures."""

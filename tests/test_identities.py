@@ -23,11 +23,12 @@ from datamodules.shards.writer import ShardWriter, write_manifest
 from lit_avg.feedback.part_files import StoredFeedback, part_name, write_part
 from lit_avg.feedback.store import StoredSplit, open_store
 from lit_avg.llava_next.hf_model import config_of, settings_hash
-from lit_avg.routing.policies import Random, Unanswered
+from lit_avg.routing.policies import PolicyInputs, RandomPolicy
 from lit_avg.studies.spec.fingerprint import Checked, digest
 from lit_avg.studies.spec.overrides import Change
 from lit_avg.utils.hashing import file_sha256, read_sha256
 from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
+from lit_avg.visual_tokens.granularity import Granularities
 
 WEIGHTS = [torch.arange(6, dtype=torch.float32).view(2, 3) / 3, torch.tensor([1, 2])]
 
@@ -103,7 +104,7 @@ def test_words_and_weights_are_called_what_they_were_called(tmp_path: Path) -> N
 
 
 def test_runs_are_called_what_they_were_called() -> None:
-    checked = Checked("c", {"/b": "2", "/a": "1"}, [], [], None, None, "f", [4, 16])
+    checked = Checked("c", {"/b": "2", "/a": "1"}, [], {}, None, None, "f", [4, 16])
     long = Change((Path("over/lay.yaml"),), (("model.init_args.name", "é" * 90),), ("stage3", "stage4"))
     settings = config_of({"model_type": "llama", "hidden_size": 64, "dtype": "float16"})
     content = {k: v for k, v in settings.to_dict().items() if k not in ("num_hidden_layers", "dtype", "torch_dtype")}
@@ -128,7 +129,8 @@ def test_a_store_and_a_random_choice_are_what_they_were(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text(encoding="utf-8"))
     ones = torch.ones(1, 2)
     part = write_part(tmp_path, 7, StoredFeedback(["a"], ["k"], [""], ones, ones.bool(), ones[0, :1].int(), ones.int()))
-    chosen = Random(3, seed=5).choose(Unanswered([f"{number}/0" for number in range(12)], None))
+    inputs = PolicyInputs([f"{number}/0" for number in range(12)], Granularities((1, 2, 4)))
+    chosen = RandomPolicy(seed=5).choose(inputs)
     assert part.name == f"{part_name(7)}-{read_sha256(part)[:16]}.safetensors"
     assert manifest["sha256"][:16] == "395bf00084b17e48"
     assert chosen.tolist() == [1, 2, 2, 0, 0, 2, 1, 1, 1, 1, 2, 2]

@@ -6,6 +6,7 @@ meta device, without memory or weights. FILE gets a list of answers in the same 
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
 from lit_avg.data import ShardsData
-from lit_avg.evaluation.metrics import METRICS
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.studies.spec.fingerprint import code_hash, states_of
@@ -29,6 +29,9 @@ SEED = "--seed_everything"
 
 OF_READING = ("seed", "workers", "group_by_length", "max_bad_share", "shard_cache", "cache_gb")
 """Arguments of data modules that decide how samples are read, or in what order, and not what is in them."""
+
+NO_EVALUATION: dict[str, Any] = {"policies": [], "know_the_answer": [], "metrics": {}}
+"""What the test of a stage without an `AvgLlava` compares and measures."""
 
 
 def main(argv: list[str]) -> int:
@@ -77,8 +80,7 @@ def check(arguments: list[str]) -> dict[str, Any]:
         "config": hash_of(cli.config_text(), 16),
         "manifests": manifests,
         "states": states_of(manifests),
-        "policies": _policies(cli.model) if isinstance(cli.model, Stage) else [],
-        "metrics": METRICS,
+        **(_evaluation(cli.model) if isinstance(cli.model, Stage) else NO_EVALUATION),
         "kinds": data.question_kinds if data else None,
         "processes": [int(count) for count in processes] if str(processes[0]).isdigit() else None,
         "feedback": _feedback(cli) if isinstance(cli.model, RGLF) else None,
@@ -100,9 +102,13 @@ def _feedback(cli: BuildingCLI) -> str:
     return hash_of_json(depends, 16)
 
 
-def _policies(stage: Stage) -> list[str]:
-    """Build the stage; the names of what its test compares."""
+def _evaluation(stage: Stage) -> dict[str, Any]:
+    """Build the stage; what its test compares and measures."""
     with torch.device("meta"):
         stage.model = stage.make_model()
     stage.freeze_the_rest()
-    return list(stage.policies)
+    return {
+        "policies": list(stage.policies),
+        "know_the_answer": [name for name, policy in stage.policies.items() if policy.knows_the_answer],
+        "metrics": {metric.meaning.name: asdict(metric.meaning) for metric in stage.metrics},
+    }

@@ -47,7 +47,7 @@ def describe(stage: Stage, console: Console) -> None:
     settings = stage.optimization
     trained = ", ".join(part.replace("_", " ") for part in stage.trained_parts)
     console.print(f"[bold]{type(stage).__name__}[/bold] trains: {trained}")
-    _say(console, f"loss: {stage.objective}")
+    _say(console, f"loss: {stage.loss_in_words}")
     _say(console, f"starts from: {stage.init_from or 'the weights the backbone is built with'}")
     _say(
         console,

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--follow", action="store_true", help="go on with what it prints until it ends")
     options = parser.parse_args(argv)
-    study = load_study(options.study)
+    study = load_study(options.study, unchecked=True)
     name, seed = split_seed(study, options.run)
     run = named_run(study, name, seed if options.seed is None else options.seed)
     path = run.directory / LOG

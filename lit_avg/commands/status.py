@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         help="seconds between two looks, in a terminal (default: 2)",
     )
     options = parser.parse_args(argv)
-    runs = plan(study := load_study(options.study))
+    runs = plan(study := load_study(options.study, unchecked=True))
     console = Console()
     state_of, unknown = _look(runs, study)
     if not console.is_terminal:

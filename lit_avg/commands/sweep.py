@@ -41,7 +41,7 @@ def main(argv: list[str], command: Command) -> int:
         help="seconds between two looks at a queue, as SLURM's (default: 5)",
     )
     options = parser.parse_args(argv)
-    config = chosen_launcher(load_study(options.study), options.launcher)
+    config = chosen_launcher(load_study(options.study, unchecked=True), options.launcher)
     study = checked_study(options.study, command)
     launcher = build_launcher(study, config, {"jobs": options.jobs, "poll": options.poll})
     runs, console = plan(study), Console()

@@ -1,57 +1,236 @@
-"""What a policy's choice is worth: accuracy, tokens and selection shares of a set of `Outcomes`."""
+"""Metrics: what a policy's choice of levels is worth, each a torchmetrics `Metric` of `Outcomes` and chosen levels.
 
-from collections.abc import Iterable
+A metric of one's own derives from `PolicyMetric` and is named by its `class_path` in a stage's `metrics`. Its `meaning`
+says what it is called, in which unit it is and which values are good; tables learn that from there.
+
+Samples that a loader shows twice to fill up ranks are dropped where the outcomes of all ranks are gathered, and metrics
+are fed with what is left, the same on every rank. So they are exact, and do not gather anything themselves.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from lit_avg.evaluation.outcomes import Outcomes
-from lit_avg.visual_tokens.granularity import Granularities
-
-METRICS = ("accuracy", "tokens_per_tile", "visual_tokens", "token_share", "selected")
-"""What the names that `policy_metrics` gives begin with."""
+from lit_avg.result_names import ACCURACY, SELECTED, TOKEN_SHARE, TOKENS_PER_TILE, VISUAL_TOKENS, MetricMeaning
+from lit_avg.utils.errors import UserError
 
 
-def policy_metrics(outcomes: Outcomes, chosen: Tensor) -> dict[str, float]:
+class PolicyMetric(Metric):
+    """One number, or several, that a choice of levels is worth."""
+
+    meaning: ClassVar[MetricMeaning]
+    """Its name, unit and best value."""
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
+
+    def add_sum(self, name: str, size: tuple[int, ...] = ()) -> None:
+        """A state that questions are added up in, in double precision: sums of counts stay exact."""
+        self.add_state(name, default=torch.zeros(size, dtype=torch.double), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def update(self, outcomes: Outcomes, chosen: Tensor) -> None:
+        """Take questions into account.
+
+        Args:
+            outcomes: Q questions at N granularities.
+            chosen: the level chosen for each question, (Q,).
+        """
+
+    @abstractmethod
+    def compute(self) -> Tensor | Mapping[str, Tensor] | None:
+        """The number; or several, by what follows the metric's name and a `/`; None of questions that tell nothing."""
+
+
+class Accuracy(PolicyMetric):
+    """Share of exact answers; questions without an image count."""
+
+    meaning = ACCURACY
+    correct: Tensor
+    questions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("correct")
+        self.add_sum("questions")
+
+    def update(self, outcomes: Outcomes, chosen: Tensor) -> None:
+        """See `PolicyMetric`."""
+        self.correct += _at(outcomes.correct, chosen).sum()
+        self.questions += len(chosen)
+
+    def compute(self) -> Tensor:
+        """See `PolicyMetric`."""
+        return self.correct / self.questions
+
+
+class _MeanOfImages(PolicyMetric):
+    """A mean over the questions that have an image."""
+
+    total: Tensor
+    questions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("total")
+        self.add_sum("questions")
+
+    def update(self, outcomes: Outcomes, chosen: Tensor) -> None:
+        """See `PolicyMetric`."""
+        pictured = outcomes.tiles > 0
+        self.total += self.values(outcomes, chosen)[pictured].sum()
+        self.questions += pictured.sum()
+
+    def compute(self) -> Tensor | None:
+        """See `PolicyMetric`."""
+        return self.total / self.questions if self.questions > 0 else None
+
+    @abstractmethod
+    def values(self, outcomes: Outcomes, chosen: Tensor) -> Tensor:
+        """What the mean is of, (Q,)."""
+
+
+class TokensPerTile(_MeanOfImages):
+    """The mean granularity chosen."""
+
+    meaning = TOKENS_PER_TILE
+
+    def values(self, outcomes: Outcomes, chosen: Tensor) -> Tensor:
+        """See `_MeanOfImages`."""
+        return torch.tensor(outcomes.granularities.tokens)[chosen]
+
+
+class VisualTokens(_MeanOfImages):
+    """Mean tokens of an image in the LLM's sequence."""
+
+    meaning = VISUAL_TOKENS
+
+    def values(self, outcomes: Outcomes, chosen: Tensor) -> Tensor:
+        """See `_MeanOfImages`."""
+        return _at(outcomes.visual_tokens, chosen)
+
+
+class TokenShare(PolicyMetric):
+    """Visual tokens in all as a share of the finest level's."""
+
+    meaning = TOKEN_SHARE
+    tokens: Tensor
+    finest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("tokens")
+        self.add_sum("finest")
+
+    def update(self, outcomes: Outcomes, chosen: Tensor) -> None:
+        """See `PolicyMetric`."""
+        self.tokens += _at(outcomes.visual_tokens, chosen).sum()
+        self.finest += outcomes.visual_tokens[:, -1].sum()
+
+    def compute(self) -> Tensor | None:
+        """See `PolicyMetric`."""
+        return self.tokens / self.finest if self.finest > 0 else None
+
+
+class SelectedShares(PolicyMetric):
+    """Shares of the questions with an image that got each level, by its tokens per tile."""
+
+    meaning = SELECTED
+    levels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: Sequence[int] = ()
+        self.add_state("levels", default=[], dist_reduce_fx="cat")
+
+    def update(self, outcomes: Outcomes, chosen: Tensor) -> None:
+        """See `PolicyMetric`."""
+        self.tokens = outcomes.granularities.tokens
+        self.levels.append(chosen[outcomes.tiles > 0])
+
+    def compute(self) -> dict[str, Tensor] | None:
+        """See `PolicyMetric`."""
+        levels = dim_zero_cat(self.levels)
+        if not len(levels):
+            return None
+        shares = levels.bincount(minlength=len(self.tokens)).double() / len(levels)
+        return {f"{tokens}": share for tokens, share in zip(self.tokens, shares, strict=True)}
+
+
+def default_metrics() -> list[PolicyMetric]:
+    """What every evaluation measures."""
+    return [Accuracy(), TokensPerTile(), VisualTokens(), TokenShare(), SelectedShares()]
+
+
+def with_defaults(metrics: Sequence[PolicyMetric]) -> tuple[PolicyMetric, ...]:
+    """The default metrics and others behind them.
+
+    Raises:
+        UserError: two have one name, or a name is no part of a path.
+    """
+    named = dict[str, PolicyMetric]()
+    for metric in (*default_metrics(), *metrics):
+        name = metric.meaning.name
+        if name in named:
+            raise UserError(f"metrics: there are two named {name!r}; leave one out, or give it another name")
+        if not name.strip() or "/" in name:
+            raise UserError(f"metrics: {type(metric).__name__} is named {name!r}; a name has letters, and no `/`")
+        named[name] = metric
+    return tuple(named.values())
+
+
+def policy_metrics(
+    outcomes: Outcomes, chosen: Tensor, metrics: Sequence[PolicyMetric] | None = None
+) -> dict[str, float]:
     """Metrics of one choice of levels.
 
     Args:
         outcomes: Q questions at N granularities.
         chosen: the level chosen for each question, (Q,).
+        metrics: those to compute; the default ones if not given.
 
     Returns:
-        `accuracy` and `accuracy/<kind>`, shares of exact answers; `tokens_per_tile`, the mean granularity chosen;
-        `visual_tokens`, mean tokens of an image in the LLM's sequence; `token_share`, the same as a share of the
-        finest level; `selected/<tokens>` and `selected/<kind>/<tokens>`, shares of questions that got each level.
-        Questions without an image count for accuracy alone.
+        Values by metric, `accuracy`; those that are told by kind of question have `accuracy/<kind>` as well, and
+        those of several numbers a name for each, `selected/<tokens>` and `selected/<kind>/<tokens>`.
+
+    Raises:
+        UserError: a metric gives what is no number.
     """
-    granularities = outcomes.granularities
-    correct = outcomes.correct.gather(1, chosen.unsqueeze(1)).squeeze(1).double()
-    metrics = {"accuracy": correct.mean().item()}
-    for kind, members in _by_kind(outcomes.kinds):
-        metrics[f"accuracy/{kind}"] = correct[members].mean().item()
-    pictured = outcomes.tiles > 0
-    if not bool(pictured.any()):
-        return metrics
-    visual_tokens = outcomes.visual_tokens.gather(1, chosen.unsqueeze(1)).squeeze(1).double()
-    level_tokens = torch.tensor(granularities.tokens, dtype=torch.double)
-    metrics["tokens_per_tile"] = level_tokens[chosen[pictured]].mean().item()
-    metrics["visual_tokens"] = visual_tokens[pictured].mean().item()
-    metrics["token_share"] = (visual_tokens.sum() / outcomes.visual_tokens[:, -1].sum()).item()
-    metrics |= _selected(chosen[pictured], granularities, "selected")
-    for kind, members in _by_kind(outcomes.kinds):
-        metrics |= _selected(chosen[members][pictured[members]], granularities, f"selected/{kind}")
-    return metrics
+    values = dict[str, float]()
+    for metric in default_metrics() if metrics is None else metrics:
+        name = metric.meaning.name
+        values |= _values(metric, name, outcomes, chosen)
+        for kind, members in _by_kind(outcomes.kinds) if metric.meaning.by_kind else ():
+            values |= _values(metric, f"{name}/{kind}", outcomes.rows(members), chosen[members])
+    return values
+
+
+def _values(metric: PolicyMetric, name: str, outcomes: Outcomes, chosen: Tensor) -> dict[str, float]:
+    """What a metric says of some questions, and of them alone."""
+    metric.reset()
+    metric.update(outcomes, chosen)
+    computed: Tensor | Mapping[str, Tensor] | None = metric.compute()
+    metric.reset()
+    if computed is None:
+        return {}
+    values = {name: computed} if isinstance(computed, Tensor) else {f"{name}/{it}": computed[it] for it in computed}
+    if bad := [part for part, value in values.items() if value.numel() != 1]:
+        raise UserError(f"metrics: {type(metric).__name__} gives {bad[0]} of shape {tuple(values[bad[0]].shape)}")
+    return {part: value.item() for part, value in values.items()}
+
+
+def _at(values: Tensor, chosen: Tensor) -> Tensor:
+    """(Q, N) to (Q,): the value at the level chosen."""
+    return values.gather(1, chosen.unsqueeze(1)).squeeze(1)
 
 
 def _by_kind(kinds: list[str]) -> Iterable[tuple[str, Tensor]]:
     """Each kind with the indices of its questions, in alphabetical order."""
     for kind in sorted(set(kinds)):
         yield kind, torch.tensor([index for index, other in enumerate(kinds) if other == kind])
-
-
-def _selected(chosen: Tensor, granularities: Granularities, name: str) -> dict[str, float]:
-    if not len(chosen):
-        return {}
-    shares = chosen.bincount(minlength=len(granularities)).double() / len(chosen)
-    return {f"{name}/{tokens}": share for tokens, share in zip(granularities.tokens, shares.tolist(), strict=True)}

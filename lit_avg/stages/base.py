@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.data import ShardsData
 from lit_avg.evaluation.evaluate import answer_questions, try_every_granularity
-from lit_avg.evaluation.metrics import policy_metrics
+from lit_avg.evaluation.metrics import Accuracy, PolicyMetric, policy_metrics, with_defaults
 from lit_avg.evaluation.outcomes import Outcomes, Prediction
 from lit_avg.feedback.lmm_feedback import require_answers
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.llava_next.generation import check_end_token
 from lit_avg.model import AvgLlava
+from lit_avg.result_names import ACCURACY, SELECTED
 from lit_avg.routing.policies import FixedPolicy, Policy, RouterPolicy, by_name, fixed_policies
 from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.runs.run_folder import checkpoint_path
@@ -56,6 +57,8 @@ class Stage(FiniteTraining):
         init_from: run directory or checkpoint of the stage before, whose weights this one starts from; `random` for
             what the backbone is built with, which is what a `pretrained` one has anyway.
         frozen: parts of `trains` that this run leaves frozen all the same.
+        policies: what a test compares besides the stage's own; of any class that derives from `Policy`.
+        metrics: what is measured besides the default ones; of any class that derives from `PolicyMetric`.
 
     Raises:
         UserError: nothing is left to train, or `frozen` names what is not trained anyway.
@@ -63,8 +66,6 @@ class Stage(FiniteTraining):
 
     trains: ClassVar[tuple[Part, ...]]
     starts_from: ClassVar[tuple[str, ...]] = ()
-    objective: ClassVar[str] = "cross-entropy of the answer tokens at the finest granularity"
-    """The loss in words, for `lit-avg describe`."""
 
     def __init__(
         self,
@@ -72,6 +73,8 @@ class Stage(FiniteTraining):
         optimization: Optimization,
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
+        policies: Sequence[Policy] = (),
+        metrics: Sequence[PolicyMetric] = (),
     ) -> None:
         super().__init__()
         if unknown := set(frozen) - set(self.trains):
@@ -85,6 +88,8 @@ class Stage(FiniteTraining):
         self.strict_loading = False  # checkpoints leave out what lies elsewhere; see `on_load_checkpoint`
         self.make_model = model
         self.optimization = optimization
+        self.further_policies = tuple(policies)
+        self.metrics = with_defaults(metrics)  # in a tuple, out of Lightning's sight: outcomes are on the CPU
         self.begun_from: Origin | None = None
         self.trained_parts: tuple[Part, ...] = tuple(part for part in self.trains if part not in frozen)
         self.outcomes: Outcomes | None = None
@@ -173,6 +178,11 @@ class Stage(FiniteTraining):
             parameter.requires_grad_(False)
 
     @property
+    def loss_in_words(self) -> str:
+        """What `lit-avg describe` says of the loss."""
+        return "cross-entropy of the answer tokens at the finest granularity"
+
+    @property
     def granularities(self) -> Granularities:
         """The levels of detail, coarse to fine."""
         return self.model.granularities
@@ -180,10 +190,10 @@ class Stage(FiniteTraining):
     @property
     def policies(self) -> dict[str, Policy]:
         """The policies that a test compares, by name."""
-        return by_name(self.compared_policies(), self.granularities)
+        return by_name([*self.default_policies(), *self.further_policies], self.granularities)
 
-    def compared_policies(self) -> list[Policy]:
-        """What a test compares, in the order of tables."""
+    def default_policies(self) -> list[Policy]:
+        """What a test of this stage always compares, in the order of tables."""
         return fixed_policies(self.granularities)
 
     def parameters_of(self, part: Part) -> list[nn.Parameter]:
@@ -263,18 +273,18 @@ class Stage(FiniteTraining):
         outcomes = self._gather()
         self.log("val/loss", self.validation_loss(outcomes), prog_bar=True)
         for tokens, policy in zip(self.granularities.tokens, fixed_policies(self.granularities), strict=True):
-            metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
-            self.log(f"val/accuracy@{tokens}", metrics["accuracy"])
+            accuracy = policy_metrics(outcomes, outcomes.chosen_by(policy), [Accuracy()])[ACCURACY.name]
+            self.log(f"val/{ACCURACY.name}@{tokens}", accuracy)
         own = self.own_policy
-        for metric, value in policy_metrics(outcomes, outcomes.chosen_by(own)).items():
-            selection = metric.startswith("selected/")
+        for metric, value in policy_metrics(outcomes, outcomes.chosen_by(own), self.metrics).items():
+            selection = metric.startswith(f"{SELECTED.name}/")
             self.log(f"{own.name}/{metric}" if selection else f"val/{metric}", value)
 
     def on_test_epoch_end(self) -> None:
         """Log every policy's metrics as `test/<policy>/<metric>`."""
         outcomes = self._gather()
         for name, policy in self.policies.items():
-            metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
+            metrics = policy_metrics(outcomes, outcomes.chosen_by(policy), self.metrics)
             self.log_dict({f"test/{name}/{metric}": value for metric, value in metrics.items()})
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:

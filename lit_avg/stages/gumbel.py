@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_avg.batch import Batch
+from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
 from lit_avg.model import AvgLlava
+from lit_avg.routing.policies import Policy
 from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.optim import Optimization
@@ -24,9 +26,9 @@ class GumbelRouterTuning(RouterStage):
         init_from: as in `Stage`.
         frozen: as in `Stage`.
         temperature: of the Gumbel-softmax.
+        policies: as in `Stage`.
+        metrics: as in `Stage`.
     """
-
-    objective = "cross-entropy of the answer tokens at a granularity drawn by straight-through Gumbel-softmax"
 
     def __init__(
         self,
@@ -35,10 +37,17 @@ class GumbelRouterTuning(RouterStage):
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
         temperature: float = 1.0,
+        policies: Sequence[Policy] = (),
+        metrics: Sequence[PolicyMetric] = (),
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen)
+        super().__init__(model, optimization, init_from, frozen, policies=policies, metrics=metrics)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
+
+    @property
+    def loss_in_words(self) -> str:
+        """As in `Stage`."""
+        return "cross-entropy of the answer tokens at a granularity drawn by straight-through Gumbel-softmax"
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-prob of the answer tokens, each question at its own drawn level."""

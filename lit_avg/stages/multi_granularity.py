@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_avg.batch import Batch
+from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.llava_next.llm_input import LlmInput, llm_input
 from lit_avg.model import AvgLlava
+from lit_avg.routing.policies import Policy
 from lit_avg.stages.base import Part, Stage
 from lit_avg.training.optim import Optimization
 from lit_avg.training.sequential_backward import sum_with_sequential_backward
@@ -35,6 +37,8 @@ class MultiGranularityTuning(Stage):
             rows, each with its own way back.
         levels_per_step: how many levels, drawn anew for each batch, a step is averaged over: an unbiased estimate of
             the loss at a part of the cost. None for all.
+        policies: as in `Stage`.
+        metrics: as in `Stage`.
 
     Raises:
         UserError: `tokens_at_once` or `levels_per_step` is less than one, or, as soon as the model is built, there are
@@ -43,7 +47,6 @@ class MultiGranularityTuning(Stage):
 
     trains: ClassVar[tuple[Part, ...]] = ("vision_encoder", "connector", "llm")
     starts_from: ClassVar[tuple[str, ...]] = ("InstructionTuning",)
-    objective = "cross-entropy of the answer tokens, averaged over all granularities"
 
     def __init__(
         self,
@@ -54,8 +57,10 @@ class MultiGranularityTuning(Stage):
         sequential_backward: bool = True,
         tokens_at_once: int = 4096,
         levels_per_step: int | None = None,
+        policies: Sequence[Policy] = (),
+        metrics: Sequence[PolicyMetric] = (),
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen)
+        super().__init__(model, optimization, init_from, frozen, policies, metrics)
         check_counts({"tokens_at_once": tokens_at_once, "levels_per_step": levels_per_step})
         self.sequential_backward = sequential_backward
         self.tokens_at_once = tokens_at_once
@@ -90,6 +95,11 @@ class MultiGranularityTuning(Stage):
             loss = torch.stack(losses).mean()
         tokens = [self.granularities.tokens[level] for level in levels]
         return {"loss": loss, **{f"loss@{count}": value for count, value in zip(tokens, losses, strict=True)}}
+
+    @property
+    def loss_in_words(self) -> str:
+        """As in `Stage`."""
+        return "cross-entropy of the answer tokens, averaged over all granularities"
 
     def levels_of_step(self) -> list[int]:
         """The levels this step is averaged over, coarse to fine."""

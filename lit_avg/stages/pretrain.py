@@ -5,8 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
+from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.model import AvgLlava
+from lit_avg.routing.policies import Policy
 from lit_avg.runs.origins import folder_now
 from lit_avg.stages.base import Part, Stage
 from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, ExternalWeights, left_out_of_pretrained
@@ -23,6 +25,8 @@ class Pretrain(Stage):
         init_from: as in `Stage`; stage 1 has none before it.
         frozen: as in `Stage`.
         pretrained_parts: hub ids or folders the vision encoder and the LLM are taken from.
+        policies: as in `Stage`.
+        metrics: as in `Stage`.
 
     Raises:
         UserError: there is an `init_from`.
@@ -37,8 +41,10 @@ class Pretrain(Stage):
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
         pretrained_parts: Mapping[Literal["vision_encoder", "llm"], str] | None = None,
+        policies: Sequence[Policy] = (),
+        metrics: Sequence[PolicyMetric] = (),
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen)
+        super().__init__(model, optimization, init_from, frozen, policies, metrics)
         if self.init_from is not None:
             raise UserError(f"init_from: no stage comes before Pretrain, but it is {init_from}; see pretrained_parts")
         self.pretrained_parts = dict(pretrained_parts or {})

@@ -9,44 +9,48 @@ from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.evaluate import outcomes_of
+from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.feedback.compute import open_readers
 from lit_avg.feedback.lmm_feedback import Feedback, encode_levels_of, feedback_of
 from lit_avg.feedback.store import FeedbackReader
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.model import AvgLlava
-from lit_avg.routing.losses import best_granularity_loss, ranking_loss, release_ranking_loss
+from lit_avg.routing.objectives import Objective, RankingObjective, checked_losses
+from lit_avg.routing.policies import Policy
 from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import base_weights
 from lit_avg.training.optim import Optimization
-from lit_avg.utils.arguments import check_number
 from lit_avg.utils.errors import UserError
+
+DEFAULT = RankingObjective()
+"""The objective of a stage that is given none, and no weights."""
 
 
 class RGLF(RouterStage):
-    """The router learns the frozen LMM's own preferences: loss = ranking_weight * rank + alpha * ce.
-
-    The model's semantics say which ranking loss that is, and its margin.
+    """The router learns the frozen LMM's own preferences, by default with loss = ranking_weight * rank + alpha * ce.
 
     Args:
         model: as in `Stage`.
         optimization: as in `Stage`.
         init_from: as in `Stage`.
         frozen: as in `Stage`.
-        alpha: weight of the cross-entropy with the best granularity; 0 leaves it out (Table 4, g).
-        ranking_weight: weight of the ranking loss; 0 leaves it out (Table 4, f).
+        alpha: of `RankingObjective`, which is the objective if none is given.
+        ranking_weight: likewise.
         feedback: a store that `lit-avg feedback` wrote, to train from without loading the LLM.
         per_sample: compute each sample by itself, so that its feedback cannot depend on the rest of its batch, and a
             router trained from a store is bit by bit the one trained on live feedback (float32 on a CPU, by as many
             threads). Whole batches are faster, 2.6 times on Jersey, and may differ in the last bits: 1e-6.
         margins: as in `RouterStage`.
+        policies: as in `Stage`.
+        metrics: as in `Stage`.
+        objective: another objective, of any class that derives from `Objective`.
 
     Raises:
-        UserError: there is a store, but no `init_from` to say whose feedback is wanted, or the loss has no weight.
+        UserError: there is a store, but no `init_from` to say whose feedback is wanted, the loss has no weight, or
+            there are weights that the given objective would not hear of.
     """
-
-    objective = "ranking loss against the LMM's feedback + alpha x cross-entropy with the best granularity"
 
     def __init__(
         self,
@@ -54,24 +58,28 @@ class RGLF(RouterStage):
         optimization: Optimization,
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
-        alpha: float = 0.1,
-        ranking_weight: float = 1.0,
+        alpha: float = DEFAULT.alpha,
+        ranking_weight: float = DEFAULT.ranking_weight,
         feedback: str | None = None,
         per_sample: bool = False,
         margins: Sequence[float] = (),
+        policies: Sequence[Policy] = (),
+        metrics: Sequence[PolicyMetric] = (),
+        objective: Objective | None = None,
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen, margins)
-        check_number("alpha", alpha, least=0)
-        check_number("ranking_weight", ranking_weight, least=0)
-        if alpha == ranking_weight == 0:
-            raise UserError("alpha and ranking_weight are both 0, so that there is no loss; leave one of them above 0")
+        super().__init__(model, optimization, init_from, frozen, margins, policies, metrics)
+        weighted = RankingObjective(alpha, ranking_weight)
+        if objective is not None and weighted != DEFAULT:
+            raise UserError(
+                f"alpha {alpha:g} and ranking_weight {ranking_weight:g} weigh the default objective, but it is "
+                f"{type(objective).__name__}; give it weights of its own in its init_args, and leave these out"
+            )
         if feedback is not None and self.init_from is None:
             raise UserError("feedback: a store is of the model of `init_from`; name the run of stage 3 there")
         self.feedback = feedback
         self.per_sample = per_sample
         self.readers = dict[str, FeedbackReader]()
-        self.alpha = alpha
-        self.ranking_weight = ranking_weight
+        self.objective = objective or weighted
 
     def configure_model(self) -> None:
         """As in `Stage`; where feedback comes from a store there is no LLM. Only fitting can do without it."""
@@ -83,6 +91,11 @@ class RGLF(RouterStage):
         with without_llm(base_weights(self.init_from)["llm"]):
             super().configure_model()
         self.readers = open_readers(self.model, self.init_from, Path(self.feedback), self.trainer, self.per_sample)
+
+    @property
+    def loss_in_words(self) -> str:
+        """As in `Stage`."""
+        return self.objective.in_words
 
     @torch.no_grad()
     def encode_levels(self, batch: Batch) -> list[Tensor]:
@@ -114,14 +127,13 @@ class RGLF(RouterStage):
         return (batch.image_of_question >= 0).sum()
 
     def rglf_loss(self, scores: Tensor, feedback: Tensor) -> dict[str, Tensor]:
-        """The weighted sum and its two parts, from router log-probabilities and feedback, both (Q, N)."""
+        """The objective's loss and its parts, from router log-probabilities and feedback, both (Q, N)."""
         if not len(scores):
             nothing = scores.sum()  # 0, and still part of the graph, so that every rank has a backward pass
-            return {"loss": nothing, "ranking_loss": nothing, "ce_loss": nothing}
-        ranking = ranking_loss if self.model.semantics.ranking == "pair sum" else release_ranking_loss
-        rank = ranking(scores, feedback, self.model.semantics.margin)
-        ce = best_granularity_loss(scores, feedback)
-        return {"loss": self.ranking_weight * rank + self.alpha * ce, "ranking_loss": rank, "ce_loss": ce}
+            return dict.fromkeys(("loss", *self.objective.parts), nothing)
+        objective = self.objective.under(self.model.semantics)
+        tokens = torch.tensor(self.granularities.tokens, device=scores.device)
+        return checked_losses(objective, objective(scores, feedback.detach(), tokens))
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:
         """The stage's own loss on all validation questions with an image."""

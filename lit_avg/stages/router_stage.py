@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.calibration import fit_delta
+from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.model import AvgLlava
 from lit_avg.routing.policies import Policy, all_policies
@@ -28,6 +29,8 @@ class RouterStage(ExactBuffers, Stage):
         init_from: as in `Stage`.
         frozen: as in `Stage`.
         margins: further margins, in nats, that a test tries, each as a policy of its own.
+        policies: as in `Stage`.
+        metrics: as in `Stage`.
 
     Raises:
         UserError: a margin is negative, no number, or there twice.
@@ -45,8 +48,10 @@ class RouterStage(ExactBuffers, Stage):
         init_from: str | None = None,
         frozen: Sequence[Part] = (),
         margins: Sequence[float] = (),
+        policies: Sequence[Policy] = (),
+        metrics: Sequence[PolicyMetric] = (),
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen)
+        super().__init__(model, optimization, init_from, frozen, policies, metrics)
         check_numbers("margins", margins, least=0)
         if len({f"{margin:g}" for margin in margins}) < len(margins):
             raise UserError(f"margins: {list(margins)} has one twice, or two that tables would show as one")
@@ -54,7 +59,7 @@ class RouterStage(ExactBuffers, Stage):
         self._has_seen_images = False
         self.register_buffer("delta", torch.tensor(0.0, dtype=torch.double))
 
-    def compared_policies(self) -> list[Policy]:
+    def default_policies(self) -> list[Policy]:
         """Router, fixed levels, random (by the run's seed), oracle, coarsest within the fitted margin and others."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `seed_everything` leaves it
         return all_policies(self.granularities, self.delta.item(), seed, self.margins)

@@ -31,6 +31,9 @@ from lit_avg.training.frozen_parts import (
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import check_fit, tensors_hash
 
+_NO_MATTER = ("_instantiator", "policies", "metrics")
+"""Hyperparameters that weights do not depend on: who made the stage, and what a test compares and measures."""
+
 _PLACES = ("init_from", "feedback", "pretrained_parts.vision_encoder", "pretrained_parts.llm")
 """Hyperparameters that say where something lies; what lies there is compared by its hash, wherever that is."""
 
@@ -158,7 +161,7 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None
             f"this checkpoint belongs to {before.get('_class_path')}, but the config runs {now.get('_class_path')}; "
             "hand weights to another stage with init_from"
         )
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key != "_instantiator"]
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and key not in _NO_MATTER]
     differing = [key for key in differing if key not in _PLACES or None in (before.get(key), now.get(key))]
     if differing:
         changes = ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)

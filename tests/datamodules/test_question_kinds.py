@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.llava_shards import LLaVAShards
 from datamodules.shards.reader import ShardedSamples, kinds_in
+from lit_avg.result_names import ACCURACY, SELECTED
 from lit_avg.studies.launchers.config_check import _column_mistake  # pyright: ignore[reportPrivateUsage]
 from lit_avg.studies.spec.fingerprint import Checked
 from tests.drawn import conversation, raw_shards
@@ -47,6 +48,6 @@ def test_records_that_are_none_hide_no_kinds_of_others(tmp_path: Path) -> None:
     ],
 )
 def test_a_column_of_a_kind_or_level_that_a_test_does_not_have_is_a_mistake(column: str, mistake: str | None) -> None:
-    metrics, kinds = ["accuracy", "selected"], ["all", "colour"]
+    metrics, kinds = {metric.name: metric for metric in (ACCURACY, SELECTED)}, ["all", "colour"]
     known = Checked("", {}, [], metrics, kinds, None, None, [144, 576])
     assert _column_mistake(column, known) == mistake

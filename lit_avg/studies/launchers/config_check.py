@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lit_avg.result_names import SELECTED
 from lit_avg.studies.launchers.process import Command, call, last_lines
 from lit_avg.studies.runs.plan import value_arguments
 from lit_avg.studies.spec.config_files import named_files
@@ -32,7 +33,7 @@ def checked_study(path: str | Path, command: Command) -> Study:
     Raises:
         UserError: names every mistake at once, with file and line.
     """
-    study = load_study(path)
+    study = load_study(path, unchecked=True)
     checked = read_checked(study.out)
     sources = {run.name: source_of(run) for run in study.runs.values()}
     settled = {source: entry.settled() for source in sources.values() if (entry := checked.get(source)) is not None}
@@ -43,16 +44,16 @@ def checked_study(path: str | Path, command: Command) -> Study:
     }
     if copied := {key: entry for key, entry in settled.items() if key not in asked and entry != checked[key]}:
         write_checked(study.out, copied)
-        study = load_study(path)
+        study = load_study(path, unchecked=True)
     errors = list[str]()
     if asked:
         answers = dict(zip(asked, _ask(study, list(asked.values()), command), strict=True))
         errors = [_located(study, asked[key], answer["error"]) for key, answer in answers.items() if "error" in answer]
-        answered = {key: Checked(**answer) for key, answer in answers.items() if "error" not in answer}
+        answered = {key: Checked.of(answer) for key, answer in answers.items() if "error" not in answer}
         write_checked(study.out, {key: _with_data_of(entry, checked.get(key)) for key, entry in answered.items()})
         checked = read_checked(study.out)
         if not errors:
-            study = load_study(path)
+            study = load_study(path, unchecked=True)
     built = {run.name: checked[source] for run in study.runs.values() if (source := source_of(run)) in checked}
     errors += [f"  {mistake} ({located(mistake.place, study.files)})" for mistake in _table_mistakes(study, built)]
     if errors:
@@ -117,7 +118,7 @@ def _column_mistake(column: str, checked: Checked) -> str | None:
     first, _, kind = column.partition("/")
     if first not in checked.metrics:
         return f"there are {', '.join(checked.metrics)}"
-    if first == "selected":
+    if first == SELECTED.name:
         kind, _, level = kind.rpartition("/")
         if checked.levels and level not in map(str, checked.levels):
             return f"its levels are {', '.join(map(str, checked.levels))}"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_avg.result_names import ACCURACY
 from lit_avg.studies.report.results import Table, TableRow
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.studies.runs.run_record import OUTCOMES
@@ -94,7 +95,7 @@ def _interval(comparison: Comparison) -> Interval:
     from lit_avg.studies.report.outcomes_csv import paired_differences, read_answers
 
     metric, _, kind = comparison.column.partition("/")
-    if metric != "accuracy":
+    if metric != ACCURACY.name:
         return Interval(why_not=f"{comparison.column} is no matter of right and wrong")
     policies = (comparison.policy, comparison.reference)
     pairs = [

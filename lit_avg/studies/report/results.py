@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lit_avg.result_names import VISUAL_TOKENS
 from lit_avg.studies.report.comparability import Asked, asked, same_questions
 from lit_avg.studies.report.numbers import KnownOutcomes, bad_metric, number
 from lit_avg.studies.runs.plan import PlannedRun, plan
@@ -16,7 +17,7 @@ from lit_avg.studies.spec.study import Row, Study
 Results = dict[str, dict[int, dict[str, Any]]]
 """What `result.json` says: by run, then by seed."""
 
-TOKENS = "visual_tokens"
+TOKENS = VISUAL_TOKENS.name
 """The metric that the speed-up is a ratio of."""
 
 

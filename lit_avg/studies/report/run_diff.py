@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from lit_avg.result_names import ACCURACY, TOKEN_SHARE, TOKENS_PER_TILE
 from lit_avg.studies.report.numbers import bad_metric, bad_outcome, number
 from lit_avg.studies.runs.run_record import OUTCOMES, RESULT, read_record
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.json_files import read_entries
 
-HEADLINES = ("loss", "accuracy", "tokens_per_tile", "token_share")
+HEADLINES = ("loss", ACCURACY.name, TOKENS_PER_TILE.name, TOKEN_SHARE.name)
 """The metrics that are shown unless all are asked for."""
 
 _PLACES = ("run_root", "trainer.default_root_dir", "trainer.logger.init_args.save_dir", "seed_everything")
@@ -138,7 +139,7 @@ def _interval(first: RunSummary, second: RunSummary, name: str) -> tuple[float, 
     """Of a policy's accuracy, if both sides say which questions were right."""
     policy, _, metric = ("", "", name) if first.policy is not None else name.partition("/")
     measured, _, kind = metric.partition("/")
-    if measured != "accuracy" or policy == "val":
+    if measured != ACCURACY.name or policy == "val":
         return None
     from lit_avg.studies.report.bootstrap import paired_interval
     from lit_avg.studies.report.outcomes_csv import paired_differences, read_answers

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
-from lit_avg.result_names import ORACLE
+from lit_avg.result_names import MetricMeaning
 from lit_avg.studies.report.comparability import groups, same_questions
 from lit_avg.studies.report.intervals import OTHER_QUESTIONS, Interval, intervals
 from lit_avg.studies.report.results import Sample, Table, TableRow, collect
@@ -17,14 +17,14 @@ from lit_avg.studies.report.table_cells import (
     one_line,
 )
 from lit_avg.studies.runs.plan import unchecked
-from lit_avg.studies.spec.columns import Metric, metric_of
+from lit_avg.studies.spec.columns import meaning_of
 from lit_avg.studies.spec.study import Study
 
 REFERENCE = "reference"
 OTHERS = "other questions"
 """What is said instead of a difference between answers to different questions."""
 
-FACTOR = Metric("factor", has_best=False)
+FACTOR = MetricMeaning(SPEED_UP, "factor")
 
 NO_RESULT = "no result"
 """What is said of a row whose runs have measured what is no number."""
@@ -67,7 +67,7 @@ def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]
         said[0] = _STATES.get(row.state, "not finished")
         said[0] = NO_RESULT if any(origin.problem for origin in row.origins) else said[0]
     cells = [
-        Cell(metric_of(column), row.samples[column], count, row.row.paper.get(column), said=words)
+        Cell(meaning_of(column, study.metrics), row.samples[column], count, row.row.paper.get(column), said=words)
         for column, words in zip(study.columns, said, strict=False)
     ]
     if not _compares(study):
@@ -75,7 +75,7 @@ def _cells(table: Table, row: TableRow, interval: Interval | None) -> list[Cell]
     reference = table.reference_of(row)
     if row is reference:
         return [*cells, *[Cell(FACTOR, Sample(()), count, said=REFERENCE if row.finished else MISSING)] * 2]
-    first = metric_of(study.columns[0])
+    first = meaning_of(study.columns[0], study.metrics)
     if reference is not None and not _alike(row, reference, interval):
         return [*cells, *(Cell(metric, Sample(()), count, said=OTHERS) for metric in (first, FACTOR))]
     difference = Cell(first, row.difference, count, interval=interval, signed=True)
@@ -119,13 +119,15 @@ def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell
     """Mark the best of each metric's column among rows that were asked the same; those seen as equal share it."""
     marked = [list(own) for own in cells]
     group = groups([row.asked for row in table.rows])
-    rows = [number for number, row in enumerate(table.rows) if row.row.policy != ORACLE]
+    rows = [number for number, row in enumerate(table.rows) if row.row.policy not in table.study.know_the_answer]
     for (place, column), own in product(enumerate(table.study.columns), sorted(set(group))):
         asked = [number for number in rows if group[number] == own]
         shown = {number: float(mean) for number in asked if (mean := cells[number][place].mean) is not None}
-        if not metric_of(column).has_best or len(set(shown.values())) < 2:
+        best = meaning_of(column, table.study.metrics).best
+        if best is None or len(set(shown.values())) < 2:
             continue
-        for number in [number for number, mean in shown.items() if mean == max(shown.values())]:
+        value = max(shown.values()) if best == "high" else min(shown.values())
+        for number in [number for number, mean in shown.items() if mean == value]:
             marked[number][place] = replace(marked[number][place], best=True)
     return [tuple(own) for own in marked]
 

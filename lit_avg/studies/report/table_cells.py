@@ -5,16 +5,15 @@ Every format is made of a `TableSheet` and says the same, since none of them for
 
 from dataclasses import dataclass
 
-from lit_avg.result_names import ORACLE
+from lit_avg.result_names import MetricMeaning
 from lit_avg.studies.report.comparability import groups
 from lit_avg.studies.report.intervals import Interval
 from lit_avg.studies.report.results import Sample, Table, TableRow
-from lit_avg.studies.spec.columns import Metric
 
 MISSING = "–"
 SPEED_UP = "token speed-up"
 
-_DIGITS = {"share": 1, "count": 1, "factor": 2}
+_DIGITS = {"share": 1, "count": 1, "number": 3, "factor": 2}
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Cell:
         mark: stands behind all else, and is explained in a note.
     """
 
-    metric: Metric
+    metric: MetricMeaning
     sample: Sample
     finished: int
     paper: float | None = None
@@ -123,10 +122,11 @@ class TableSheet:
             mark: how the format marks the best, in a word.
         """
         marked = any(cell.best for line in self.lines for cell in line.cells)
-        left_out = any(line.row.row.policy == ORACLE for line in self.lines)
+        left_out = {line.row.row.policy for line in self.lines} & self.table.study.know_the_answer
         alike = len(set(groups([line.row.asked for line in self.lines]))) == 1
         best = f"{mark}: the best of its column" + ("" if alike else " among rows that were asked the same questions")
-        best += ", but for the oracle, which knows the answers" if left_out else ""
+        know = "knows" if len(left_out) == 1 else "know"
+        best += f", but for the {' and the '.join(sorted(left_out))}, which {know} the answers" if left_out else ""
         return [*([best] if marked else []), *self.notes]
 
 

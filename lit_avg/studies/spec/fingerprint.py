@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lit_avg.result_names import METRICS, ORACLE, MetricMeaning
 from lit_avg.studies.spec.config_files import config_content
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.utils.atomic_io import write_whole
@@ -36,7 +37,7 @@ class Checked:
         manifests: what names the data: the hash of each manifest or tar file that was there, of what each URL or
             command gives, and of the settings of what draws it.
         policies: what a test compares; empty for a run that compares none.
-        metrics: first parts of the names of a test's metrics.
+        metrics: what a test's metrics mean, by the first part of their names.
         kinds: question kinds of the data, if it can tell before it is read.
         processes: of the training, (on each node, nodes); None where it takes what it gets.
         feedback: hash of all that feedback depends on but the runs before and the levels; None for a stage that learns
@@ -44,18 +45,30 @@ class Checked:
         levels: tokens per tile of the granularities.
         program: hash of the code that said so.
         states: in which state each tar file was when it had that hash; nobody has to hash it again in that.
+        know_the_answer: those of the policies that look at the answers.
     """
 
     config: str
     manifests: Mapping[str, str]
     policies: Sequence[str]
-    metrics: Sequence[str]
+    metrics: Mapping[str, MetricMeaning]
     kinds: Sequence[str] | None
     processes: Sequence[int] | None
     feedback: str | None
     levels: Sequence[int]
     program: str = ""
     states: Mapping[str, str] = field(default_factory=dict[str, str])
+    know_the_answer: Sequence[str] = ()
+
+    @staticmethod
+    def of(answer: Mapping[str, Any]) -> "Checked":
+        """What JSON says.
+
+        Raises:
+            TypeError, AttributeError: another version has written it.
+        """
+        metrics = {name: MetricMeaning(**meaning) for name, meaning in answer["metrics"].items()}
+        return replace(Checked(**answer), metrics=metrics)
 
     @property
     def digest(self) -> str:
@@ -141,12 +154,29 @@ def source_of(run: Run, content: Callable[[Path], object] = config_content) -> s
     return digest([[content(config) for config in (DEFAULTS, *run.configs)], [list(pair) for pair in run.values]])
 
 
+def measured(checked: Iterable[Checked]) -> dict[str, MetricMeaning]:
+    """What tests measure: what every test does, and what some configs add."""
+    return METRICS | {name: meaning for entry in checked for name, meaning in entry.metrics.items()}
+
+
+def informed(checked: Iterable[Checked]) -> frozenset[str]:
+    """The names of policies that look at the answers."""
+    return frozenset({ORACLE, *(policy for entry in checked for policy in entry.know_the_answer)})
+
+
 def read_checked(out: Path) -> dict[str, Checked]:
     """What is known of configs, by the hash of their source."""
     try:
         content: dict[str, dict[str, Any]] = json.loads((out / CHECKED).read_text(encoding="utf-8"))
-        return {source: Checked(**entry) for source, entry in content.items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # another version's, or cut short: asked anew
+        return {source: Checked.of(entry) for source, entry in content.items()}
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ):  # another version's, or cut short: asked anew
         return {}
 
 

@@ -29,10 +29,18 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, cast
 
+from lit_avg.result_names import METRICS, ORACLE, MetricMeaning
 from lit_avg.studies.spec.axes import combinations, read_axes, refuse_axes_in_runs, refuse_unknown_axes, substituted
 from lit_avg.studies.spec.columns import column_mistakes, take_paper
 from lit_avg.studies.spec.config_files import config_content, study_content
-from lit_avg.studies.spec.fingerprint import contributions, deduplicate_runs, digest
+from lit_avg.studies.spec.fingerprint import (
+    contributions,
+    deduplicate_runs,
+    digest,
+    informed,
+    measured,
+    read_checked,
+)
 from lit_avg.studies.spec.launcher_options import LauncherConfig, SlurmOptions, read_launcher, read_slurm_options
 from lit_avg.studies.spec.overrides import Change, Run, ancestors, apply_overrides
 from lit_avg.studies.spec.validation import Fields, Mistake
@@ -84,6 +92,8 @@ class Study:
         files: the study file and the one it extends.
         digests: what each run's own configs and data contribute to its identity.
         sources: hash of what each run's configs and values say.
+        metrics: what those of the tests mean, as far as the configs have been checked.
+        know_the_answer: policies that look at the answers, likewise.
     """
 
     path: Path
@@ -102,10 +112,16 @@ class Study:
     files: tuple[Path, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
+    metrics: Mapping[str, MetricMeaning] = field(default_factory=lambda: METRICS)
+    know_the_answer: frozenset[str] = frozenset({ORACLE})
 
 
-def load_study(path: str | Path) -> Study:
+def load_study(path: str | Path, unchecked: bool = False) -> Study:
     """Read a study file and check all of it before anything is run.
+
+    Args:
+        path: of the file.
+        unchecked: columns may be metrics of which nobody knows, since the configs are yet to be checked.
 
     Raises:
         UserError: names every mistake in the file at once, each with its line.
@@ -121,11 +137,24 @@ def load_study(path: str | Path) -> Study:
     axes = read_axes(content)
     refuse_axes_in_runs(raw.get("runs"), axes, errors)
     runs = {run.name: run for run in (_run(fields) for fields in content.take_sections("runs"))}
-    study = Study(
+    study = _without_rows(path, content, _in_order(runs, errors), files)
+    errors += [*_broken_references(study), *column_mistakes(study.columns, study.metrics, unchecked)]
+    study = _with_rows(study, content.take_sections("rows"), axes, errors)
+    content.refuse_the_rest()
+    if errors:
+        lines = [f"  {error} ({located(error.place, files)})" for error in errors]
+        raise UserError("\n".join([f"{path} has {len(errors)} mistake(s):", *lines]))
+    return _shared(study)
+
+
+def _without_rows(path: Path, content: Fields, runs: Mapping[str, Run], files: tuple[Path, ...]) -> Study:
+    """All that the file says of the study as a whole."""
+    out = _folder(content, "out") or Path()
+    return Study(
         path=path,
-        out=_folder(content, "out") or Path(),
+        out=out,
         seeds=tuple(content.take_list("seeds", int, "whole numbers")),
-        runs=_in_order(runs, errors),
+        runs=runs,
         rows=(),
         columns=tuple(content.take_list("columns", str, "names of metrics")),
         reference=content.take("reference", str, "the name of a row", optional=True),
@@ -136,14 +165,8 @@ def load_study(path: str | Path) -> Study:
         launcher=read_launcher(content),
         slurm=read_slurm_options(content.take_section("slurm")),
         files=files,
+        metrics=measured(read_checked(out).values()),
     )
-    errors += [*_broken_references(study), *column_mistakes(study.columns)]
-    study = _with_rows(study, content.take_sections("rows"), axes, errors)
-    content.refuse_the_rest()
-    if errors:
-        lines = [f"  {error} ({located(error.place, files)})" for error in errors]
-        raise UserError("\n".join([f"{path} has {len(errors)} mistake(s):", *lines]))
-    return _shared(study)
 
 
 def _shared(study: Study) -> Study:
@@ -153,7 +176,11 @@ def _shared(study: Study) -> Study:
     named = {name: digest([it.digest, sorted(it.levels)]) if it.levels else it.digest for name, it in own.items()}
     rows = tuple(replace(row, run=means[row.run]) for row in study.rows)
     sources = {name: it.source for name, it in own.items()}
-    return replace(study, runs=runs, rows=rows, digests=named, sources=sources)
+    checked = read_checked(study.out)
+    known = [checked[source] for source in sources.values() if source in checked]
+    study = replace(study, runs=runs, rows=rows, digests=named, sources=sources)
+    everybody = [*checked.values(), *known]  # the last word is that of the configs as they are
+    return replace(study, metrics=measured(everybody), know_the_answer=informed(everybody))
 
 
 def _folder(content: Fields, key: str, optional: bool = False) -> Path | None:
@@ -217,7 +244,7 @@ def _with_rows(study: Study, sections: list[Fields], axes: dict[str, list[Any]],
     """The study with its rows, and the runs that they make."""
     runs, rows = dict(study.runs), dict[str, Row]()
     for section in sections:
-        paper = take_paper(section, study.columns)
+        paper = take_paper(section, study.columns, study.metrics)
         refuse_unknown_axes(section, axes)
         for chosen in combinations(axes, (section.name, section.left)):
             fields = Fields(substituted(section.left, chosen), section.place, errors)

@@ -27,7 +27,7 @@ def test_configs_that_come_to_the_same_have_the_same_hash_however_they_say_it(tm
     )
     assert by_value["config"] == by_file["config"] != plain["config"]
     assert by_default["config"] == plain["config"]
-    assert Checked(**plain).policies[:3] == ["router", "fixed 1", "fixed 2"]
+    assert Checked.of(plain).policies[:3] == ["router", "fixed 1", "fixed 2"]
 
 
 def test_what_only_concerns_the_router_leaves_the_feedback_as_it_is(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from lit_avg.evaluation.calibration import fit_delta
-from lit_avg.evaluation.metrics import policy_metrics
+from lit_avg.evaluation.metrics import PolicyMetric, policy_metrics, with_defaults
 from lit_avg.evaluation.outcomes import Outcomes
+from lit_avg.result_names import METRICS, MetricMeaning
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 
@@ -46,6 +47,39 @@ def test_questions_without_an_image_count_for_accuracy_alone() -> None:
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert metrics["selected/2"] == 1.0
     assert metrics["token_share"] == pytest.approx((10 + 14) / (20 + 28))
+
+
+def test_every_test_measures_what_tables_know_before_configs_are_checked() -> None:
+    assert {metric.meaning.name: metric.meaning for metric in with_defaults([])} == METRICS
+
+
+def test_a_metric_adds_up_what_it_is_shown_in_parts_to_the_same_number() -> None:
+    chosen = torch.tensor([1, 0, 2])
+    at_once = policy_metrics(outcomes(), chosen)
+    for metric in with_defaults([]):
+        for rows in ([0], [2, 1]):
+            metric.update(outcomes().rows(torch.tensor(rows)), chosen[rows])
+        told = metric.compute()
+        name = metric.meaning.name
+        told = {f"{name}/{key}": value for key, value in told.items()} if isinstance(told, dict) else {name: told}
+        assert {key: at_once[key] for key in told} == {key: value.item() for key, value in told.items()}
+
+
+class Nats(PolicyMetric):
+    meaning = MetricMeaning("accuracy", "number")
+
+    def update(self, outcomes: Outcomes, chosen: torch.Tensor) -> None:
+        pass
+
+    def compute(self) -> torch.Tensor:
+        return torch.zeros(2)
+
+
+def test_a_metric_has_a_name_of_its_own_and_gives_a_number() -> None:
+    with pytest.raises(UserError, match="there are two named 'accuracy'"):
+        with_defaults([Nats()])
+    with pytest.raises(UserError, match=r"Nats gives accuracy of shape \(2,\)"):
+        policy_metrics(outcomes(), torch.tensor([0, 0, 0]), [Nats()])
 
 
 def test_merged_outcomes_are_in_the_order_of_their_keys_and_equal_keys_are_refused() -> None:

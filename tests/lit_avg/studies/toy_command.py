@@ -8,16 +8,18 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
+from lit_avg.result_names import METRICS as METRICS_OF_ALL
 from lit_avg.studies.spec.fingerprint import states_of
 from lit_avg.utils.hashing import file_sha256
 
 KEYS = ("model", "fail", "wait_for", "accuracy", "k", "nested", "fill", "levels", "data")
 POLICIES = ("router", "fixed 4", "fixed 64")
-METRICS = ("accuracy", "tokens_per_tile", "token_share")
+METRICS = {name: asdict(METRICS_OF_ALL[name]) for name in ("accuracy", "tokens_per_tile", "token_share")}
 
 
 def merged(options: list[str]) -> dict[str, object]:

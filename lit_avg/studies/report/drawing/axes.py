@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_avg.result_names import ACCURACY
 from lit_avg.studies.report.comparability import asked, groups, same_questions
 from lit_avg.studies.report.drawing.style import (
     SINGLE,
@@ -85,7 +86,7 @@ def lines_over(rows: Sequence[Row], results: Results, axis_name: str) -> list[Li
         name += "" if own == group[0] else " (other questions)"
         value = number(row.axes[axis_name])
         assert value is not None, "the caller has looked"
-        lines.setdefault(name, []).append((value, sample(results, row, "accuracy")))
+        lines.setdefault(name, []).append((value, sample(results, row, ACCURACY.name)))
     return [Line(name, tuple(sorted(points, key=lambda point: point[0]))) for name, points in lines.items()]
 
 
@@ -108,7 +109,7 @@ def _alike(reference: Row, rows: Sequence[Row], results: Results) -> bool:
 
 def _draw_reference(axis: Axes, reference: Sequence[Row], results: Results) -> None:
     for row in reference:
-        mean = sample(results, row, "accuracy").mean
+        mean = sample(results, row, ACCURACY.name).mean
         if mean is not None:
             label = wrapped(f"{row.name} (reference)", SINGLE - 0.6)
             axis.axhline(100 * mean, color="black", linestyle=(0, (1, 1.5)), linewidth=1, label=label)

@@ -1,11 +1,11 @@
 """Accuracy against visual tokens: what each row costs and achieves, and which of them are worth their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.result_names import FIXED, ORACLE
+from lit_avg.result_names import ACCURACY, FIXED, TOKEN_SHARE
 from lit_avg.studies.report.comparability import asked, groups
 from lit_avg.studies.report.drawing.labels import Label, Point, place_labels
 from lit_avg.studies.report.drawing.pareto import pareto_front
@@ -17,7 +17,7 @@ from lit_avg.studies.spec.study import Row, Study
 _NAMED = 6
 """Rows of one template that are all named in the figure; of more, only those on the front are."""
 
-_METRICS = ("token_share", "accuracy")
+_METRICS = (TOKEN_SHARE.name, ACCURACY.name)
 
 
 def accuracy_tokens(study: Study, results: Results) -> Figure | None:
@@ -47,9 +47,15 @@ def point_of(results: Results, row: Row) -> Point:
     return 100 * share, 100 * accuracy
 
 
-def front_of(rows: Sequence[Row], points: Sequence[Point]) -> list[Row]:
-    """The rows that no other makes needless. The oracle is left out: nobody can have what it achieves."""
-    possible = [number for number, row in enumerate(rows) if row.policy != ORACLE]
+def front_of(rows: Sequence[Row], points: Sequence[Point], informed: Collection[str]) -> list[Row]:
+    """The rows that no other makes needless.
+
+    Args:
+        rows: of the study.
+        points: where each stands.
+        informed: policies that know the answers, which are left out: nobody can have what they achieve.
+    """
+    possible = [number for number, row in enumerate(rows) if row.policy not in informed]
     return [rows[possible[place]] for place in pareto_front([points[number] for number in possible])]
 
 
@@ -69,11 +75,12 @@ def comparable(study: Study, rows: Sequence[Row], results: Results) -> list[Row]
 def _draw_front(axis: Axes, study: Study, rows: Sequence[Row], points: dict[str, Point], results: Results) -> set[str]:
     """The best that so many tokens buy, as steps; the names of the rows on it."""
     alike = comparable(study, rows, results)
-    front = [row.name for row in front_of(alike, [points[row.name] for row in alike])]
+    front = [row.name for row in front_of(alike, [points[row.name] for row in alike], study.know_the_answer)]
     if front:
         across, up = zip(*(points[name] for name in front), strict=True)
         steps = axis.step(across, up, where="post", color=FRONT_GREY, linestyle=(0, (4, 2)), linewidth=1)
-        without = ["the oracle"] if len(front) < len(alike) and _oracle(alike) else []
+        informed = sorted({row.policy for row in alike} & study.know_the_answer)
+        without = [f"the {policy}" for policy in informed] if len(front) < len(alike) else []
         without += ["rows asked other questions"] if len(alike) < len(rows) else []
         steps[0].set_label(wrapped("Pareto front" + (f" (without {' and '.join(without)})" if without else ""), 2.1))
     return set(front)
@@ -108,10 +115,6 @@ def _draw_others(axis: Axes, rows: Sequence[Row], best: set[str], results: Resul
 
 def _values(row: Row) -> str:
     return ", ".join(f"{axis} {value}" for axis, value in row.axes.items())
-
-
-def _oracle(rows: Sequence[Row]) -> bool:
-    return any(row.policy == ORACLE for row in rows)
 
 
 def _spread(study: Study) -> str:

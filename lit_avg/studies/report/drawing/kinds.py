@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.result_names import FIXED
+from lit_avg.result_names import ACCURACY, FIXED
 from lit_avg.studies.report.drawing.cost import shared_name
 from lit_avg.studies.report.drawing.style import draw_line, mark, note, panels, tick_at, wrapped
 from lit_avg.studies.report.drawing.unfinished import footnote
@@ -40,7 +40,7 @@ def accuracy_by_kind(study: Study, results: Results) -> Figure | None:
 
 def kinds_of(results: Results, row: Row) -> list[str]:
     """The kinds of question that a row's results tell apart."""
-    start = f"{row.policy}/accuracy/"
+    start = f"{row.policy}/{ACCURACY.name}/"
     names = {name for run in results[row.run].values() for name in run["metrics"]}
     return sorted(name.removeprefix(start) for name in names if name.startswith(start))
 
@@ -49,7 +49,7 @@ def _draw(axis: Axes, rows: Sequence[Row], kinds: Sequence[str], results: Result
     by_level = {int(row.policy.removeprefix(FIXED)): row for row in rows}
     levels = sorted(by_level)
     for number, kind in enumerate(kinds):
-        samples = [sample(results, by_level[level], f"accuracy/{kind}") for level in levels]
+        samples = [sample(results, by_level[level], f"{ACCURACY.name}/{kind}") for level in levels]
         draw_line(axis, levels, samples, mark(number), kind)
     axis.set_xscale("log", base=2)
     tick_at(axis, levels)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_avg.result_names import ROUTER
+from lit_avg.result_names import ROUTER, SELECTED
 from lit_avg.studies.report.drawing.style import SMALL, note, panels, shade, wrapped
 from lit_avg.studies.report.drawing.unfinished import footnote
 from lit_avg.studies.report.results import Results, sample
 from lit_avg.studies.spec.columns import kinds_in_order
 from lit_avg.studies.spec.study import Row, Study
 
-_SHARE = re.compile(ROUTER + r"/selected/(?P<kind>[^/]+)/(?P<tokens>\d+)")
+_SHARE = re.compile(rf"{ROUTER}/{SELECTED.name}/(?P<kind>[^/]+)/(?P<tokens>\d+)")
 _BAR = 0.17
 """Inches from one bar to the next: room for small letters."""
 
@@ -52,7 +52,7 @@ def shares_of(results: Results, row: Row) -> Shares:
     shares: dict[str, dict[int, float]] = {}
     for found in filter(None, map(_SHARE.fullmatch, names)):
         kind, tokens = found["kind"], int(found["tokens"])
-        mean = sample(results, row, f"selected/{kind}/{tokens}").mean
+        mean = sample(results, row, f"{SELECTED.name}/{kind}/{tokens}").mean
         if mean is not None:
             shares.setdefault(kind, {})[tokens] = mean
     return shares

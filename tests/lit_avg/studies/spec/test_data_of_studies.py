@@ -92,7 +92,7 @@ def no_reading(path: Path) -> str:
 
 
 def entry(**manifests: str) -> Checked:
-    return Checked("c", manifests, [], [], None, None, None, [], code_hash())
+    return Checked("c", manifests, [], {}, None, None, None, [], code_hash())
 
 
 def test_data_from_elsewhere_is_asked_for_at_each_sweep_and_drawn_data_when_the_program_is_another() -> None:
@@ -100,7 +100,7 @@ def test_data_from_elsewhere_is_asked_for_at_each_sweep_and_drawn_data_when_the_
         assert entry(**{place: "h"}).may_have_changed
         assert entry(**{place: "h"}).holds()  # as far as a table can tell
     assert not entry(Jersey="h").may_have_changed
-    assert Checked("c", {"Jersey": "h"}, [], [], None, None, None, [], "another").may_have_changed
+    assert Checked("c", {"Jersey": "h"}, [], {}, None, None, None, [], "another").may_have_changed
     assert entry(Jersey="3").digest != entry(Jersey="4").digest
 
 

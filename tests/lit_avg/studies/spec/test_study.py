@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from lit_avg.studies.runs.plan import plan
-from lit_avg.studies.spec.columns import METRICS
 from lit_avg.studies.spec.study import load_study
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import read_yaml
@@ -307,9 +306,3 @@ def test_columns_and_numbers_of_the_paper_that_mean_nothing_are_told_with_their_
     # once for each value of the axis
     assert len([m for m in mistakes if "cannot be the same for each value of an axis" in m]) == 2
     assert len(mistakes) == 7
-
-
-def test_the_table_knows_the_metrics_that_a_test_reports() -> None:
-    from lit_avg.evaluation.metrics import METRICS as REPORTED
-
-    assert tuple(METRICS) == REPORTED
