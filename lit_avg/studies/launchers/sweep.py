@@ -84,13 +84,17 @@ class Sweep:
             self._leave(run)
         self._drop_dependants()
         try:
-            queued = self.launcher.queued() if self.waiting else ()
+            queued, changed = self.launcher.queued() if self.waiting else (), True
             while self.waiting:
-                self._submit(queued)
+                if changed:
+                    self._submit(queued)
                 exits = self.launcher.watch()
                 queued = self.launcher.queued()  # before a look at the folders: what has left it has left its traces
+                elsewhere = len(self.elsewhere)
                 for run in list(self.waiting):
                     self._look(run, exits.get(run), run.identity in queued)
+                # where exits are reported, folders are not looked into before one comes: they may be many, and far away
+                changed = bool(exits) or len(self.elsewhere) < elsewhere or not self.launcher.reports_exits
                 self._drop_dependants()
         finally:
             self.launcher.close()
