@@ -69,11 +69,11 @@ class Splits(ShardsData):
         Raises:
             UserError: what is there is no data.
         """
-        known = dict[str, str]()
+        identities = dict[str, str]()
         for source in [source for split in SPLITS for source in self.sources(split)]:
             if may_be_there(source.shards):
-                known |= self._opened(source).identity
-        return known
+                identities |= self._opened(source).identity
+        return identities
 
     @property
     def manifest_hash(self) -> str:

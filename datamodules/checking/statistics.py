@@ -86,8 +86,8 @@ class Statistics:
         self.grids.update(other.grids)
         pairs = [(self.rounds, other.rounds), (self.aspects, other.aspects), (self.answers, other.answers)]
         pairs += [(self.lengths, other.lengths), *zip(self.visual, other.visual, strict=True)]
-        for own, others in pairs:
-            own.counts.update(others.counts)
+        for counter, other_counter in pairs:
+            counter.counts.update(other_counter.counts)
 
     @property
     def images(self) -> int:

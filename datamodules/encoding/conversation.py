@@ -93,9 +93,9 @@ class ConversationRenderer:
             NoRoomError: the first answer does not fit into the maximum length.
             BadSampleError: it spells a control token, and that cannot be written as text.
         """
-        known = self._remembered.get((turns, has_image))
-        if known is not None:
-            return known
+        remembered = self._remembered.get((turns, has_image))
+        if remembered is not None:
+            return remembered
         try:
             rendering = self._shortened(self.encode(messages_of(turns, has_image)))
         except UnwritableError as error:
@@ -143,8 +143,8 @@ def read_template(name: str) -> str:
     shipped = TEMPLATES / f"{name}.jinja"
     path = shipped if shipped.is_file() else Path(name)
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
-        raise UserError(f"template: there is none called {name}; give {known}, or a chat template's file")
+        shipped_names = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
+        raise UserError(f"template: there is none called {name}; give {shipped_names}, or a chat template's file")
     template = path.read_text(encoding="utf-8")
     if "generation" not in template:
         raise UserError(f"template: {path} does not mark its answers; put them into {{% generation %}} blocks")

@@ -20,15 +20,15 @@ class ReplayedLoader(Generic[Batch]):
         self.loader = loader
         self.began = torch.get_rng_state()
         self.yielded = 0
-        self._told = False
+        self._resumes = False
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        """A new epoch, or the rest of the one that `load_state_dict` told of."""
-        in_the_middle = self._told and 0 < self.yielded < len(self)
-        self._told = False
+        """A new epoch, or the rest of the one that `load_state_dict` was given."""
+        in_the_middle = self._resumes and 0 < self.yielded < len(self)
+        self._resumes = False
         now = torch.get_rng_state()
         if in_the_middle:
             torch.set_rng_state(self.began)
@@ -49,4 +49,4 @@ class ReplayedLoader(Generic[Batch]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.began, self.yielded, self._told = state["began"], state["yielded"], True
+        self.began, self.yielded, self._resumes = state["began"], state["yielded"], True

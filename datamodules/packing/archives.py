@@ -116,9 +116,9 @@ def _follow(database: sqlite3.Connection, links: dict[str, str]) -> None:
         links: from names to what is written there; a link may lead to another.
     """
     left = {name: inside(posixpath.join(posixpath.dirname(name), target)) for name, target in links.items()}
-    while found := {name: member for name, target in left.items() if (member := _member(database, target))}:
-        _insert(database, [Member(name, *member[1:]) for name, member in found.items()])
-        left = {name: target for name, target in left.items() if name not in found}
+    while resolved := {name: member for name, target in left.items() if (member := _member(database, target))}:
+        _insert(database, [Member(name, *member[1:]) for name, member in resolved.items()])
+        left = {name: target for name, target in left.items() if name not in resolved}
 
 
 def _member(database: sqlite3.Connection, name: str | None) -> Member | None:
@@ -161,10 +161,10 @@ def _tar_members(path: Path, database: sqlite3.Connection, links: dict[str, str]
             elif info.isreg():
                 pieces = cast(list[tuple[int, int]], info.sparse or [])
                 stored = sum(length for _, length in pieces) if pieces else info.size
-                told = json.dumps(pieces) if pieces else ""
-                yield Member(info.name, info.offset_data, stored, info.size, _TAR, 0, told)
-            elif info.islnk() and (found := _member(database, inside(info.linkname))):  # a file's second name
-                yield Member(info.name, *found[1:])
+                sparse_map = json.dumps(pieces) if pieces else ""
+                yield Member(info.name, info.offset_data, stored, info.size, _TAR, 0, sparse_map)
+            elif info.islnk() and (target := _member(database, inside(info.linkname))):  # a file's second name
+                yield Member(info.name, *target[1:])
 
 
 def _unpacked(file: BinaryIO, member: Member) -> bytes:

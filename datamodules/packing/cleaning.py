@@ -98,19 +98,19 @@ def _rounds_only(turns: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], list[str]]:
     """Without a leading answer, a trailing question and rounds of which one turn is empty; marks are never left out."""
     left_out: list[str] = []
     system = turns[:1] if turns and turns[0].speaker == "system" else ()
-    said = turns[len(system) :]
-    if len(said) > 1 and said[0].speaker == "gpt":
-        said, left_out = said[1:], [_FIRST_ANSWER]
-    if len(said) > 1 and said[-1].speaker == "human" and len(said) % 2:
-        said, left_out = said[:-1], [*left_out, _LAST_QUESTION]
-    if len(said) % 2:
+    dialogue = turns[len(system) :]
+    if len(dialogue) > 1 and dialogue[0].speaker == "gpt":
+        dialogue, left_out = dialogue[1:], [_FIRST_ANSWER]
+    if len(dialogue) > 1 and dialogue[-1].speaker == "human" and len(dialogue) % 2:
+        dialogue, left_out = dialogue[:-1], [*left_out, _LAST_QUESTION]
+    if len(dialogue) % 2:
         return turns, []
-    rounds = list(zip(said[::2], said[1::2], strict=True))
+    rounds = list(zip(dialogue[::2], dialogue[1::2], strict=True))
     whole = [both for both in rounds if not _is_empty(both)]
     if len(whole) < len(rounds) and whole:
-        said = tuple(turn for both in whole for turn in both)
+        dialogue = tuple(turn for both in whole for turn in both)
         left_out = [*left_out, *[_EMPTY_ROUND] * (len(rounds) - len(whole))]
-    return (*system, *said), left_out
+    return (*system, *dialogue), left_out
 
 
 def _is_empty(both: Sequence[Turn]) -> bool:

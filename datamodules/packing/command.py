@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         return 0
     with progress_bar(Console(stderr=True)) as watch:
         report = pack(job, out, arguments.workers, arguments.max_rejects, arguments.overwrite, settings, watch)
-    _tell(report, out)
+    _print_summary(report, out)
     return 0
 
 
@@ -119,7 +119,7 @@ def _add_running(options: ArgumentParser) -> None:
     )
 
 
-def _tell(report: PackReport, out: Path) -> None:
+def _print_summary(report: PackReport, out: Path) -> None:
     for split, counts in sorted(report.splits.items()):
         without = f", {counts['text_only']} of them without an image" if counts["text_only"] else ""
         print(f"{counts['samples']} samples packed into {out / split}{without}")

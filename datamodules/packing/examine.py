@@ -17,7 +17,7 @@ from datamodules.packing.cleaning import clean_turns, image_name
 from datamodules.packing.names import RefusedError
 from datamodules.packing.presets import Preset
 from datamodules.packing.records import Record
-from datamodules.packing.roots import Found, Images
+from datamodules.packing.roots import ImageFile, Images
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import hash_of
 
@@ -113,8 +113,8 @@ class Examiner:
 
     def _packable(self, fields: dict[str, Any], source: str) -> Packable:
         name = image_name(fields)
-        found = self.images.read(name) if name is not None else None
-        turns, left_out = clean_turns(fields, found is not None, self.preset.whole_rounds)
+        image_file = self.images.read(name) if name is not None else None
+        turns, left_out = clean_turns(fields, image_file is not None, self.preset.whole_rounds)
         identity = source if _id_of(fields) is None else str(fields["id"])
         sample = {"id": identity, "conversations": [{"from": who, "value": text} for who, text in turns]}
         sample |= {field: fields[field] for field in ("kinds", "source") if field in fields}
@@ -122,19 +122,19 @@ class Examiner:
             raise RefusedError(f"kinds that are not one for each round: {len(turns) // 2} rounds")
         record = _as_json(sample)
         rounds = len(turns) // 2
-        if found is None:  # how its file is called decides nothing
-            told = record if _id_of(fields) is not None else _as_json(sample | {"id": ""})
-            return Packable(record, None, "", hash_of(told), -1, 0, rounds, tuple(left_out))
-        image, extension = self._image(found, name := cast(str, name))
-        origin = hash_of(found.data)
-        read = len(found.data)
+        if image_file is None:  # how its file is called decides nothing
+            without_id = record if _id_of(fields) is not None else _as_json(sample | {"id": ""})
+            return Packable(record, None, "", hash_of(without_id), -1, 0, rounds, tuple(left_out))
+        image, extension = self._image(image_file, name := cast(str, name))
+        origin = hash_of(image_file.data)
+        read = len(image_file.data)
         return Packable(
-            record, image, extension, origin, found.root, read, rounds, tuple(left_out), under_name(name, origin)
+            record, image, extension, origin, image_file.root, read, rounds, tuple(left_out), under_name(name, origin)
         )
 
-    def _image(self, found: Found, name: str) -> tuple[bytes, str]:
+    def _image(self, image_file: ImageFile, name: str) -> tuple[bytes, str]:
         try:
-            return self.resizing(found.data, name)
+            return self.resizing(image_file.data, name)
         except UserError as error:
             raise RefusedError(f"image broken: {error}") from error
 

@@ -274,8 +274,8 @@ def _write_manifests(job: PackJob, partial: Partial, progress: Progress) -> None
         "images": progress.report.of_roots(settings["images"]),
     }
     for split, state in progress.writers.items():
-        told = {"settings": {**settings, "split": split}, "sources": sources, "totals": progress.report.totals()}
-        write_manifest(partial.folder / split, state, told)
+        entries = {"settings": {**settings, "split": split}, "sources": sources, "totals": progress.report.totals()}
+        write_manifest(partial.folder / split, state, entries)
 
 
 def _too_many(report: PackReport, max_rejects: float, folder: Path, out: Path) -> str:

@@ -115,7 +115,7 @@ class _Seen:
             for root, count in self.images.items()
         }
         unnamed = {root for root, packed in roots.items() if packed.named is None}
-        return {root: found._replace(named=None) if root in unnamed else found for root, found in now.items()} != roots
+        return {root: read._replace(named=None) if root in unnamed else read for root, read in now.items()} != roots
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,12 @@ class _Recheck:
         if name is None:
             return
         try:
-            found = self.examiner.images.read(name)
+            image_file = self.examiner.images.read(name)
         except RefusedError:
             seen.gone += 1
         else:
-            origin = hash_of(found.data)
-            seen.count(found.root, origin, under_name(name, origin))
+            origin = hash_of(image_file.data)
+            seen.count(image_file.root, origin, under_name(name, origin))
 
 
 def changes_since(verdicts: Verdicts, records: Records, examiner: Examiner, workers: int) -> Changes:
@@ -179,8 +179,8 @@ def changes_since(verdicts: Verdicts, records: Records, examiner: Examiner, work
 
 def verdicts_of(report: PackReport, rejects: Iterable[bytes]) -> Verdicts:
     """Those of a packing so far; `rejects` are the lines that tell what was refused."""
-    told = report.roots.items()
-    roots = {int(number): FromRoot(root["pictures"], root["digest"], root["named"]) for number, root in told}
+    by_number = report.roots.items()
+    roots = {int(number): FromRoot(root["pictures"], root["digest"], root["named"]) for number, root in by_number}
     return Verdicts(report.records, _sources(rejects), roots)
 
 
@@ -194,9 +194,10 @@ def verdicts_in(out: Path, rejects: Path) -> Verdicts:
     return Verdicts(manifest["totals"]["records"], _sources(lines), read)
 
 
-def _from_root(told: Mapping[str, Any]) -> FromRoot:
-    named = told.get("named_pictures_digest")
-    return FromRoot(told["pictures_read"], int(told["pictures_digest"], 16), None if named is None else int(named, 16))
+def _from_root(entry: Mapping[str, Any]) -> FromRoot:
+    named = entry.get("named_pictures_digest")
+    digest = int(entry["pictures_digest"], 16)
+    return FromRoot(entry["pictures_read"], digest, None if named is None else int(named, 16))
 
 
 def _sources(rejects: Iterable[bytes]) -> Counter[str]:

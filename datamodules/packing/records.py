@@ -134,8 +134,8 @@ class _ListText:
         Raises:
             ValueError: it is another one.
         """
-        if (found := self.next_sign()) != sign:
-            raise ValueError(f"there is {found!r} where {sign!r} should be" if found else "it ends there")
+        if (sign_there := self.next_sign()) != sign:
+            raise ValueError(f"there is {sign_there!r} where {sign!r} should be" if sign_there else "it ends there")
         self._at += 1
 
     def value(self) -> Any:

@@ -73,13 +73,13 @@ class PackReport:
         Args:
             identities: of the roots, as in `ImageRoot.identity`.
         """
-        told: list[dict[str, object]] = []
+        roots: list[dict[str, object]] = []
         for number, identity in enumerate(identities):
             read = self.roots.get(str(number), Counter())
             counts = {"pictures_read": read["pictures"], "bytes_read": read["bytes"]}
             digests = {"pictures_digest": f"{read['digest']:064x}", "named_pictures_digest": f"{read['named']:064x}"}
-            told.append({**identity, **counts, **digests})
-        return told
+            roots.append({**identity, **counts, **digests})
+        return roots
 
 
 def report_from_json(fields: dict[str, Any]) -> PackReport:

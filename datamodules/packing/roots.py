@@ -55,7 +55,7 @@ def parse_root(argument: str) -> ImageRoot:
     return ImageRoot(path, "" if short == "." else short)
 
 
-class Found(NamedTuple):
+class ImageFile(NamedTuple):
     """An image's bytes and the number of the root they are from."""
 
     data: bytes
@@ -90,7 +90,7 @@ class Images:
             if root.kind == "archive":
                 build_index(root.path, self._index(number))
 
-    def read(self, name: str) -> Found:
+    def read(self, name: str) -> ImageFile:
         """The image of that name.
 
         Raises:
@@ -101,7 +101,7 @@ class Images:
             raise RefusedError(f"image outside the image folder: {name}")
         for candidate, number in self._places(short):
             if (data := self._root(number).read(candidate)) is not None:
-                return Found(data, number)
+                return ImageFile(data, number)
         raise RefusedError(f"image missing: {name}")
 
     def _places(self, name: str) -> Iterator[tuple[str, int]]:

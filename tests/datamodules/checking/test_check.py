@@ -113,7 +113,7 @@ def counted(folder: Path, settings: MeasureSettings) -> Statistics:
 
 def test_images_are_counted_as_a_training_would_tile_them(tmp_path: Path) -> None:
     statistics = counted(one_shard(tmp_path, [(56, 28), (80, 20), (28, 56)], text_only=2), SMALL)
-    assert (statistics.samples, statistics.text_only, statistics.figures) == (5, 2, 3)
+    assert (statistics.samples, statistics.text_only, statistics.images) == (5, 2, 3)
     assert statistics.grids == {(1, 2): 2, (2, 1): 1}
     # a global view of 2x2; 56x28 fills the plane of 2x4 tokens, each row with its newline: 4 + 2 * 5
     # 80x20 is fitted to 56x14, one of the plane's two rows of tokens; the other's padding lies half above, half below
