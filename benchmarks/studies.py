@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from lit_avg.studies.runs.plan import PlannedRun, plan
-from lit_avg.studies.runs.run_record import RESULT
+from lit_avg.studies.runs.run_record import RESULT, read_record, whole_proof, write_record
 from lit_avg.studies.spec.config_files import config_content
 from lit_avg.studies.spec.fingerprint import Checked, source_of, write_checked
 from lit_avg.studies.spec.study import Study, load_study
@@ -80,6 +81,8 @@ def fill_up(run: PlannedRun) -> None:
         "said": [config_content(config) for config in (ROOT / "experiments" / "base.yaml", *run.run.configs)]
     }
     write_whole(path, json.dumps(result, indent=2) + "\n")
+    if (record := read_record(run.directory)) is not None:
+        write_record(run.directory, replace(record, proof=whole_proof(run)))
 
 
 def seconds(arguments: list[str]) -> float:

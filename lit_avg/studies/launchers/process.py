@@ -23,6 +23,7 @@ from lit_avg.studies.runs.run_record import (
     own_record,
     read_record,
     unfinished_commands,
+    whole_proof,
     write_record,
 )
 from lit_avg.studies.spec.fingerprint import source_of
@@ -99,7 +100,8 @@ def do_commands(run: PlannedRun, command: Command) -> int:
         if was_changed(run):
             return CHANGED
         seconds = record.seconds + time.monotonic() - began
-        record = replace(record, finished=(*record.finished, arguments[0]), seconds=round(seconds, 2))
+        finished = (*record.finished, arguments[0])
+        record = replace(record, finished=finished, seconds=round(seconds, 2), proof=whole_proof(run))
         write_record(run.directory, record)
     return 0
 

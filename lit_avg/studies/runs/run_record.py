@@ -13,6 +13,7 @@ from typing import Any, Literal
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.utils.atomic_io import write_whole, written
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import file_state
 from lit_avg.utils.json_files import read_entries
 from lit_avg.utils.locks import owner_of
 
@@ -31,12 +32,14 @@ class Record:
         finished: those of its commands that have ended well.
         failed: the exit status of a command that has ended badly of itself, not by being stopped.
         seconds: time spent on commands that have ended well.
+        proof: in which state the file with what it measured was when it was seen whole; in that, it is not read again.
     """
 
     identity: str
     finished: tuple[str, ...] = ()
     failed: int | None = None
     seconds: float = field(default=0.0, compare=False)
+    proof: str | None = field(default=None, compare=False)
 
 
 def read_record(directory: Path) -> Record | None:
@@ -44,7 +47,7 @@ def read_record(directory: Path) -> Record | None:
     try:
         content = json.loads((directory / RECORD).read_bytes())
         failed, seconds = content.get("failed"), float(content.get("seconds", 0))
-        return Record(str(content["identity"]), tuple(content["finished"]), failed, seconds)
+        return Record(str(content["identity"]), tuple(content["finished"]), failed, seconds, content.get("proof"))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -72,8 +75,16 @@ def is_finished(run: PlannedRun) -> bool:
 
 
 def has_proof(run: PlannedRun) -> bool:
-    """Whether what a run has measured is there and not damaged."""
-    return isinstance(_proof_of(run), dict)
+    """Whether what a run has measured is there and not damaged; read unless it is as it was when the run ended."""
+    record = own_record(run)
+    known = record is not None and record.proof is not None and record.proof == _state_of_proof(run)
+    return known or isinstance(_proof_of(run), dict)
+
+
+def whole_proof(run: PlannedRun) -> str | None:
+    """For a run's record, the state of the file with what it has measured; None where that is not whole."""
+    state = _state_of_proof(run)
+    return state if isinstance(_proof_of(run), dict) and _state_of_proof(run) == state else None
 
 
 def is_damaged(run: PlannedRun) -> bool:
@@ -97,6 +108,13 @@ def read_result(run: PlannedRun) -> dict[str, Any]:
     if isinstance(proof, dict):
         return proof
     raise UserError(proof or f"there is no {run.proof}; remove {run.directory} and sweep again")
+
+
+def _state_of_proof(run: PlannedRun) -> str | None:
+    try:
+        return file_state(run.proof)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _proof_of(run: PlannedRun) -> dict[str, Any] | str | None:

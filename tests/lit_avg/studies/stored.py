@@ -1,6 +1,7 @@
 """Studies whose runs nobody has trained: folders as runs leave them, written by the project's own writers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from lit_avg.evaluation.metrics import policy_metrics
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.routing.policies import all_policies
 from lit_avg.studies.runs.plan import PlannedRun, plan
-from lit_avg.studies.runs.run_record import LOG, RESULT, Record, write_record
+from lit_avg.studies.runs.run_record import LOG, RESULT, Record, whole_proof, write_record
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.visual_tokens.granularity import Granularities
@@ -92,7 +93,7 @@ def finish(run: PlannedRun, questions: int = 40, salt: int = 0, asked: str | Non
         splits = {"train": {"data": "da7a", "samples": 7, "per_part": 2}}
         manifest = {"format": 1, "identity": {"weights of the llm": "11ff"}, "splits": splits, "sha256": "5afe"}
         write_whole(run.proof, json.dumps(manifest))
-        write_record(run.directory, done)
+        write_record(run.directory, replace(done, proof=whole_proof(run)))
         return
     metrics: dict[str, float] = {"val/loss": 1.5 + run.seed}
     if run.run.test:
@@ -110,7 +111,7 @@ def finish(run: PlannedRun, questions: int = 40, salt: int = 0, asked: str | Non
         "questions": asked,
     }
     write_whole(run.directory / RESULT, json.dumps(result))
-    write_record(run.directory, done)
+    write_record(run.directory, replace(done, proof=whole_proof(run)))
 
 
 def fail(run: PlannedRun) -> None:

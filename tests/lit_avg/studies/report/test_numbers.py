@@ -142,6 +142,7 @@ def test_kinds_stand_in_figures_as_the_studys_columns_have_them() -> None:
 def test_a_table_reads_each_result_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, study = list[Path](), stored_study(tmp_path)
     plainly = records.read_entries
+    records._read_proof.cache_clear()  # pyright: ignore[reportPrivateUsage]  as in a new process
     monkeypatch.setattr(records, "read_entries", lambda path, *needed: read.append(path) or plainly(path, *needed))
 
     collect(study)
