@@ -1,19 +1,14 @@
 """Ablation e: the router learns from the answer loss itself, through a straight-through Gumbel-softmax (Table 4, e)."""
 
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lit_avg.batch import Batch
-from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.llava_next.llm_input import llm_input, separate_questions
-from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Policy
-from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
-from lit_avg.training.optim import Optimization
 from lit_avg.utils.arguments import check_number
 
 
@@ -21,26 +16,12 @@ class GumbelRouterTuning(RouterStage):
     """No LMM feedback: the LLM sees the level that was drawn, and its loss flows back through the draw.
 
     Args:
-        model: as in `Stage`.
-        optimization: as in `Stage`.
-        init_from: as in `Stage`.
-        frozen: as in `Stage`.
         temperature: of the Gumbel-softmax.
-        policies: as in `Stage`.
-        metrics: as in `Stage`.
+        **kwargs: of `RouterStage`.
     """
 
-    def __init__(
-        self,
-        model: Callable[[], AvgLlava],
-        optimization: Optimization,
-        init_from: str | None = None,
-        frozen: Sequence[Part] = (),
-        temperature: float = 1.0,
-        policies: Sequence[Policy] = (),
-        metrics: Sequence[PolicyMetric] = (),
-    ) -> None:
-        super().__init__(model, optimization, init_from, frozen, policies=policies, metrics=metrics)
+    def __init__(self, *args: Any, temperature: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
 

@@ -1,21 +1,17 @@
 """Stage 3: the model learns to answer from every granularity (paper, section 3.3)."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lit_avg.batch import Batch
-from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.llava_next.llm_input import LlmInput, llm_input
-from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Policy
 from lit_avg.stages.base import Part, Stage
-from lit_avg.training.optim import Optimization
 from lit_avg.training.sequential_backward import sum_with_sequential_backward
 from lit_avg.utils.arguments import check_counts
 from lit_avg.utils.distributed import is_sharded
@@ -26,10 +22,6 @@ class MultiGranularityTuning(Stage):
     """The loss of stage 2 at each of the N granularities, averaged over N; the image is encoded once.
 
     Args:
-        model: as in `Stage`.
-        optimization: as in `Stage`.
-        init_from: as in `Stage`.
-        frozen: as in `Stage`.
         sequential_backward: go back through the LLM after each level, which holds the activations of one level
             instead of N, and through connector and encoder once. The gradients are the same. Not done, whatever
             this says, where parameters are sharded or float16 gradients are scaled.
@@ -37,8 +29,7 @@ class MultiGranularityTuning(Stage):
             rows, each with its own way back.
         levels_per_step: how many levels, drawn anew for each batch, a step is averaged over: an unbiased estimate of
             the loss at a part of the cost. None for all.
-        policies: as in `Stage`.
-        metrics: as in `Stage`.
+        **kwargs: of `Stage`.
 
     Raises:
         UserError: `tokens_at_once` or `levels_per_step` is less than one, or, as soon as the model is built, there are
@@ -50,17 +41,13 @@ class MultiGranularityTuning(Stage):
 
     def __init__(
         self,
-        model: Callable[[], AvgLlava],
-        optimization: Optimization,
-        init_from: str | None = None,
-        frozen: Sequence[Part] = (),
+        *args: Any,
         sequential_backward: bool = True,
         tokens_at_once: int = 4096,
         levels_per_step: int | None = None,
-        policies: Sequence[Policy] = (),
-        metrics: Sequence[PolicyMetric] = (),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen, policies, metrics)
+        super().__init__(*args, **kwargs)
         check_counts({"tokens_at_once": tokens_at_once, "levels_per_step": levels_per_step})
         self.sequential_backward = sequential_backward
         self.tokens_at_once = tokens_at_once

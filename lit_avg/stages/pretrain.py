@@ -1,18 +1,14 @@
 """Stage 1: the connector learns to speak the LLM's language from captions (paper, section 3.3)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.llava_next.backbone import BackbonePart
-from lit_avg.model import AvgLlava
-from lit_avg.routing.policies import Policy
 from lit_avg.runs.origins import folder_now
 from lit_avg.stages.base import Part, Stage
 from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, ExternalWeights, left_out_of_pretrained
-from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 
 
@@ -20,13 +16,8 @@ class Pretrain(Stage):
     """The base class's loss on captions; everything but the connector is frozen.
 
     Args:
-        model: as in `Stage`.
-        optimization: as in `Stage`.
-        init_from: as in `Stage`; stage 1 has none before it.
-        frozen: as in `Stage`.
         pretrained_parts: hub ids or folders the vision encoder and the LLM are taken from.
-        policies: as in `Stage`.
-        metrics: as in `Stage`.
+        **kwargs: of `Stage`; there is no stage to `init_from`.
 
     Raises:
         UserError: there is an `init_from`.
@@ -36,17 +27,15 @@ class Pretrain(Stage):
 
     def __init__(
         self,
-        model: Callable[[], AvgLlava],
-        optimization: Optimization,
-        init_from: str | None = None,
-        frozen: Sequence[Part] = (),
+        *args: Any,
         pretrained_parts: Mapping[Literal["vision_encoder", "llm"], str] | None = None,
-        policies: Sequence[Policy] = (),
-        metrics: Sequence[PolicyMetric] = (),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen, policies, metrics)
+        super().__init__(*args, **kwargs)
         if self.init_from is not None:
-            raise UserError(f"init_from: no stage comes before Pretrain, but it is {init_from}; see pretrained_parts")
+            raise UserError(
+                f"init_from: no stage comes before Pretrain, but it is {self.init_from}; see pretrained_parts"
+            )
         self.pretrained_parts = dict(pretrained_parts or {})
 
     def load_weights(self) -> None:

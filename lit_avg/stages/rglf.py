@@ -1,7 +1,7 @@
 """Stage 4: Ranking Granularity to align LMM Feedback (paper, section 3.3)."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -9,19 +9,14 @@ from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.evaluate import outcomes_of
-from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.feedback.compute import open_readers
 from lit_avg.feedback.lmm_feedback import Feedback, encode_levels_of, feedback_of
 from lit_avg.feedback.store import FeedbackReader
 from lit_avg.llava_next.hf_model import without_llm
-from lit_avg.model import AvgLlava
 from lit_avg.routing.objectives import Objective, RankingObjective, checked_losses
-from lit_avg.routing.policies import Policy
-from lit_avg.stages.base import Part
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import base_weights
-from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 
 DEFAULT = RankingObjective()
@@ -32,20 +27,15 @@ class RGLF(RouterStage):
     """The router learns the frozen LMM's own preferences, by default with loss = ranking_weight * rank + alpha * ce.
 
     Args:
-        model: as in `Stage`.
-        optimization: as in `Stage`.
-        init_from: as in `Stage`.
-        frozen: as in `Stage`.
-        alpha: of `RankingObjective`, which is the objective if none is given.
-        ranking_weight: likewise.
+        alpha: weight of the cross-entropy with the best granularity, where no `objective` is given; 0 leaves it out
+            (Table 4, g).
+        ranking_weight: weight of the ranking loss, likewise; 0 leaves it out (Table 4, f).
         feedback: a store that `lit-avg feedback` wrote, to train from without loading the LLM.
         per_sample: compute each sample by itself, so that its feedback cannot depend on the rest of its batch, and a
             router trained from a store is bit by bit the one trained on live feedback (float32 on a CPU, by as many
             threads). Whole batches are faster, 2.6 times on Jersey, and may differ in the last bits: 1e-6.
-        margins: as in `RouterStage`.
-        policies: as in `Stage`.
-        metrics: as in `Stage`.
         objective: another objective, of any class that derives from `Objective`.
+        **kwargs: of `RouterStage`.
 
     Raises:
         UserError: there is a store, but no `init_from` to say whose feedback is wanted, the loss has no weight, or
@@ -54,20 +44,15 @@ class RGLF(RouterStage):
 
     def __init__(
         self,
-        model: Callable[[], AvgLlava],
-        optimization: Optimization,
-        init_from: str | None = None,
-        frozen: Sequence[Part] = (),
+        *args: Any,
         alpha: float = DEFAULT.alpha,
         ranking_weight: float = DEFAULT.ranking_weight,
         feedback: str | None = None,
         per_sample: bool = False,
-        margins: Sequence[float] = (),
-        policies: Sequence[Policy] = (),
-        metrics: Sequence[PolicyMetric] = (),
         objective: Objective | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(model, optimization, init_from, frozen, margins, policies, metrics)
+        super().__init__(*args, **kwargs)
         weighted = RankingObjective(alpha, ranking_weight)
         if objective is not None and weighted != DEFAULT:
             raise UserError(

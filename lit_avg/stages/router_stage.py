@@ -2,20 +2,17 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.calibration import fit_delta
-from lit_avg.evaluation.metrics import PolicyMetric
 from lit_avg.llava_next.exact_buffers import ExactBuffers
-from lit_avg.model import AvgLlava
 from lit_avg.routing.policies import Policy, all_policies
 from lit_avg.stages.base import Part, Stage
-from lit_avg.training.optim import Optimization
 from lit_avg.utils.arguments import check_numbers
 from lit_avg.utils.errors import UserError
 
@@ -24,13 +21,8 @@ class RouterStage(ExactBuffers, Stage):
     """Trains the router alone and fits the margin of `coarsest within` at each validation.
 
     Args:
-        model: as in `Stage`.
-        optimization: as in `Stage`.
-        init_from: as in `Stage`.
-        frozen: as in `Stage`.
         margins: further margins, in nats, that a test tries, each as a policy of its own.
-        policies: as in `Stage`.
-        metrics: as in `Stage`.
+        **kwargs: of `Stage`.
 
     Raises:
         UserError: a margin is negative, no number, or there twice.
@@ -41,17 +33,8 @@ class RouterStage(ExactBuffers, Stage):
     exact: ClassVar[tuple[str, ...]] = ("delta",)
     delta: Tensor
 
-    def __init__(
-        self,
-        model: Callable[[], AvgLlava],
-        optimization: Optimization,
-        init_from: str | None = None,
-        frozen: Sequence[Part] = (),
-        margins: Sequence[float] = (),
-        policies: Sequence[Policy] = (),
-        metrics: Sequence[PolicyMetric] = (),
-    ) -> None:
-        super().__init__(model, optimization, init_from, frozen, policies, metrics)
+    def __init__(self, *args: Any, margins: Sequence[float] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         check_numbers("margins", margins, least=0)
         if len({f"{margin:g}" for margin in margins}) < len(margins):
             raise UserError(f"margins: {list(margins)} has one twice, or two that tables would show as one")
