@@ -19,8 +19,9 @@ from pathlib import Path
 
 import yaml
 
+from lit_avg.result_names import RESULT
 from lit_avg.studies.runs.plan import PlannedRun, plan
-from lit_avg.studies.runs.run_record import RESULT, read_record, whole_proof, write_record
+from lit_avg.studies.runs.run_record import read_record, whole_proof, write_record
 from lit_avg.studies.spec.config_files import config_content
 from lit_avg.studies.spec.fingerprint import Checked, source_of, write_checked
 from lit_avg.studies.spec.study import Study, load_study
@@ -61,7 +62,7 @@ def made_up(folder: Path, questions: int) -> Study:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     study = load_study(path)
     sources = {run.name: source_of(run) for run in study.runs.values()}
-    unknown = {"manifests": {}, "policies": [], "metrics": [], "kinds": None, "processes": None}
+    unknown = {"manifests": {}, "policies": [], "metrics": {}, "kinds": None, "processes": None}
     unknown |= {"feedback": None, "levels": []}
     write_checked(study.out, {source: Checked(config=source, **unknown) for source in sources.values()})
     study = load_study(path)

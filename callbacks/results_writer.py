@@ -23,15 +23,14 @@ from callbacks.token_savings import TokenSavings
 from lit_avg.config.saved_config import read_saved
 from lit_avg.data import ShardsData
 from lit_avg.evaluation.outcomes import Outcomes
-from lit_avg.runs.recorded_hashes import BEFORE, OWN, read_result
+from lit_avg.result_names import BEFORE, OUTCOMES, OWN, PARENT, RESULT, RunResult
+from lit_avg.runs.recorded_hashes import read_result
 from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import move, write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, hash_of
 
-FILE = "result.json"
-OUTCOMES_FILE = "outcomes.csv"
 CODE = ("lit_avg", "datamodules", "callbacks")
 """Where a new file changes what a run does; notes and results beside them do not."""
 
@@ -66,12 +65,12 @@ class ResultsWriter(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Forget the hash of a finished run that is fitted on, and its test: the checkpoint will be another one."""
-        path = Path(trainer.default_root_dir) / FILE
+        path = Path(trainer.default_root_dir) / RESULT
         if not trainer.is_global_zero or not path.is_file():
             return
         result = read_result(path)
-        if result.get("checkpoint", {}).get(OWN):
-            result["checkpoint"] |= {OWN: None, BEFORE: None}
+        if (known := result.get("checkpoint", {})).get(OWN):
+            result["checkpoint"] = known | {OWN: None, BEFORE: None}
             write_whole(path, _text(result))
         if trainer.global_step > result.get("steps", 0):
             _forget_test(path, result)
@@ -91,7 +90,7 @@ class ResultsWriter(L.Callback):
         if found is not None:
             module, outcomes = found
             chosen = {name: outcomes.chosen_by(policy) for name, policy in module.policies.items()}
-            write_whole(run_folder(trainer) / OUTCOMES_FILE, outcomes_csv(outcomes, chosen))
+            write_whole(run_folder(trainer) / OUTCOMES, outcomes_csv(outcomes, chosen))
             self._questions = asked(shards_data(trainer), outcomes.keys)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -101,30 +100,33 @@ class ResultsWriter(L.Callback):
             return
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
             return
-        path = run_folder(trainer) / FILE
-        earlier = read_result(path) if path.is_file() else {}
+        path = run_folder(trainer) / RESULT
+        earlier = read_result(path) if path.is_file() else RunResult()
         if verb == "fit" and 0 < trainer.global_step == self._loaded_at == earlier.get("steps"):
-            if earlier["checkpoint"][OWN] is None:  # it had come to its end before, and there is nothing else to add
-                earlier["checkpoint"][OWN] = _sha256(path.parent)
+            known = earlier.get("checkpoint", {})
+            if known[OWN] is None:  # it had come to its end before, and there is nothing else to add
+                earlier["checkpoint"] = known | {OWN: _sha256(path.parent)}
                 write_whole(path, _text(earlier))
             return
-        earlier = earlier if verb == "test" else {"metrics": self._validated}
+        earlier = earlier if verb == "test" else RunResult(metrics=self._validated)
         result = _describe(trainer, pl_module, verb)
-        result |= {name: earlier[name] for name in ("seed", "steps", "config") if name in earlier}
+        fitted = {name: value for name, value in earlier.items() if name in ("seed", "steps", "config")}
+        result |= cast(RunResult, fitted)
         result["metrics"] = earlier.get("metrics", {}) | _metrics(trainer)
         result["questions"] = self._questions
         result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
         write_whole(path, _text(result))
 
 
-def _forget_test(path: Path, result: dict[str, Any]) -> None:
+def _forget_test(path: Path, result: RunResult) -> None:
     """What a test found out of earlier weights is none of the run's results any more; its rows get another name."""
-    validated = {name: value for name, value in result["metrics"].items() if name.startswith("val/")}
-    outcomes = path.with_name(OUTCOMES_FILE)
+    metrics = result.get("metrics", {})
+    validated = {name: value for name, value in metrics.items() if name.startswith("val/")}
+    outcomes = path.with_name(OUTCOMES)
     if outcomes.is_file():
-        move(outcomes, outcomes.with_stem(f"{outcomes.stem}.step-{result['steps']}"))
-    if validated != result["metrics"]:
-        write_whole(path, _text(result | {"metrics": validated, "questions": None}))
+        move(outcomes, outcomes.with_stem(f"{outcomes.stem}.step-{result.get('steps')}"))
+    if validated != metrics:
+        write_whole(path, _text({**result, "metrics": validated, "questions": None}))
 
 
 def asked(data: ShardsData | None, keys: Sequence[str]) -> str:
@@ -168,7 +170,7 @@ def outcomes_csv(outcomes: Outcomes, chosen: Mapping[str, Tensor]) -> str:
     return text.getvalue()
 
 
-def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[str, Any]:
+def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> RunResult:
     """What the run is, as far as that can be looked up now."""
     folder = run_folder(trainer)
     path = folder / config_name(verb)
@@ -186,7 +188,7 @@ def _describe(trainer: L.Trainer, module: L.LightningModule, verb: str) -> dict[
         "commit": _git(source, "rev-parse", "HEAD"),
         "dirty": is_changed(source),
         "data": None if data is None else data.manifest_hash,
-        "checkpoint": {OWN: _sha256(folder), "parent": parent and parent["sha256"]},
+        "checkpoint": {OWN: _sha256(folder), PARENT: parent and parent["sha256"]},
         "versions": {"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
         "machine": {"host": platform.node(), "threads": torch.get_num_threads()},
         "seconds": {},
@@ -206,7 +208,9 @@ def _metrics(trainer: L.Trainer) -> dict[str, float]:
         if isinstance(callback, TokenSavings):
             kept |= callback.results
     if bad := [f"{name} is {value}" for name, value in kept.items() if not math.isfinite(value)]:
-        raise UserError(f"step {trainer.global_step}: {', '.join(bad[:3])}, which is no result; {FILE} is not written")
+        raise UserError(
+            f"step {trainer.global_step}: {', '.join(bad[:3])}, which is no result; {RESULT} is not written"
+        )
     return dict(sorted(kept.items()))
 
 
@@ -227,7 +231,7 @@ def _sha256(run: Path) -> str | None:
     return file_sha256(path) if path.is_file() else None
 
 
-def _text(result: dict[str, Any]) -> str:
+def _text(result: RunResult) -> str:
     return json.dumps(result, indent=2, allow_nan=False) + "\n"
 
 

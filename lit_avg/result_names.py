@@ -1,11 +1,55 @@
-"""The names that a test writes and a study reads: of policies and metrics, in `result.json` and `outcomes.csv`.
+"""The names that a run writes and a study reads: of policies and metrics, and of what `result.json` tells.
 
 Studies know no training code, and training none of them; what both have to call by one name stands here. Policies and
 metrics of one's own are not here: `lit-avg check` tells a study of those that a config names.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypedDict
+
+RESULT, OUTCOMES = "result.json", "outcomes.csv"
+"""Files that a run leaves in its folder: a row for itself, and after a test one for each question."""
+
+OWN, BEFORE, PARENT = "own", "own before calibration", "parent"
+"""Entries of `RunResult.checkpoint`: the hash of the run's own, what it was before `lit-avg calibrate`, and that of the
+run whose weights it began from."""
+
+
+class RunResult(TypedDict, total=False):
+    """What `result.json` tells of a run; results of earlier versions lack some of it.
+
+    Args:
+        run: name of its folder.
+        stage: class of the stage.
+        seed: of all that was drawn.
+        steps: of the optimiser.
+        config: all that the configs came to.
+        metrics: the last validation's as `val/<metric>`, a test's as `<policy>/<metric>`.
+        commit: of the code.
+        dirty: whether the code was another than the commit's.
+        data: hash of the manifests.
+        checkpoint: SHA-256 of checkpoints, by `OWN`, `BEFORE` and `PARENT`.
+        versions: of Python and the libraries.
+        machine: what it was made on.
+        seconds: that each command took.
+        questions: hash of the samples of the test split and the keys of the questions.
+    """
+
+    run: str
+    stage: str
+    seed: int | None
+    steps: int
+    config: Any
+    metrics: dict[str, float]
+    commit: str | None
+    dirty: bool
+    data: str | None
+    checkpoint: dict[str, str | None]
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+    seconds: dict[str, float]
+    questions: str | None
+
 
 ROUTER, RANDOM, ORACLE = "router", "random", "oracle"
 """Names of policies: the router's own choice, a random one, and the one that knows the answers."""

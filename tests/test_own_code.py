@@ -57,57 +57,6 @@ def test_callbacks_of_ones_own_are_added_to_those_of_the_base(
     sys.modules.pop("mine", None)
 
 
-CHOICES = """
-from dataclasses import dataclass
-
-import torch
-
-from lit_avg.evaluation.metrics import PolicyMetric
-from lit_avg.result_names import MetricMeaning
-from lit_avg.routing.objectives import Objective
-from lit_avg.routing.policies import Policy
-
-
-@dataclass(frozen=True)
-class Alternating(Policy):
-    '''The two coarsest levels in turn.'''
-
-    first: int = 0
-    name = "alternating"
-
-    def choose(self, inputs):
-        return (torch.arange(len(inputs.keys)) + self.first) % 2
-
-
-class Confidence(PolicyMetric):
-    '''Mean log-prob of the answers at the levels chosen.'''
-
-    meaning = MetricMeaning("confidence", "number", best="low", by_kind=True)
-
-    def __init__(self):
-        super().__init__()
-        self.add_sum("total")
-        self.add_sum("questions")
-
-    def update(self, outcomes, chosen):
-        self.total += outcomes.feedback.gather(1, chosen.unsqueeze(1)).sum()
-        self.questions += len(chosen)
-
-    def compute(self):
-        return self.total / self.questions
-
-
-class ExpectedTokens(Objective):
-    '''The router's expected tokens per tile, in units of a price.'''
-
-    def __init__(self, price: float):
-        self.price = price
-
-    def __call__(self, scores, feedback, tokens):
-        return {"loss": self.price * (scores.exp() @ tokens.float()).mean()}
-"""
-
-
 def csv_of(outcomes: Path) -> list[dict[str, str]]:
     with outcomes.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -115,19 +64,17 @@ def csv_of(outcomes: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A study of a router with a policy, a metric and an objective of one's own, made by `lit-avg sweep`."""
+    """A study of a router with the guide's policy, metric and objective, made by `lit-avg sweep`."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "choices.py").write_text(CHOICES)
-    own = {
-        "policies": [{"class_path": "choices.Alternating", "init_args": {"first": 1}}],
-        "metrics": [{"class_path": "choices.Confidence"}],
-        "objective": {"class_path": "choices.ExpectedTokens", "init_args": {"price": 0.5}},
-    }
-    policies = ("router", "alternating", "oracle")
+    for language, name in (("python", "choices.py"), ("yaml", "choices.yaml")):
+        (example,) = re.findall(rf"```{language}\n(# {name}.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+        (folder / name).write_text(example, encoding="utf-8")
+    configs = [write_stage(folder, "RGLF"), str(folder / "choices.yaml")]
+    policies = ("router", "alternating", "oracle", "oracle 0.5")
     study = {
         "out": str(folder / "out"),
         "seeds": [0],
-        "runs": {"stage4": {"configs": [write_stage(folder, "RGLF", **own)], "test": True}},
+        "runs": {"stage4": {"configs": configs, "test": True}},
         "rows": {policy: {"run": "stage4", "policy": policy} for policy in policies},
         "columns": ["accuracy", "confidence", "confidence/number"],
     }
@@ -170,8 +117,9 @@ def test_a_metric_of_ones_own_is_a_column_in_its_own_unit(studied: Path, capsys:
     table = table_of(studied, capsys)
     assert table["row"][1:] == ["accuracy", "confidence", "confidence/number"]
     low, high = sorted(("router", "alternating"), key=lambda policy: metrics[f"{policy}/confidence"])
-    assert table[low][2] == f"**{metrics[f'{low}/confidence']:.3f}**"  # the lowest is the best: `best="low"`
-    assert table[high][2] == f"{metrics[f'{high}/confidence']:.3f}"
+    assert table[high][2] == f"**{metrics[f'{high}/confidence']:.3f}**"
+    assert table[low][2] == f"{metrics[f'{low}/confidence']:.3f}"
+    assert "*" not in table["oracle"][2] + table["oracle 0.5"][2]  # out of competition
 
 
 @pytest.mark.slow
@@ -182,7 +130,8 @@ def test_an_objective_of_ones_own_is_what_is_trained(studied: Path, capsys: pyte
     result = json.loads((run / "result.json").read_text())
     assert 0.5 <= result["metrics"]["val/loss"] <= 0.5 * 16
     assert result["config"]["model"]["init_args"]["objective"]["init_args"] == {"price": 0.5}
-    assert main(["describe", "--config", str(studied / "RGLF.yaml")]) == 0
+    configs = [part for name in ("RGLF", "choices") for part in ("--config", str(studied / f"{name}.yaml"))]
+    assert main(["describe", *configs]) == 0
     assert "loss: ExpectedTokens" in capsys.readouterr().out
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lit_avg.result_names import OUTCOMES
 from lit_avg.studies.report.run_diff import (
     MetricPair,
     RunSummary,
@@ -20,7 +21,6 @@ from lit_avg.studies.report.run_diff import (
     read_side,
 )
 from lit_avg.studies.runs.plan import named_run, split_seed
-from lit_avg.studies.runs.run_record import OUTCOMES
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError

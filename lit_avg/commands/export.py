@@ -28,6 +28,7 @@ from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.data import ShardsData, no_processor
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
+from lit_avg.result_names import ACCURACY, RESULT, TOKEN_SHARE, RunResult
 from lit_avg.runs.recorded_hashes import read_result
 from lit_avg.stages.base import Stage
 from lit_avg.studies.report.numbers import number
@@ -37,7 +38,7 @@ from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback, check_scores
 
 
-def model_card(stage: Stage, name: str, result: Mapping[str, Any]) -> str:
+def model_card(stage: Stage, name: str, result: RunResult) -> str:
     """Markdown with the front matter that the Hugging Face hub reads.
 
     Args:
@@ -59,7 +60,7 @@ def model_card(stage: Stage, name: str, result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _training(stage: Stage, result: Mapping[str, Any]) -> str:
+def _training(stage: Stage, result: RunResult) -> str:
     known = {
         "stage": type(stage).__name__,
         "started from": stage.init_from or "pretrained parts",
@@ -70,10 +71,12 @@ def _training(stage: Stage, result: Mapping[str, Any]) -> str:
     return "\n".join(f"- {what}: {value}" for what, value in known.items() if value is not None)
 
 
-def _results(result: Mapping[str, Any]) -> str:
+def _results(result: RunResult) -> str:
     metrics: Mapping[str, object] = result.get("metrics", {})
     numbers = {name: found for name, value in metrics.items() if (found := number(value)) is not None}
-    told = {name: value for name, value in numbers.items() if name.endswith(("accuracy", "token_share", "val/loss"))}
+    told = {
+        name: value for name, value in numbers.items() if name.endswith((ACCURACY.name, TOKEN_SHARE.name, "val/loss"))
+    }
     if not told:
         return "None were recorded."
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(told.items()))
@@ -254,7 +257,7 @@ def fixed_image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8))
 
 
-def results_of(run: Path) -> Mapping[str, Any]:
+def results_of(run: Path) -> RunResult:
     """What the run has measured; nothing if it has not come to its end."""
-    path = run / "result.json"
-    return read_result(path) if path.is_file() else {}
+    path = run / RESULT
+    return read_result(path) if path.is_file() else RunResult()

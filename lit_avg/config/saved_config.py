@@ -13,7 +13,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_avg.runs.run_folder import CHECKPOINTS, RESULT
+from lit_avg.result_names import RESULT
+from lit_avg.runs.run_folder import CHECKPOINTS
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.yaml_reader import read_yaml
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from lit_avg.result_names import RESULT
 from lit_avg.runs.recorded_hashes import recorded
-from lit_avg.runs.run_folder import LAST_CHECKPOINT, RESULT, checkpoint_path
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, checkpoint_path
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256
 

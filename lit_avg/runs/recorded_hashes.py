@@ -10,14 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.runs.run_folder import LAST_CHECKPOINT, RESULT, run_of
+from lit_avg.result_names import BEFORE, OWN, RESULT, RunResult
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, run_of
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, file_state
 from lit_avg.utils.json_files import read_entries
-
-OWN, BEFORE = "own", "own before calibration"
-"""Entries of a result's `checkpoint`: the hash of the run's own, and what it was before `lit-avg calibrate`."""
 
 
 def recorded(path: Path) -> set[str]:
@@ -38,9 +36,9 @@ def recorded(path: Path) -> set[str]:
     return {str(known[name]) for name in (OWN, BEFORE) if known.get(name)}
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> RunResult:
     """A run's result; errors as in `read_entries`."""
-    return read_entries(path, "bring it back, or remove it and test again")
+    return cast(RunResult, read_entries(path, "bring it back, or remove it and test again"))
 
 
 def note_calibrated(path: Path, sha256: str, policy: str) -> bool:
@@ -58,8 +56,8 @@ def note_calibrated(path: Path, sha256: str, policy: str) -> bool:
         return False
     place = run_of(path) / RESULT
     result = read_result(place)
-    result["checkpoint"] |= {OWN: sha256, BEFORE: file_sha256(path)}
-    metrics = cast(dict[str, Any], result.get("metrics", {}))
+    result["checkpoint"] = result.get("checkpoint", {}) | {OWN: sha256, BEFORE: file_sha256(path)}
+    metrics = result.get("metrics", {})
     result["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(f"{policy}/")}
     write_whole(place, json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result["metrics"] != metrics

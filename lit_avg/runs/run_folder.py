@@ -11,14 +11,15 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lit_avg.result_names import RESULT
 from lit_avg.utils.atomic_io import free_name, move, older_than
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import BusyError, locked, owner_of
 
 _log = logging.getLogger(__name__)
 
-CHECKPOINTS, RESULT = "checkpoints", "result.json"
-"""What a run has that would be missed: its weights and what it measured."""
+CHECKPOINTS = "checkpoints"
+"""Where a run has its weights, which with its result are what would be missed."""
 
 LAST_CHECKPOINT = Path(CHECKPOINTS) / "last.ckpt"
 """Where a run directory keeps the newest checkpoint."""

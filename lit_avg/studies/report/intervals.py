@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_avg.result_names import ACCURACY
+from lit_avg.result_names import ACCURACY, OUTCOMES
 from lit_avg.studies.report.results import Table, TableRow
 from lit_avg.studies.runs.plan import PlannedRun
-from lit_avg.studies.runs.run_record import OUTCOMES
 from lit_avg.studies.spec.fingerprint import digest
 from lit_avg.utils.atomic_io import write_whole, written
 

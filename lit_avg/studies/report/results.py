@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lit_avg.result_names import VISUAL_TOKENS
+from lit_avg.result_names import OUTCOMES, VISUAL_TOKENS
 from lit_avg.studies.report.comparability import Asked, asked, same_questions
 from lit_avg.studies.report.numbers import KnownOutcomes, bad_metric, number
 from lit_avg.studies.runs.plan import PlannedRun, plan
-from lit_avg.studies.runs.run_record import OUTCOMES, State, is_finished, read_result, states
+from lit_avg.studies.runs.run_record import State, is_finished, read_result, states
 from lit_avg.studies.spec.study import Row, Study
 
 Results = dict[str, dict[int, dict[str, Any]]]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from lit_avg.result_names import ACCURACY, TOKEN_SHARE, TOKENS_PER_TILE
+from lit_avg.result_names import ACCURACY, OUTCOMES, RESULT, TOKEN_SHARE, TOKENS_PER_TILE
 from lit_avg.studies.report.numbers import bad_metric, bad_outcome, number
-from lit_avg.studies.runs.run_record import OUTCOMES, RESULT, read_record
+from lit_avg.studies.runs.run_record import read_record
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.json_files import read_entries
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lit_avg.result_names import RESULT
 from lit_avg.studies.spec.fingerprint import code_hash, digest, read_checked
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.studies.spec.study import Study
@@ -56,7 +57,7 @@ class PlannedRun:
     @cached_property
     def proof(self) -> Path:
         """The file without which the run has not been made."""
-        return self.directory / ("manifest.json" if self.run.feedback else "result.json")
+        return self.directory / ("manifest.json" if self.run.feedback else RESULT)
 
     @property
     def label(self) -> str:

@@ -18,8 +18,6 @@ from lit_avg.utils.json_files import read_entries
 from lit_avg.utils.locks import owner_of
 
 RECORD = "identity.json"
-RESULT = "result.json"
-OUTCOMES = "outcomes.csv"
 LOG = "log.txt"
 
 

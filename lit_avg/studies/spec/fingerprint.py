@@ -58,7 +58,7 @@ class Checked:
     levels: Sequence[int]
     program: str = ""
     states: Mapping[str, str] = field(default_factory=dict[str, str])
-    know_the_answer: Sequence[str] = ()
+    know_the_answer: Sequence[str] = field(default_factory=list[str])
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> "Checked":
@@ -167,16 +167,13 @@ def informed(checked: Iterable[Checked]) -> frozenset[str]:
 def read_checked(out: Path) -> dict[str, Checked]:
     """What is known of configs, by the hash of their source."""
     try:
-        content: dict[str, dict[str, Any]] = json.loads((out / CHECKED).read_text(encoding="utf-8"))
+        text = (out / CHECKED).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    try:
+        content: dict[str, dict[str, Any]] = json.loads(text)
         return {source: Checked.of(entry) for source, entry in content.items()}
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-    ):  # another version's, or cut short: asked anew
+    except (ValueError, TypeError, AttributeError, KeyError):  # another version's, or cut short: asked anew
         return {}
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
+from lit_avg.result_names import RESULT
 from lit_avg.studies.runs.plan import PlannedRun, plan
-from lit_avg.studies.runs.run_record import RESULT, Record, write_record
+from lit_avg.studies.runs.run_record import Record, write_record
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.utils.atomic_io import write_whole
 

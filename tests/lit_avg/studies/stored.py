@@ -10,9 +10,10 @@ import yaml
 from callbacks.results_writer import outcomes_csv
 from lit_avg.evaluation.metrics import policy_metrics
 from lit_avg.evaluation.outcomes import Outcomes
+from lit_avg.result_names import RESULT
 from lit_avg.routing.policies import all_policies
 from lit_avg.studies.runs.plan import PlannedRun, plan
-from lit_avg.studies.runs.run_record import LOG, RESULT, Record, whole_proof, write_record
+from lit_avg.studies.runs.run_record import LOG, Record, whole_proof, write_record
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.visual_tokens.granularity import Granularities

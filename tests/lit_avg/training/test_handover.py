@@ -19,3 +19,7 @@ def test_every_other_hyperparameter_is_named_with_both_values() -> None:
 def test_another_stage_is_pointed_to_init_from() -> None:
     with pytest.raises(UserError, match=r"belongs to lit_avg.stages.RGLF, but the config runs .*init_from"):
         check_same_run(RUN, {**RUN, "_class_path": "lit_avg.stages.Pretrain"})
+
+
+def test_a_run_goes_on_with_further_policies_and_metrics_to_be_tested_with() -> None:
+    check_same_run(RUN, {**RUN, "policies": [{"class_path": "mine.Always"}], "metrics": [{"class_path": "mine.Speed"}]})

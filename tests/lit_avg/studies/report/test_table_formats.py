@@ -4,11 +4,13 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from lit_avg.result_names import METRICS
 from lit_avg.studies.report.latex import as_latex
 from lit_avg.studies.report.table import sheet_of
 from lit_avg.studies.report.table_cells import SPEED_UP, Cell, TableSheet
@@ -121,6 +123,17 @@ def test_the_best_of_a_column_is_marked_the_oracle_left_out_and_ties_share_it(tm
     assert marked["c"] == [False] * 6
     assert marked["knows"] == [False] * 6
     assert sheet.explained("bold")[0] == "bold: the best of its column, but for the oracle, which knows the answers"
+
+
+def test_the_lowest_is_best_where_a_metric_says_so_and_who_knows_the_answers_is_left_out(tmp_path: Path) -> None:
+    rows = {policy: {"run": "stage4", "policy": policy} for policy in ("fixed 4", "fixed 16", "fixed 64", "oracle")}
+    study = stored_study(tmp_path, rows=rows, columns=["tokens_per_tile"], reference="fixed 64")
+    few = replace(METRICS["tokens_per_tile"], best="low")
+    informed = frozenset({"oracle", "fixed 4"})
+    study = replace(study, metrics={**METRICS, "tokens_per_tile": few}, know_the_answer=informed)
+    sheet = sheet_of(study)
+    assert [line.name for line in sheet.lines if line.cells[0].best] == ["fixed 16"]
+    assert sheet.explained("bold")[0].endswith("but for the fixed 4 and the oracle, which know the answers")
 
 
 OTHERS = {

@@ -11,7 +11,7 @@ import pytest
 from lit_avg.commands import sweep as sweep_command
 from lit_avg.studies.runs.plan import plan, unchecked
 from lit_avg.studies.runs.run_record import states
-from lit_avg.studies.spec.fingerprint import Checked, code_hash, read_checked
+from lit_avg.studies.spec.fingerprint import Checked, code_hash, read_checked, write_checked
 from lit_avg.studies.spec.study import Study, load_study
 from lit_avg.utils import hashing as file_hashes
 from tests.lit_avg.studies.toy_command import toy_command
@@ -102,6 +102,16 @@ def test_data_from_elsewhere_is_asked_for_at_each_sweep_and_drawn_data_when_the_
     assert not entry(Jersey="h").may_have_changed
     assert Checked("c", {"Jersey": "h"}, [], {}, None, None, None, [], "another").may_have_changed
     assert entry(Jersey="3").digest != entry(Jersey="4").digest
+
+
+def test_what_another_version_has_written_of_configs_is_asked_anew(tmp_path: Path) -> None:
+    write_checked(tmp_path, {"source": entry(Jersey="3")})
+    path = tmp_path / "checked.json"
+    assert read_checked(tmp_path) == {"source": entry(Jersey="3")}
+    old = json.loads(path.read_text())
+    old["source"]["metrics"] = ["accuracy", "token_share"]  # names alone, as once
+    path.write_text(json.dumps(old))
+    assert read_checked(tmp_path) == {}
 
 
 def test_data_that_has_changed_places_is_other_data_and_the_order_of_telling_is_not() -> None:
