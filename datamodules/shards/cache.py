@@ -3,6 +3,9 @@
 All processes of a machine share the folder. Each shard is fetched by one of them while the others wait for it, and
 appears under its name only when it is whole. The shard that was used longest ago makes room for a new one; whoever is
 reading it goes on, since an open file outlives its name.
+
+Users of a group fill one together where its folder hands the group on (`chmod 2775`) and their umask is 002. Whoever
+may only read it reads what is there.
 """
 
 import contextlib

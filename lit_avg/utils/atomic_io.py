@@ -57,19 +57,24 @@ def whole_folder(path: Path, replace: bool = False) -> Generator[Path]:
     """A folder to fill, which takes its place when the block ends well.
 
     Args:
-        path: of the folder, which may be there if it is empty.
+        path: of the folder. An empty one that is there stays and is filled: it may be a mount, or where somebody is.
         replace: an older one may be there, which it takes the place of.
 
     Raises:
-        OSError: as in `whole_file`; there is a folder.
+        OSError: as in `whole_file`; there is a folder that is not empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{_token()}.partial")  # in view: it may be large
+    stays = not replace and path.is_dir() and not any(path.iterdir())
+    name = f"{_token()}.partial"  # in view: it may be large
+    partial = path / name if stays else path.with_name(f"{path.name}.{name}")
     with removed_on_failure(partial, path):
         partial.mkdir()
         yield partial
         obey_umask(partial)
-        (put_in_place if replace else move)(partial, path)
+        if stays:
+            _move_up(partial)
+        else:
+            (put_in_place if replace else move)(partial, path)
 
 
 @contextmanager
@@ -182,6 +187,12 @@ def written(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _move_up(folder: Path) -> None:
+    for path in folder.iterdir():
+        move(path, folder.parent / path.name)
+    folder.rmdir()
 
 
 def _beside(path: Path) -> Path:

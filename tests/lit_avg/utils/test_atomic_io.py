@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,25 @@ def test_a_folder_that_is_there_is_not_replaced_unless_that_is_asked_for(tmp_pat
     with pytest.raises(OSError, match="not empty"):
         written()
     assert (names(tmp_path), (tmp_path / "folder" / "a").read_text()) == (["folder", "folder/a"], "older")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_empty_folder_is_filled_as_it_is(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    number = tmp_path.stat().st_ino
+
+    def written() -> None:
+        with whole_folder(Path()) as partial:
+            (partial / "below").mkdir()
+            (partial / "below" / "a").touch()
+            (partial / "b").touch()
+            if fails:
+                raise OSError(errno.ENOSPC, "")
+
+    with pytest.raises(OSError, match="No space left") if fails else nullcontext():
+        written()
+    assert tmp_path.stat().st_ino == number
+    assert names(tmp_path) == ([] if fails else ["b", "below", "below/a"])
 
 
 def test_between_the_steps_of_a_replacement_the_older_folder_is_found_beside_its_place(tmp_path: Path) -> None:
