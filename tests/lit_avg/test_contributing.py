@@ -5,13 +5,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lit_avg.cli import main
+from lit_avg.commands import sweep
+from lit_avg.config.saved_config import read_saved
+from lit_avg.studies.runs.plan import plan
+from lit_avg.studies.runs.run_record import is_finished
+from lit_avg.studies.spec.study import load_study
+from tests.drawn import drawn_shards
+from tests.lit_avg.studies.toy_command import toy_command
 from tests.tiny_run import write_stage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -42,7 +52,7 @@ def apply(diff: str, root: Path) -> None:
 def test_a_pooling_is_added_in_one_file(tmp_path: Path) -> None:
     for package in ("lit_avg", "datamodules", "callbacks", "tests", "experiments"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "data"))
-    (diff,) = blocks("A pooling", "diff")
+    (diff,) = blocks("Pooling", "diff")
     apply(diff, tmp_path)
     stage = write_stage(tmp_path, "MultiGranularityTuning")
     command = [sys.executable, "-m", "lit_avg.cli", "fit", "--config", stage]
@@ -54,3 +64,37 @@ def test_a_pooling_is_added_in_one_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     config = (tmp_path / "runs" / "MultiGranularityTuning" / "config.yaml").read_text(encoding="utf-8")
     assert "pooling: min" in config
+
+
+@pytest.mark.slow
+def test_a_data_set_is_added_in_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,), (config,) = blocks("Data set", "python"), blocks("Data set", "yaml")
+    (tmp_path / "birds.py").write_text(code, encoding="utf-8")
+    shards = drawn_shards(tmp_path, samples=12)
+    (tmp_path / "birds.yaml").write_text(config.replace("data/birds", str(shards)), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    fit = ["fit", "--config", str(ROOT / "experiments" / "real-smoke" / "stage1.yaml")]
+    fit += ["--config", str(tmp_path / "birds.yaml"), "--run_root", str(tmp_path / "runs")]
+    assert main(fit) == 0
+    data = read_saved(tmp_path / "runs" / "stage1" / "config.yaml")["data"]
+    assert data["class_path"] == "birds.Birds"
+    assert data["init_args"]["train"] == str(shards)
+    assert data["init_args"]["batch_size"] == 4  # as the config beneath says
+    assert main([*fit, "--overwrite", "--data.init_args.batch_sise", "2"]) == 2
+    assert "batch_sise" in capsys.readouterr().err
+    sys.modules.pop("birds", None)
+
+
+def test_a_launcher_is_added_in_one_file(
+    tmp_path: Path, write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,), (section,) = blocks("Launcher", "python"), blocks("Launcher", "yaml")
+    (tmp_path / "lamp.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))  # of the processes that it starts
+    study = write_study(**yaml.safe_load(section))
+    assert sweep.main([str(study)], toy_command) == 0
+    assert all(is_finished(run) for run in plan(load_study(study)))
+    sys.modules.pop("lamp", None)
