@@ -23,7 +23,7 @@ from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.evaluation.calibration import fit_delta, fit_delta_to_budget
 from lit_avg.evaluation.metrics import policy_metrics
 from lit_avg.evaluation.outcomes import Outcomes
-from lit_avg.result_names import COARSEST_WITHIN
+from lit_avg.result_names import ACCURACY, COARSEST_WITHIN, TOKEN_SHARE, TOKENS_PER_TILE
 from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, Policy, RouterPolicy
 from lit_avg.runs.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
@@ -125,9 +125,9 @@ def trade_table(stage: RouterStage, outcomes: Outcomes, delta: float) -> Table:
     for name, policy in policies.items():
         metrics = policy_metrics(outcomes, outcomes.chosen_by(policy))
         shares = (
-            [f"{metrics['tokens_per_tile']:.1f}", f"{metrics['token_share']:.1%}"]
+            [f"{metrics[TOKENS_PER_TILE.name]:.1f}", f"{metrics[TOKEN_SHARE.name]:.1%}"]
             if bool((outcomes.tiles > 0).any())
             else []
         )
-        table.add_row(name, f"{metrics['accuracy']:.3f}", *shares)
+        table.add_row(name, f"{metrics[ACCURACY.name]:.3f}", *shares)
     return table

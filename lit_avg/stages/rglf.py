@@ -84,7 +84,7 @@ class RGLF(RouterStage):
 
     @torch.no_grad()
     def encode_levels(self, batch: Batch) -> list[Tensor]:
-        """The levels of every tile, as `AvgLlava.see` gives them."""
+        """The levels of every tile, as `AvgLlava.encode_levels` gives them."""
         return encode_levels_of(self.model, batch, self.per_sample)
 
     def feedback_on(self, batch: Batch, levels: list[Tensor]) -> Feedback:
