@@ -13,6 +13,7 @@ from datamodules.jersey import Jersey, JerseyPatches, JerseySymbols
 from datamodules.llava_shards import LLaVAShards
 from lit_avg.cli import main
 from lit_avg.routing.instruction_filter import InstructionFilter
+from lit_avg.routing.objectives import RankingObjective
 from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, OraclePolicy
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
@@ -201,6 +202,7 @@ NAN, INFINITE = math.nan, math.inf
         (stage(MultiGranularityTuning, tokens_at_once=0), "tokens_at_once must be a number at least 1, but is 0"),
         (stage(MultiGranularityTuning, levels_per_step=-1), "levels_per_step must be a number at least 1, but is -1"),
         (stage(RGLF, alpha=0.0, ranking_weight=0.0), "alpha and ranking_weight are both 0"),
+        (stage(RGLF, alpha=0.5, objective=RankingObjective(0.2)), "alpha 0.5 and ranking_weight 1 weigh the default"),
         (stage(RGLF, ranking_weight=-0.5), "ranking_weight must be a number at least 0, but is -0.5"),
         (stage(RGLF, margins=[0.1, -0.1]), r"margins\[1\] must be a number at least 0, but is -0.1"),
         (stage(RGLF, margins=[0.1, 0.1]), "has one twice"),
