@@ -76,7 +76,7 @@ def data(shards: Path, batch_size: int, workers: int) -> LLaVAShards:
 
 def floor(module: LLaVAShards) -> int:
     """Read, decode and resize every image; how many there were."""
-    samples = module.train_dataloader().samples.samples.parts[0]
+    samples = module.train_dataloader().samples.parts[0]
     count = 0
     for shard in range(len(samples.manifest.shards)):
         with samples.source.open(shard) as file:
@@ -111,7 +111,7 @@ def rate(work: Callable[[], int], clock: Callable[[], float] = time.perf_counter
 
 def stage_seconds(module: LLaVAShards, samples: int) -> dict[str, float]:
     """Milliseconds of each step of the pipeline, per sample."""
-    source, encode, tiling = module.train_dataloader().samples.samples.parts[0], module.encoder, module.tiling
+    source, encode, tiling = module.train_dataloader().samples.parts[0], module.encoder, module.tiling
     steps: dict[str, float] = {}
 
     @contextmanager
@@ -196,7 +196,7 @@ def resume(folder: Path, samples: int) -> None:
 
 
 def forget_indexes(stream: ResumableLoader) -> None:
-    for part in stream.samples.samples.parts:
+    for part in stream.samples.parts:
         part.source.indexes.clear()
 
 

@@ -16,7 +16,7 @@ from datamodules.encoding.hf_processor import llava_next_processor
 from datamodules.encoding.prompt_format import Wording, wording
 from datamodules.encoding.tiling import CLIP_MEAN, CLIP_STD, Normalisation, Tiling
 from datamodules.encoding.tokenizer import load_tokenizer
-from datamodules.loading.bad_samples import BadSampleLog, EncodedDataset
+from datamodules.loading.bad_samples import BadSampleLog
 from datamodules.loading.batch_sampler import ShardBatchSampler
 from datamodules.loading.length_grouping import Lengths, lengths_of_all
 from datamodules.loading.loader import ResumableLoader
@@ -289,9 +289,9 @@ class ShardsDataModule(Splits):
         )
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
-        encoded = EncodedDataset(samples, self.encoder_of(split), replace=training)
         shown = {**self.encoding_settings, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
-        return ResumableLoader(encoded, order, self.collate, self.workers, bad_samples, shown)
+        encoder = self.encoder_of(split)
+        return ResumableLoader(samples, order, encoder, self.collate, self.workers, training, bad_samples, shown)
 
     @property
     def _fits(self) -> bool:

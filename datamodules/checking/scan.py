@@ -1,6 +1,5 @@
 """One shard, read from front to back: is it as it was packed, and what is in it?"""
 
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from datamodules.encoding.tiling import best_plane
 from datamodules.shards.manifest import Shard
 from datamodules.shards.reader import sample_key
 from datamodules.shards.sample import Sample, parse_sample
+from datamodules.shards.tar_index import read_index, read_place
 from lit_avg.inputs import words_of
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import read_sha256
@@ -128,18 +128,10 @@ def _beside_keys(expected: list[str], path: Path) -> Iterator[tuple[str | None, 
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    with tarfile.open(path, "r:", encoding="utf-8") as archive:
-        for key, members in groupby(_members(archive), lambda member: member[0]):
-            yield key, {extension: data for _, extension, data in members}
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    for info in archive:
-        archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  a list of all would grow
-        key, _, extension = info.name.partition(".")
-        file = archive.extractfile(info)
-        if file is not None:
-            yield key, extension, file.read()
+    with path.open("rb") as shard:
+        for key, places in read_index(shard, str(path)):
+            members = {name: read_place(shard, place) for name, place in places.items() if isinstance(place, tuple)}
+            yield key, members
 
 
 def _sample(key: str, members: dict[str, bytes]) -> Sample:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -40,6 +41,28 @@ class EncodedSample:
     repeated: bool = False  # shown before, and again only for every rank to have equally many
 
 
+@dataclass(frozen=True)
+class DecodedSample:
+    """A sample with its image's pixels."""
+
+    sample: Sample  # its conversation, and the image's file as it came
+    image: Image.Image | None  # RGB, the right way up
+
+
+def decode_sample(sample: Sample) -> DecodedSample:
+    """Decode the image, if there is one.
+
+    Raises:
+        BadSampleError: it cannot be decoded.
+    """
+    if sample.image is None:
+        return DecodedSample(sample, None)
+    try:
+        return DecodedSample(sample, decode_image(sample.image, f"sample {sample.key}"))
+    except UserError as error:
+        raise BadSampleError(str(error)) from error
+
+
 class SampleEncoder:
     """Turns samples into tokens and pixels.
 
@@ -63,13 +86,22 @@ class SampleEncoder:
         self.kinds = kinds
 
     def __call__(self, sample: Sample) -> EncodedSample:
+        """Decode and encode one sample.
+
+        Raises:
+            BadSampleError: as in `decode_sample` and `encode`.
+        """
+        return self.encode(decode_sample(sample))
+
+    def encode(self, decoded: DecodedSample) -> EncodedSample:
         """Encode one sample.
 
         Raises:
             NoRoomError: an answer does not fit into the maximum length.
-            BadSampleError: its words cannot be written as text or not by the template, the image cannot be decoded,
-                or there is no question of the wanted kinds.
+            BadSampleError: its words cannot be written as text or not by the template, or there is no question of the
+                wanted kinds.
         """
+        sample = decoded.sample
         try:
             asked = self._questions(sample)
             questions = tuple(one for one in asked if self.kinds is None or one.kind in self.kinds)
@@ -79,13 +111,9 @@ class SampleEncoder:
             raise BadSampleError(f"sample {sample.key}: {error}") from error
         if not questions:
             raise BadSampleError(f"sample {sample.key} has no question of the kinds {', '.join(self.kinds or ())}")
-        if sample.image is None:
+        if decoded.image is None or sample.image is None:
             return EncodedSample(questions, None)
-        try:
-            image = decode_image(sample.image, f"sample {sample.key}")
-        except UserError as error:
-            raise BadSampleError(str(error)) from error
-        return EncodedSample(questions, self.tiling(image), hash_of(sample.image, 16))
+        return EncodedSample(questions, self.tiling(decoded.image), hash_of(sample.image, 16))
 
     def _questions(self, sample: Sample) -> Iterator[Question]:
         has_image = sample.image is not None

@@ -5,15 +5,9 @@ same way, and no rank has fewer batches than another.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from datamodules.encoding.collate import EncodedSample
-from datamodules.loading.mixture import WeightedConcatDataset
-from datamodules.shards.sample import BadSampleError, Sample
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 
@@ -29,49 +23,6 @@ class BadSample:
     index: int  # which of the samples that are trained on, counted through all sources
     reason: str  # names the sample by its key
     replaced_by: int
-
-
-class EncodedDataset(Dataset[tuple[EncodedSample, list[BadSample]]]):
-    """Samples by index, encoded, each with those it stands in for.
-
-    Args:
-        samples: where they come from.
-        encode: makes tokens and pixels of one.
-        replace: let the next sample stand in for one that is no good; else that is an error, for no measurement should
-            be one of part of a data set.
-    """
-
-    def __init__(
-        self, samples: WeightedConcatDataset, encode: Callable[[Sample], EncodedSample], replace: bool = False
-    ) -> None:
-        self.samples = samples
-        self.encode = encode
-        self.replace = replace
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[EncodedSample, list[BadSample]]:
-        """Encode one sample; behind the last come the first again, as repeats.
-
-        Raises:
-            BadSampleError: it is no good and nothing may stand in.
-            UserError: it is no good, and neither are all that might stand in.
-        """
-        reasons: dict[int, str] = {}
-        index, repeated = index % len(self), index >= len(self)
-        for candidate in self.samples.stand_ins(index):
-            try:
-                encoded = self.encode(self.samples[candidate])
-                encoded = replace(encoded, repeated=True) if repeated else encoded
-            except BadSampleError as error:
-                if not self.replace:
-                    raise
-                reasons[candidate] = str(error)
-                continue
-            name = self.samples.names[self.samples.place_of(index)[0]]
-            return encoded, [BadSample(name, bad, reason, candidate) for bad, reason in reasons.items()]
-        raise UserError(f"{len(reasons)} samples in a row are no good; the first: {reasons[index]}")
 
 
 class BadSampleLog:

@@ -5,61 +5,54 @@ announces each epoch through `ResumableLoader.sampler` as it does to a `Distribu
 its checkpoints: the first rank's, so it says nothing that differs from rank to rank.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from webdataset.pipeline import DataPipeline
 
-from datamodules.encoding.collate import EncodedSample
-from datamodules.loading.bad_samples import BadSample, BadSampleLog, EncodedDataset
-from datamodules.loading.batch_sampler import ShardBatchSampler
+from datamodules.encoding.collate import Collate, SampleEncoder
+from datamodules.loading.bad_samples import BadSampleLog
+from datamodules.loading.batch_sampler import Batches, ShardBatchSampler
+from datamodules.loading.mixture import WeightedConcatDataset
+from datamodules.loading.pipeline import RefuseBad, ReplaceBad, batch_pipeline, web_loader
 from lit_avg.batch import Batch
 from lit_avg.utils.errors import UserError
-
-
-@dataclass(frozen=True)
-class CollateWithBadSamples:
-    """Makes a batch, and passes on which samples others stand in for."""
-
-    collate: Callable[[Sequence[EncodedSample]], Batch]
-
-    def __call__(self, samples: Sequence[tuple[EncodedSample, list[BadSample]]]) -> tuple[Batch, list[BadSample]]:
-        """The batch, and the bad samples of all."""
-        return self.collate([encoded for encoded, _ in samples]), [bad for _, several in samples for bad in several]
 
 
 class ResumableLoader:
     """A loader of batches that knows where it stands.
 
     Args:
-        samples: encoded samples by index.
+        samples: all of them.
         order: which of them come when.
+        encoder: makes tokens and tiles of one.
         collate: makes a batch of some.
         workers: processes that read, decode and collate; 0 for none.
+        replace: let others stand in for samples that are no good; else that is an error.
         bad_samples: where the samples that were not used are told; by default nowhere, and any number is allowed.
         shown: by name, what makes of a sample what is shown of it.
     """
 
     def __init__(
         self,
-        samples: EncodedDataset,
+        samples: WeightedConcatDataset,
         order: ShardBatchSampler,
-        collate: Callable[[Sequence[EncodedSample]], Batch],
+        encoder: SampleEncoder,
+        collate: Collate,
         workers: int = 0,
+        replace: bool = False,
         bad_samples: BadSampleLog | None = None,
         shown: Mapping[str, str] | None = None,
     ) -> None:
         self.samples = samples
         self.sampler = self.batch_sampler = order  # where Lightning looks for `set_epoch`, and DeepSpeed for the size
-        self.collate = CollateWithBadSamples(collate)
-        self.workers = workers
+        self.encoder, self.collate = encoder, collate
+        self.workers, self.replace = workers, replace
         self.shown = dict(shown or {})
         self.bad_samples = bad_samples or BadSampleLog(None, 0, 1, len(samples))
         self.epoch, self.yielded = 0, 0
-        self.seen = dict.fromkeys(samples.samples.names, 0)
+        self.seen = dict.fromkeys(samples.names, 0)
         self._told = self._begun = False
 
     def __len__(self) -> int:
@@ -81,19 +74,16 @@ class ResumableLoader:
             self.bad_samples.start_anew()
         self._begun = True
         order = self.sampler.batches()
-        batches = DataLoader(
-            self.samples,
-            batch_sampler=order.after(self.yielded),
-            collate_fn=cast(Callable[[list[Any]], Any], self.collate),
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else the loader draws from the model's random numbers at each start
-        )
-        for batch, bad in batches:
+        for batch, bad in web_loader(self.pipeline(order.after(self.yielded)), self.workers):
             self.bad_samples.note(bad)
             self._count(order.together(self.yielded))
             self.yielded += 1
             yield cast(Batch, batch)
+
+    def pipeline(self, batches: Batches) -> DataPipeline:
+        """From the places of some batches in the order to the batches themselves."""
+        on_bad = ReplaceBad if self.replace else RefuseBad
+        return batch_pipeline(batches, self.samples, self.encoder, self.collate, on_bad)
 
     @property
     def replaced(self) -> int:
@@ -103,7 +93,7 @@ class ResumableLoader:
     @property
     def identity(self) -> dict[str, int | str]:
         """What must be equal for two streams to show the same."""
-        return {**self.sampler.identity, "data": self.samples.samples.digest, **self.shown}
+        return {**self.sampler.identity, "data": self.samples.digest, **self.shown}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what its order follows from."""

@@ -8,14 +8,14 @@ train:
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from datamodules.loading.batch_sampler import Source
 from datamodules.shards.reader import ShardedSamples
-from datamodules.shards.sample import Sample
+from datamodules.shards.sample import RawSample
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import hash_of
 
@@ -71,11 +71,12 @@ class WeightedConcatDataset:
         source = int(np.searchsorted(self.ends, index, side="right"))
         return source, index - int(self.ends[source]) + len(self.parts[source])
 
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; where there are several data sets, its key begins with the name of its own."""
+    def read(self, index: int) -> RawSample:
+        """The files of one sample; where there are several data sets, its key begins with the name of its own."""
         source, within = self.place_of(index)
-        sample = self.parts[source][within]
-        return sample if len(self.parts) == 1 else replace(sample, key=f"{self.names[source]}/{sample.key}")
+        members = self.parts[source].read(within)
+        named = members["__key__"] if len(self.parts) == 1 else f"{self.names[source]}/{members['__key__']}"
+        return {**members, "__key__": named}
 
     def stand_ins(self, index: int) -> Iterator[int]:
         """A sample, and those that may stand in for it one after the other: what follows it in its own data set."""

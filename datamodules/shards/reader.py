@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.shards.cache import ShardCache, default_shard_cache
-from datamodules.shards.sample import BadSampleError, Sample, parse_sample
+from datamodules.shards.sample import BadSampleError, RawSample, Sample, parse_sample
 from datamodules.shards.sources import ShardSource, open_source
 from datamodules.shards.tar_index import Unreadable, read_index, read_place
 from lit_avg.utils.hashing import hash_of, number_of
@@ -60,29 +60,48 @@ class ShardedSamples:
         return np.searchsorted(self.ends, self.numbers, side="right")
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
+        """One sample.
 
         Raises:
             BadSampleError: the shard holds something else there.
+        """
+        return parse_members(self.read(index))
+
+    def read(self, index: int) -> RawSample:
+        """The files of one sample.
+
+        Raises:
+            BadSampleError: one of them is not in the shard.
         """
         number = int(self.numbers[index])
         shard = int(np.searchsorted(self.ends, number, side="right"))
         first = int(self.ends[shard]) - self.manifest.shards[shard].samples
         key, members = self.source.index(shard)[number - first]
-        where = f"sample {key} in {self.source.places[shard]}"
-        if "json" not in members or len(members) > 2:
-            raise BadSampleError(f"{where} has {sorted(members)}, not .json and at most one image")
         for extension, place in members.items():
             if isinstance(place, Unreadable):
+                where = f"sample {key} in {self.source.places[shard]}"
                 raise BadSampleError(f"{where}: its .{extension} is {place.reason}")
         with self.source.open(shard) as file:
             parts = {name: read_place(file, place) for name, place in members.items() if isinstance(place, tuple)}
-        record = parts.pop("json")
-        return parse_sample(self._unique(key, shard), record, next(iter(parts.values()), None))
+        return {"__key__": self._unique(key, shard), "__url__": self.source.places[shard], **parts}
 
     def _unique(self, key: str, shard: int) -> str:
         """Tar files that others made may use the same key in each, and may be called alike in several folders."""
         return key if self.source.packed else f"{self.manifest.shards[shard].name}/{key}"
+
+
+def parse_members(members: RawSample) -> Sample:
+    """The sample that some files are.
+
+    Raises:
+        BadSampleError: they are none.
+    """
+    parts = {extension: content for extension, content in members.items() if not extension.startswith("__")}
+    if "json" not in parts or len(parts) > 2:
+        where = f"sample {members['__key__']} in {members['__url__']}"
+        raise BadSampleError(f"{where} has {sorted(parts)}, not .json and at most one image")
+    record = parts.pop("json")
+    return parse_sample(members["__key__"], record, next(iter(parts.values()), None))
 
 
 def kinds_in(samples: ShardedSamples) -> set[str]:

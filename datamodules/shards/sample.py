@@ -20,6 +20,10 @@ class BadSampleError(UserError):
     """A sample that is no good; in training, another may stand in for it."""
 
 
+RawSample = dict[str, Any]
+"""A sample's files as WebDataset gives them: bytes by extension, its key as `__key__`, its tar file as `__url__`."""
+
+
 class Turn(NamedTuple):
     """What one speaker says."""
 

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from datamodules.llava_shards import LLaVAShards
-from datamodules.loading.bad_samples import EncodedDataset
 from datamodules.loading.batch_sampler import ShardBatchSampler, Source
 from datamodules.loading.loader import ResumableLoader
 from datamodules.shards.reader import held_out
@@ -178,9 +177,8 @@ def test_the_manifest_hash_names_the_data(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_what_is_shown_again_to_fill_the_ranks_says_so(shards: Path, ranks: int) -> None:
     samples = data(shards).samples("test")
-    encoded = EncodedDataset(samples, data(shards).encoder)
     orders = [ShardBatchSampler(samples.sources([1.0]), 3, False, rank=rank, ranks=ranks) for rank in range(ranks)]
-    streams = [ResumableLoader(encoded, order, data(shards).collate) for order in orders]
+    streams = [ResumableLoader(samples, order, data(shards).encoder, data(shards).collate) for order in orders]
     batches = [batch for stream in streams for batch in stream]
     counted = [batch.keys[question] for batch in batches for question in batch.counted]
     assert sorted(counted) == [f"{number:09d}" for number in range(SAMPLES)]
