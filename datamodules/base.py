@@ -21,7 +21,8 @@ from datamodules.loading.batch_sampler import ShardBatchSampler
 from datamodules.loading.length_grouping import Lengths, lengths_of_all
 from datamodules.loading.loader import ResumableLoader
 from datamodules.loading.mixture import WeightedConcatDataset
-from datamodules.loading.sequential import stretch
+from datamodules.loading.sequential import sequential_batches
+from datamodules.loading.transforms import TRANSFORMS, SampleTransform, describe_transforms
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.sources import SHARDS_AT_ONCE, check_room
 from datamodules.splits import Splits
@@ -65,6 +66,8 @@ class ShardsDataModule(Splits):
         shard_cache: folder for shards from elsewhere, shared by all runs; `shards` in $LIT_AVG_CACHE or
             ~/.cache/lit_avg if not given.
         cache_gb: what that folder may hold; the shard used longest ago makes room.
+        train_transforms: what training samples go through before they become tokens and tiles, in this order; see
+            `datamodules.loading.transforms`.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class ShardsDataModule(Splits):
         max_bad_share: float = 0.01,
         shard_cache: str | None = None,
         cache_gb: float = 100.0,
+        train_transforms: list[SampleTransform] | None = None,
     ) -> None:
         super().__init__()
         self._validated_on: str | None = None
@@ -102,6 +106,7 @@ class ShardsDataModule(Splits):
         self.independent_turns = independent_turns
         self.group_by_length, self.max_bad_share = group_by_length, max_bad_share
         self.workers, self.seed = workers, seed
+        self.train_transforms = tuple(train_transforms or ())
         self.tile_size, self.grid_pinpoints = tile_size, grid_pinpoints
         self.image_mean, self.image_std = image_mean, image_std
         self.tiling = Tiling(tile_size, grid_pinpoints)
@@ -246,7 +251,9 @@ class ShardsDataModule(Splits):
         """What makes tokens and pixels of a sample, by name; long things by their hash."""
         renderer = self.encoder.renderer  # it adds `<image>` to the tokenizer, so it comes before the hash
         backend = renderer.tokenizer.backend_tokenizer.to_str()
+        transforms = {TRANSFORMS: describe_transforms(self.train_transforms)} if self.train_transforms else {}
         return {
+            **transforms,
             "tokenizer": hash_of(backend, 16),
             "template": hash_of(renderer.template, 16),
             "system prompt": self.system_prompt or "",
@@ -263,8 +270,17 @@ class ShardsDataModule(Splits):
         return len(self.samples(split))
 
     def sequential_batches(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
-        """The samples from `begin` to before `end`, each once; those that are no good are left out."""
-        return stretch(
+        """The samples from `begin` to before `end`, each once; those that are no good are left out.
+
+        Raises:
+            UserError: training samples are to be transformed, so that what is computed once is not of them.
+        """
+        if split == "train" and self.train_transforms:
+            raise UserError(
+                f"{TRANSFORMS} change training samples from epoch to epoch, so their feedback cannot be stored; take "
+                f"{TRANSFORMS} out, or have the feedback computed in training (feedback: null)"
+            )
+        return sequential_batches(
             self.samples(split), self.encoder_of(split), self.collate, (begin, end), self.eval_batch_size, self.workers
         )
 
@@ -290,8 +306,17 @@ class ShardsDataModule(Splits):
         run = Path(self.trainer.default_root_dir) if self.trainer and training else None
         bad_samples = BadSampleLog(run, rank, ranks, int(self.max_bad_share * len(samples)))
         shown = {**self.encoding_settings, "kinds of questions": " ".join(self.kinds(split) or ("all",))}
-        encoder = self.encoder_of(split)
-        return ResumableLoader(samples, order, encoder, self.collate, self.workers, training, bad_samples, shown)
+        return ResumableLoader(
+            samples,
+            order,
+            self.encoder_of(split),
+            self.collate,
+            self.workers,
+            replace=training,
+            transforms=self.train_transforms if training else (),
+            bad_samples=bad_samples,
+            shown=shown,
+        )
 
     @property
     def _fits(self) -> bool:

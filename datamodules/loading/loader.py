@@ -5,7 +5,7 @@ announces each epoch through `ResumableLoader.sampler` as it does to a `Distribu
 its checkpoints: the first rank's, so it says nothing that differs from rank to rank.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from datamodules.loading.bad_samples import BadSampleLog
 from datamodules.loading.batch_sampler import Batches, ShardBatchSampler
 from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.loading.pipeline import RefuseBad, ReplaceBad, batch_pipeline, web_loader
+from datamodules.loading.transforms import TRANSFORMS, SampleTransform, TransformSample, describe_transforms
 from lit_avg.batch import Batch
 from lit_avg.utils.errors import UserError
 
@@ -30,6 +31,7 @@ class ResumableLoader:
         collate: makes a batch of some.
         workers: processes that read, decode and collate; 0 for none.
         replace: let others stand in for samples that are no good; else that is an error.
+        transforms: what decoded samples go through before they are encoded.
         bad_samples: where the samples that were not used are told; by default nowhere, and any number is allowed.
         shown: by name, what makes of a sample what is shown of it.
     """
@@ -42,6 +44,7 @@ class ResumableLoader:
         collate: Collate,
         workers: int = 0,
         replace: bool = False,
+        transforms: Sequence[SampleTransform] = (),
         bad_samples: BadSampleLog | None = None,
         shown: Mapping[str, str] | None = None,
     ) -> None:
@@ -49,7 +52,8 @@ class ResumableLoader:
         self.sampler = self.batch_sampler = order  # where Lightning looks for `set_epoch`, and DeepSpeed for the size
         self.encoder, self.collate = encoder, collate
         self.workers, self.replace = workers, replace
-        self.shown = dict(shown or {})
+        self.transforms = tuple(transforms)
+        self.shown = {**(shown or {}), TRANSFORMS: describe_transforms(transforms)}
         self.bad_samples = bad_samples or BadSampleLog(None, 0, 1, len(samples))
         self.epoch, self.yielded = 0, 0
         self.seen = dict.fromkeys(samples.names, 0)
@@ -81,9 +85,11 @@ class ResumableLoader:
             yield cast(Batch, batch)
 
     def pipeline(self, batches: Batches) -> DataPipeline:
-        """From the places of some batches in the order to the batches themselves."""
+        """What makes some batches of this epoch."""
         on_bad = ReplaceBad if self.replace else RefuseBad
-        return batch_pipeline(batches, self.samples, self.encoder, self.collate, on_bad)
+        seed, epoch = self.sampler.seed, self.epoch
+        transforms = [TransformSample(one, place, seed, epoch) for place, one in enumerate(self.transforms)]
+        return batch_pipeline(batches, self.samples, self.encoder, self.collate, on_bad, transforms)
 
     @property
     def replaced(self) -> int:

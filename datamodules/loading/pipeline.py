@@ -2,15 +2,16 @@
 
     EpochBatches | ReadMembers | ParseMembers | DecodeImage | EncodeSample | ReplaceBad | CollateBatches
 
-Between the stages an item is a sample's index and what has been made of it. Every stage gives one item for each that it
-gets, in their order, so batches are those of the order however many workers there are: PyTorch asks the workers of an
-iterable data set in turn, and of W workers the k-th has every W-th batch, beginning with the k-th. All stages can be
-pickled, for workers that are not forked.
+Behind `DecodeImage` come the transforms of one's own, see `datamodules.loading.transforms`. Between the stages an item
+is a sample's index and what has been made of it. Every stage gives one item for each that it gets, in their order, so
+the batches are those of the order however many workers there are: PyTorch asks the workers of an iterable data set in
+turn, and of W workers the k-th has every W-th batch from the k-th on. All stages can be pickled, for workers that are
+not forked.
 """
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
@@ -209,6 +210,7 @@ def batch_pipeline(
     encoder: SampleEncoder,
     collate: Collate,
     on_bad: type[BadSampleStage],
+    transforms: Sequence[SampleStage] = (),
 ) -> DataPipeline:
     """The whole way.
 
@@ -218,8 +220,9 @@ def batch_pipeline(
         encoder: makes tokens and tiles of one.
         collate: makes a batch of some.
         on_bad: what is done about samples that are no good.
+        transforms: what decoded samples go through before they are encoded.
     """
-    stages = (ReadMembers(samples), ParseMembers(), DecodeImage(), EncodeSample(encoder))
+    stages = (ReadMembers(samples), ParseMembers(), DecodeImage(), *transforms, EncodeSample(encoder))
     size = batches.size // batches.ranks
     return DataPipeline(EpochBatches(batches), *stages, on_bad(samples, stages), CollateBatches(size, collate))
 

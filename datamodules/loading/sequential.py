@@ -1,4 +1,4 @@
-"""A stretch of a data set as it lies, each sample once: for what is computed once and kept, such as feedback."""
+"""Samples as they lie, each once: for what is computed once and kept, such as feedback."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from datamodules.loading.pipeline import LeaveOutBad, batch_pipeline, web_loader
 from lit_avg.batch import Batch
 
 
-def stretch(
+def sequential_batches(
     samples: WeightedConcatDataset,
     encoder: SampleEncoder,
     collate: Collate,
