@@ -36,6 +36,7 @@ OF_BASE: dict[str, object] = {
     "max_bad_share": 0.01,
     "shard_cache": None,
     "cache_gb": 100.0,
+    "train_transforms": None,
 }
 OF_SHARDS = OF_BASE | {"train": REQUIRED, "val": None, "test": None, "val_share": 0.0}
 OF_VICUNA = OF_SHARDS | {"tokenizer": "lmsys/vicuna-7b-v1.5", "tile_size": 336, "grid_pinpoints": LLAVA_NEXT_PLANES}
