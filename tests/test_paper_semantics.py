@@ -72,7 +72,7 @@ def question_of_two_tiles() -> Batch:
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 5), st.integers(0, 2**16))
 @settings(max_examples=20, deadline=None)
 def test_every_level_is_the_one_below_pooled_1x2_and_2x1_in_turn(side: int, width: int, seed: int) -> None:
-    tile = torch.randn(side * side, width, generator=torch.Generator().manual_seed(seed))
+    tile = torch.randn(side * side, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     tokens = [side * side >> halvings for halvings in range(2 * side.bit_length() - 1)][::-1]
     levels = GranularityScaler(Granularities(tokens))(tile.unsqueeze(0))
     for level, by_hand in zip(levels, stacked_pools(tile, side), strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from datamodules.checking.configs import renderer_of, yardstick_of
+from datamodules.checking.configs import measure_settings_of, renderer_of
 from datamodules.checking.figure import draw_distributions
 from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.report import print_report, problems_told
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         UserError: there are no shards, or some are damaged, which are named.
     """
     arguments = parser().parse_args(argv)
-    settings = _yardstick(arguments)
+    settings = _measure_settings(arguments)
     tasks = shards_to_scan(arguments.shards)
     splits, problems = scan(tasks, settings, arguments.workers)
     everything = Statistics(len(settings.granularities))
@@ -133,9 +133,9 @@ def scan(
     return splits, problems
 
 
-def _yardstick(arguments: Namespace) -> MeasureSettings:
+def _measure_settings(arguments: Namespace) -> MeasureSettings:
     """The config's, and what the other options say instead."""
-    settings = yardstick_of(arguments.config)
+    settings = measure_settings_of(arguments.config)
     if arguments.tokenizer is not None:
         settings = replace(settings, tokenizer=arguments.tokenizer)
     if arguments.template is not None:

@@ -18,7 +18,7 @@ from lit_avg.utils.yaml_reader import read_yaml
 _UNLIMITED = 2**31  # a maximum length that cuts nothing
 
 
-def yardstick_of(configs: Sequence[Path]) -> MeasureSettings:
+def measure_settings_of(configs: Sequence[Path]) -> MeasureSettings:
     """What the data and the model in some config files would measure with.
 
     Args:

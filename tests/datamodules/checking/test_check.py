@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.checking.command import main, scan, shards_to_scan
-from datamodules.checking.configs import yardstick_of
+from datamodules.checking.configs import measure_settings_of
 from datamodules.checking.measure import MeasureSettings
 from datamodules.checking.statistics import Statistics, Tally, aspect
 from datamodules.packing.pack import PackJob, pack
@@ -137,20 +137,20 @@ def test_lengths_are_those_of_the_template(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_config_is_what_is_measured_with_by_default() -> None:
-    recipe = yardstick_of([ROOT / "experiments" / "vicuna-7b" / "stage2.yaml"])
+    recipe = measure_settings_of([ROOT / "experiments" / "vicuna-7b" / "stage2.yaml"])
     assert recipe.tokenizer == "lmsys/vicuna-7b-v1.5"
     assert recipe == MeasureSettings(tokenizer=recipe.tokenizer)
 
 
 def test_a_config_is_read_with_the_files_that_it_names(tmp_path: Path) -> None:
-    smoke = yardstick_of([ROOT / "experiments" / "real-smoke" / "stage4.yaml"])
+    smoke = measure_settings_of([ROOT / "experiments" / "real-smoke" / "stage4.yaml"])
     assert (smoke.tokenizer, smoke.system_prompt, smoke.max_length, smoke.tile_size) == ("jersey", None, 1024, 56)
     assert smoke.granularities == (1, 2, 4, 8, 16)
     with pytest.raises(UserError, match=r"there is no config .*gone\.yaml"):
-        yardstick_of([tmp_path / "gone.yaml"])
+        measure_settings_of([tmp_path / "gone.yaml"])
     (tmp_path / "it.yaml").write_text("class_path: datamodules.llava_shards.Gone\n")
     with pytest.raises(UserError, match=r"it\.yaml: datamodules\.llava_shards\.Gone cannot be made"):
-        yardstick_of([tmp_path / "it.yaml"])
+        measure_settings_of([tmp_path / "it.yaml"])
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1), st.floats(0, 1))

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.checking.configs import yardstick_of
+from datamodules.checking.configs import measure_settings_of
 from lit_avg.commands.fit import TrainingCLI
 from lit_avg.config.parser import TrainingParser
 from lit_avg.studies.spec.config_files import config_content
@@ -52,7 +52,7 @@ def test_an_unquoted_value_is_what_yaml_1_2_takes_it_for(tmp_path: Path, text: s
 
 
 @pytest.mark.parametrize("text", UNCLEAR)
-@pytest.mark.parametrize("read", [read_yaml, config_content, lambda path: yardstick_of([path])])
+@pytest.mark.parametrize("read", [read_yaml, config_content, lambda path: measure_settings_of([path])])
 def test_what_cannot_be_clear_is_refused_with_its_line_by_every_reader(tmp_path: Path, text: str, read: Any) -> None:
     path = written(tmp_path, f"# one\nfirst: 1\nsecond:\n  deep: {text}\n")
     with pytest.raises(UserError, match=r"it\.yaml:4: no valid YAML: "):
