@@ -65,6 +65,8 @@ class Policy(ABC):
 
     knows_the_answer: ClassVar[bool] = False
     """Whether it looks at the LMM's feedback on the answers, which is shown to no other and not known at inference."""
+    asks_the_router: ClassVar[bool] = False
+    """Whether it looks at the router's scores; a stage that trains no router has none."""
 
     @property
     @abstractmethod
@@ -89,6 +91,8 @@ class Policy(ABC):
 @dataclass(frozen=True)
 class RouterPolicy(Policy):
     """The router's most probable granularity: the paper's own policy."""
+
+    asks_the_router: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -172,6 +176,7 @@ class CoarsestWithinPolicy(Policy):
 
     delta: float
     fitted: bool = False
+    asks_the_router: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_margin(COARSEST_WITHIN, self.delta)
@@ -210,15 +215,16 @@ def all_policies(granularities: Granularities, delta: float, seed: int, margins:
     ]
 
 
-def by_name(policies: Sequence[Policy], granularities: Granularities) -> dict[str, Policy]:
+def by_name(policies: Sequence[Policy], granularities: Granularities, routed: bool = True) -> dict[str, Policy]:
     """Policies by what tables call them.
 
     Args:
         policies: in the order of tables.
         granularities: what they are to choose from.
+        routed: whether there is a trained router to ask.
 
     Raises:
-        UserError: two have one name, a name is no part of a path, or a policy does not go with the levels.
+        UserError: two have one name, a name is no part of a path, or a policy does not go with levels or stage.
     """
     named = dict[str, Policy]()
     for policy in policies:
@@ -228,6 +234,8 @@ def by_name(policies: Sequence[Policy], granularities: Granularities) -> dict[st
             raise UserError(
                 f"policies: {type(policy).__name__} is named {policy.name!r}; a name has letters, and no `/`"
             )
+        if policy.asks_the_router and not routed:
+            raise UserError(f"policies: {policy.name!r} asks the router, which this stage does not train; leave it out")
         policy.check(granularities)
         named[policy.name] = policy
     return named

@@ -104,6 +104,7 @@ class Stage(FiniteTraining):
         with torch.random.fork_rng(devices=[]):  # what training draws shall not depend on what loading draws
             self.load_weights()
         self.freeze_the_rest()
+        self._named_policies()  # what no test could compare is refused before anything is trained
 
     def on_fit_start(self) -> None:
         """Refuse data whose answers end with a token at which the model does not stop, or longer than it reads."""
@@ -190,7 +191,11 @@ class Stage(FiniteTraining):
     @property
     def policies(self) -> dict[str, Policy]:
         """The policies that a test compares, by name."""
-        return by_name([*self.default_policies(), *self.further_policies], self.granularities)
+        return self._named_policies()
+
+    def _named_policies(self) -> dict[str, Policy]:
+        policies = [*self.default_policies(), *self.further_policies]
+        return by_name(policies, self.granularities, routed="router" in self.trains)
 
     def default_policies(self) -> list[Policy]:
         """What a test of this stage always compares, in the order of tables."""

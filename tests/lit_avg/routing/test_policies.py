@@ -14,6 +14,7 @@ from lit_avg.routing.policies import (
     all_policies,
     by_name,
     choose_levels,
+    fixed_policies,
 )
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
@@ -84,6 +85,13 @@ def test_two_policies_of_one_name_and_levels_that_are_not_there_are_refused() ->
         by_name([FixedPolicy(8), RandomPolicy(), FixedPolicy(8)], LEVELS)
     with pytest.raises(UserError, match="no granularity of 2 tokens per tile"):
         by_name([FixedPolicy(2)], LEVELS)
+
+
+def test_whoever_asks_the_router_is_refused_where_there_is_none_before_anything_is_tested() -> None:
+    for policy in (RouterPolicy(), CoarsestWithinPolicy(0.5)):
+        with pytest.raises(UserError, match=f"'{policy.name}' asks the router, which this stage does not train"):
+            by_name([policy], LEVELS, routed=False)
+    assert list(by_name([*fixed_policies(LEVELS), RandomPolicy(), OraclePolicy()], LEVELS, routed=False))
 
 
 @dataclass(frozen=True)

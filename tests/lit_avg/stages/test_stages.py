@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lit_avg.batch import Batch
 from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.routing.losses import best_granularity_loss, ranking_loss
-from lit_avg.routing.policies import RandomPolicy
+from lit_avg.routing.policies import FixedPolicy, RandomPolicy, RouterPolicy
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
 from lit_avg.stages.base import PARTS, Stage
 from lit_avg.training.optim import Optimization
@@ -49,8 +49,21 @@ def pictured(make: Make) -> Batch:
     return make([([(4, 2), (3, 1), (6, 3)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
 
 
+def test_policies_are_compared_besides_the_stages_own_or_refused_as_soon_as_the_model_is_built() -> None:
+    stage = MultiGranularityTuning(tiny_model, RATES, policies=[RandomPolicy(seed=7)])
+    stage.configure_model()
+    assert list(stage.policies)[-2:] == ["fixed 16", "random"]
+    for kind, policy, told in (
+        (MultiGranularityTuning, RouterPolicy(), "'router' asks the router, which this stage does not train"),
+        (RGLF, RouterPolicy(), "there are two named 'router'"),
+        (RGLF, FixedPolicy(3), "no granularity of 3 tokens"),
+    ):
+        with pytest.raises(UserError, match=told):
+            kind(tiny_model, RATES, policies=[policy]).configure_model()
+
+
 def test_the_random_policy_draws_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", "restored after the test")
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored after the test
     stage = built(RGLF)
     with isolate_rng():
         L.seed_everything(0, verbose=False)
