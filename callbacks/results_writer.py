@@ -91,7 +91,7 @@ class ResultsWriter(L.Callback):
             module, outcomes = found
             chosen = {name: outcomes.chosen_by(policy) for name, policy in module.policies.items()}
             write_whole(run_folder(trainer) / OUTCOMES, outcomes_csv(outcomes, chosen))
-            self._questions = asked(shards_data(trainer), outcomes.keys)
+            self._questions = questions_digest(shards_data(trainer), outcomes.keys)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the result, now that everybody else is done."""
@@ -129,7 +129,7 @@ def _forget_test(path: Path, result: RunResult) -> None:
         write_whole(path, _text({**result, "metrics": validated, "questions": None}))
 
 
-def asked(data: ShardsData | None, keys: Sequence[str]) -> str:
+def questions_digest(data: ShardsData | None, keys: Sequence[str]) -> str:
     """Hash of what a test asked: the samples of its split, as far as the data tells, and the keys of the questions."""
     samples = None if data is None else data.data_digest("test")
     return hash_of("\n".join([samples or "", *sorted(keys)]), 16)

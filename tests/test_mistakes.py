@@ -163,6 +163,18 @@ def test_a_mistake_in_an_overlay_is_one_line_with_the_files_name(
     assert str(overlay) in line
 
 
+def test_a_part_of_a_model_that_has_another_place_now_is_named_without_its_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = write_stage(tmp_path, "RGLF")
+    model = tmp_path / "model.yaml"
+    text = model.read_text(encoding="utf-8")
+    model.write_text(text.replace("lit_avg.llava_next.backbone.Backbone", "lit_avg.backbone.Backbone"), "utf-8")
+    told = refused(capsys, "--config", stage)
+    assert "there is no class lit_avg.backbone.Backbone" in told
+    assert "hidden_size" not in told
+
+
 def test_a_bug_in_a_constructor_is_no_mistake_of_the_users(stage4: str) -> None:
     with pytest.raises(ValueError, match="unsupported operand"):
         main(["fit", "--config", stage4, "--data", "tests.test_mistakes.ConfusedData"])

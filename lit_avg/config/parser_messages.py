@@ -34,6 +34,11 @@ KINDS = {
 """What Python's types are called in YAML."""
 
 _EXPECTED = re.compile(r"Expected a (?:<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*?)\])(?:\. Got value: (.*))?$")
+_UNKNOWN_CLASS = re.compile(
+    r"expects a function or a callable class: (.*?)\. Got value: Namespace\(class_path='([\w.]+)'", re.DOTALL
+)
+"""What is said of a part of a model whose class cannot be found, before all of its arguments."""
+
 _KEY = re.compile(r'(?:Parser key "([^"]*)"|([\w.]+)):\s+|Parser key "([^"]*)":$')
 _CLASS = "a class by its class_path"
 _NO_CLASS = ("Not a valid subclass", "Expected a dot import path string", "Import path does not correspond")
@@ -79,6 +84,8 @@ def _told(where: str, reasons: list[str], value: str | None) -> str:
         expected = [f"a whole number from 0 to {LARGEST_SEED}"]
     if not others:
         what = f"expected {' or '.join(dict.fromkeys(expected))}" + (f", but got {_cut(value)}" if value else "")
+    if unknown := _UNKNOWN_CLASS.search(what):
+        what = f"there is no class {unknown[2]} ({unknown[1]}); name it by where it lies now"
     if missing := re.search(r"No module named .*Got value: (\S+\.ya?ml)$", what):  # it took the file for a class
         what = f"there is no file {missing[1]} beside the config that names it"
     return f"{where}: {what}" if where else what

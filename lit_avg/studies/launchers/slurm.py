@@ -52,13 +52,13 @@ class SlurmLauncher(Launcher):
 
     def submit(self, runs: Mapping[PlannedRun, Sequence[PlannedRun]], command: Command) -> Sequence[PlannedRun]:
         """Also those that must wait for others, if those have jobs to wait for."""
-        from lit_avg.studies.launchers.slurm_submit import groups, submit
+        from lit_avg.studies.launchers.slurm_submit import job_groups, submit
 
         taken = list[PlannedRun]()
         with locked(self.study.out / FOLDER, wait=True):  # another sweep may be submitting the same
             jobs = living_jobs(self.study.out)
             free = [run for run in runs if run.identity not in jobs and not is_finished(run)]
-            for group in groups([run for run in free if owner_of(run.directory) is None]):
+            for group in job_groups([run for run in free if owner_of(run.directory) is None]):
                 if any(parent.identity not in jobs for parent in runs[group[0]]):
                     continue
                 submitted = submit(self.study, group, [jobs[it.identity] for it in runs[group[0]]], command)

@@ -20,7 +20,7 @@ _REQUEUES = 1000
 """How often submitit may requeue a job that reaches its limit: as often as the run needs."""
 
 
-def groups(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+def job_groups(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
     """Runs that wait for the same ones, and so are alike to SLURM; each group after those it waits for."""
     by_parents: dict[tuple[Path, ...], list[PlannedRun]] = {}
     for run in runs:
@@ -57,7 +57,7 @@ def scripts(study: Study, runs: Sequence[PlannedRun]) -> list[str]:
     """What would be handed to sbatch, for people to read."""
     waiting = {run.directory: run.label for run in runs}
     texts = list[str]()
-    for group in groups(runs):
+    for group in job_groups(runs):
         after = [f"<job of {waiting[parent]}>" for parent in group[0].parents if parent in waiting]
         parameters = _parameters(study, after)
         parameters["map_count"] = len(group) if len(group) > 1 else None

@@ -24,7 +24,7 @@ def same_questions(first: Asked, second: Asked) -> bool:
     return not first or not second or not first.isdisjoint(second)
 
 
-def groups(rows: Sequence[Asked]) -> list[int]:
+def comparable_groups(rows: Sequence[Asked]) -> list[int]:
     """The number of the group that each row belongs to, groups being asked the same.
 
     Rows that tell nothing belong to the others if these are one group, and are one of their own if not.

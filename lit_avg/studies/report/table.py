@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 from lit_avg.result_names import MetricMeaning
-from lit_avg.studies.report.comparability import groups, same_questions
+from lit_avg.studies.report.comparability import comparable_groups, same_questions
 from lit_avg.studies.report.intervals import OTHER_QUESTIONS, Interval, intervals
 from lit_avg.studies.report.results import Sample, Table, TableRow, collect
 from lit_avg.studies.report.table_cells import (
@@ -118,7 +118,7 @@ def _count(row: TableRow) -> str:
 def _with_best(table: Table, cells: Sequence[Sequence[Cell]]) -> list[tuple[Cell, ...]]:
     """Mark the best of each metric's column among rows that were asked the same; those seen as equal share it."""
     marked = [list(own) for own in cells]
-    group = groups([row.asked for row in table.rows])
+    group = comparable_groups([row.asked for row in table.rows])
     rows = [number for number, row in enumerate(table.rows) if row.row.policy not in table.study.know_the_answer]
     for (place, column), own in product(enumerate(table.study.columns), sorted(set(group))):
         asked = [number for number in rows if group[number] == own]

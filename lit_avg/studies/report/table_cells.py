@@ -6,7 +6,7 @@ Every format is made of a `TableSheet` and says the same, since none of them for
 from dataclasses import dataclass
 
 from lit_avg.result_names import MetricMeaning
-from lit_avg.studies.report.comparability import groups
+from lit_avg.studies.report.comparability import comparable_groups
 from lit_avg.studies.report.intervals import Interval
 from lit_avg.studies.report.results import Sample, Table, TableRow
 
@@ -123,7 +123,7 @@ class TableSheet:
         """
         marked = any(cell.best for line in self.lines for cell in line.cells)
         left_out = {line.row.row.policy for line in self.lines} & self.table.study.know_the_answer
-        alike = len(set(groups([line.row.asked for line in self.lines]))) == 1
+        alike = len(set(comparable_groups([line.row.asked for line in self.lines]))) == 1
         best = f"{mark}: the best of its column" + ("" if alike else " among rows that were asked the same questions")
         know = "knows" if len(left_out) == 1 else "know"
         best += f", but for the {' and the '.join(sorted(left_out))}, which {know} the answers" if left_out else ""

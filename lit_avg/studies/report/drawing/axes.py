@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_avg.result_names import ACCURACY
-from lit_avg.studies.report.comparability import asked, groups, same_questions
+from lit_avg.studies.report.comparability import asked, comparable_groups, same_questions
 from lit_avg.studies.report.drawing.style import (
     SINGLE,
     Mark,
@@ -79,7 +79,7 @@ def lines_over(rows: Sequence[Row], results: Results, axis_name: str) -> list[Li
     """The rows of an axis, sorted into lines by template, the other axes and what was asked."""
     templates = {row.template for row in rows}
     lines: dict[str, list[tuple[float, Sample]]] = {}
-    group = groups([asked(results[row.run]) for row in rows])
+    group = comparable_groups([asked(results[row.run]) for row in rows])
     for row, own in zip(rows, group, strict=True):
         others = [f"{name} = {value}" for name, value in row.axes.items() if name != axis_name]
         name = ", ".join([*([family(row.template)] if len(templates) > 1 or not others else []), *others])

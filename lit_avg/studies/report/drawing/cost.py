@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_avg.result_names import ACCURACY, FIXED, TOKEN_SHARE
-from lit_avg.studies.report.comparability import asked, groups
+from lit_avg.studies.report.comparability import asked, comparable_groups
 from lit_avg.studies.report.drawing.labels import Label, Point, place_labels
 from lit_avg.studies.report.drawing.pareto import pareto_front
 from lit_avg.studies.report.drawing.style import DOUBLE, FIXED_GREY, FRONT_GREY, SMALL, family, mark, note, wrapped
@@ -68,7 +68,7 @@ def shared_name(fixed: Sequence[Row]) -> str:
 def comparable(study: Study, rows: Sequence[Row], results: Results) -> list[Row]:
     """The rows that were asked what the study's reference was asked, or the first row where there is none."""
     first = next((number for number, row in enumerate(rows) if row.name == study.reference), 0)
-    group = groups([asked(results[row.run]) for row in rows])
+    group = comparable_groups([asked(results[row.run]) for row in rows])
     return [row for number, row in enumerate(rows) if group[number] == group[first]]
 
 

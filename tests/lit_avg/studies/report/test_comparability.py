@@ -1,4 +1,4 @@
-from lit_avg.studies.report.comparability import asked, groups, same_questions
+from lit_avg.studies.report.comparability import asked, comparable_groups, same_questions
 
 
 def told(*questions: str) -> frozenset[str]:
@@ -6,14 +6,14 @@ def told(*questions: str) -> frozenset[str]:
 
 
 def test_rows_that_tell_nothing_belong_to_the_others_only_where_these_agree() -> None:
-    assert groups([told(), told("x"), told("x")]) == [0, 0, 0]
-    assert groups([told(), told("x"), told("y"), told()]) == [2, 0, 1, 2]
-    assert groups([told(), told()]) == [0, 0]
+    assert comparable_groups([told(), told("x"), told("x")]) == [0, 0, 0]
+    assert comparable_groups([told(), told("x"), told("y"), told()]) == [2, 0, 1, 2]
+    assert comparable_groups([told(), told()]) == [0, 0]
 
 
 def test_rows_with_some_seeds_alone_are_asked_the_same_as_those_with_others() -> None:
     every, first, second = told("0", "1"), told("0"), told("1")
-    assert groups([every, first, second, told("other")]) == [0, 0, 0, 1]
+    assert comparable_groups([every, first, second, told("other")]) == [0, 0, 0, 1]
     assert same_questions(every, first)
     assert not same_questions(first, told("other"))
 
