@@ -31,6 +31,7 @@ from datamodules.shards.reader import parse_members
 from datamodules.shards.sample import BadSampleError, RawSample, Sample
 from lit_avg.batch import Batch
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.process_pool import end_with_parent
 
 _log = logging.getLogger(__name__)
 
@@ -227,6 +228,10 @@ def batch_pipeline(
     return DataPipeline(EpochBatches(batches), *stages, on_bad(samples, stages), CollateBatches(size, collate))
 
 
+def _begin_worker(number: int) -> None:
+    end_with_parent()  # torch's own watch is for parents that are no fork server's clients
+
+
 def web_loader(pipeline: DataPipeline, workers: int) -> Iterator[tuple[Batch | None, list[BadSample]]]:
     """What a pipeline gives, in its order.
 
@@ -239,6 +244,7 @@ def web_loader(pipeline: DataPipeline, workers: int) -> Iterator[tuple[Batch | N
         batch_size=None,
         collate_fn=identity,
         num_workers=workers,
+        worker_init_fn=_begin_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else the loader draws from the model's random numbers at each start
     )

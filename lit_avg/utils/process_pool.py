@@ -59,11 +59,19 @@ _work: list[Callable[[Any], Any]] = []  # of this worker process
 
 def _begin(work: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _work.append(work)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have this worker process end when the one that started it does, even if that is killed.
+
+    However it was started: the parent in the system's sense may be a fork server, which lives on.
+    """
+    threading.Thread(target=_await_end_of_parent, daemon=True).start()
+
+
+def _await_end_of_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

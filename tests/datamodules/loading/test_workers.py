@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.drawn import drawn_shards
 
 STARTED = """
 import multiprocessing, sys, time
 from datamodules.llava_shards import LLaVAShards
+multiprocessing.set_start_method(sys.argv[2])
 data = LLaVAShards(train=sys.argv[1], tokenizer="jersey", batch_size=1, tile_size=16, grid_pinpoints=None, workers=2)
 batches = iter(data.train_dataloader())
 next(batches)
@@ -25,8 +28,9 @@ def is_running(process: int) -> bool:
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_workers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", STARTED, str(drawn_shards(tmp_path, 12))]
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])  # a shell's run, and one that a sweep has started
+def test_workers_die_with_a_parent_that_is_killed(start_method: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTED, str(drawn_shards(tmp_path, 12)), start_method]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
