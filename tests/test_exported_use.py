@@ -37,8 +37,8 @@ from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 def used(folder):
     processor = AutoProcessor.from_pretrained(folder + "/exported")
-    image = Image.open(folder + "/image.png")
-    image, words = {"type": "image", "image": image}, {"type": "text", "text": sys.argv[1]}
+    pixels = Image.open(folder + "/image.png")
+    image, words = {"type": "image", "image": pixels}, {"type": "text", "text": sys.argv[1]}
     chats = {
         "a string": [{"role": "user", "content": "<image>\\n" + words["text"]}],
         "a list": [{"role": "user", "content": [image, words]}],
@@ -47,7 +47,7 @@ def used(folder):
     pictured = {}
     for name, chat in chats.items():
         text = processor.apply_chat_template(chat, add_generation_prompt=True)
-        pictured[name] = processor(images=image, text=text)["input_ids"][0]
+        pictured[name] = processor(images=pixels, text=text)["input_ids"][0]
         if name != "a string":
             at_once = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
             pictured[name + ", at once"] = at_once["input_ids"][0]
