@@ -13,18 +13,20 @@ import json
 import pickle
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
+from PIL import Image
 
 from datamodules.encoding.collate import DecodedSample
 from datamodules.loading.pipeline import SampleStage
-from datamodules.shards.sample import problem_of
+from datamodules.shards.sample import Sample, Turn, problem_of
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.hashing import hash_of, number_of
+from lit_avg.utils.hashing import hash_of, hash_of_json, number_of
 
 TRANSFORMS = "train_transforms"
 """What they are called: the argument of data modules, and the entry in all that has to be equal."""
@@ -102,8 +104,27 @@ def _description(transform: SampleTransform) -> str:
         pickle.dumps(transform)
     except Exception as error:  # pickle's own, and whatever an object's `__getstate__` raises
         raise UserError(f"{TRANSFORMS}: {name} cannot be pickled, as workers may need it to be: {error}") from error
-    state = transform.__getstate__()
-    return f"{name} {json.dumps(state, sort_keys=True, default=lambda value: hash_of(pickle.dumps(value), 16))}"
+    return f"{name} {json.dumps(_plain(transform.__getstate__()), sort_keys=True)}"
+
+
+def _plain(value: object) -> object:
+    """What JSON can say of what a transform holds, the same in every process: pickles of sets and tensors are not."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case dict():
+            entries = [[_plain(name), _plain(held)] for name, held in cast(dict[object, object], value).items()]
+            if all(isinstance(name, str) for name, _ in entries):
+                return {cast(str, name): held for name, held in entries}
+            return sorted(entries, key=json.dumps)
+        case list() | tuple():
+            return [_plain(held) for held in cast(Sequence[object], value)]
+        case set() | frozenset():
+            return sorted((_plain(held) for held in cast(Set[object], value)), key=json.dumps)
+        case torch.Tensor():
+            return hash_of_json([str(value.dtype), value.tolist()], 16)
+        case _:
+            return hash_of(pickle.dumps(value), 16)
 
 
 @contextmanager
@@ -126,10 +147,24 @@ def _problem_of(made: object, given: DecodedSample) -> str | None:
     """Why a transform's outcome cannot be encoded, None if it can."""
     if not isinstance(made, DecodedSample):
         return f"it gave {type(made).__name__}, but must give a DecodedSample"
-    if made.sample.key != given.sample.key:
-        return f"it gave sample {made.sample.key}; which samples come when is not for a transform to say"
-    if made.image is not None and made.image.mode != "RGB":
-        return f"it gave an image of mode {made.image.mode}, but must give RGB"
-    if problem := problem_of(made.sample.turns, made.image is not None):
+    sample, image = cast(object, made.sample), cast(object, made.image)
+    if not isinstance(sample, Sample):
+        return f"it gave a sample that is a {type(sample).__name__}, but must be a Sample"
+    if sample.key != given.sample.key:
+        return f"it gave sample {sample.key}; which samples come when is not for a transform to say"
+    if image is not None and not isinstance(image, Image.Image):
+        return f"it gave an image that is a {type(image).__name__}, but must be an RGB image of Pillow's"
+    if image is not None and (image.mode != "RGB" or 0 in image.size):
+        return f"it gave an image of mode {image.mode} and {image.width} x {image.height} pixels, but must give RGB"
+    return _problem_of_words(sample, image is not None)
+
+
+def _problem_of_words(sample: Sample, has_image: bool) -> str | None:
+    turns = cast(Sequence[object], sample.turns)
+    if not all(isinstance(turn, Turn) and isinstance(cast(object, turn.text), str) for turn in turns):
+        return "it gave turns that are not all a Turn with a text"
+    if problem := problem_of(sample.turns, has_image):
         return f"it gave a conversation with {problem}"
+    if sample.kinds and len(sample.kinds) != len(sample.rounds):
+        return f"it gave {len(sample.kinds)} kinds for {len(sample.rounds)} rounds"
     return None

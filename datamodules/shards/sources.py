@@ -16,7 +16,6 @@ for what the environment has as `WDS_DATA`. A command's own variables are writte
 
 import io
 import logging
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -122,7 +121,7 @@ def open_source(location: str | Path, cache: ShardCache) -> ShardSource:
         UserError: nothing is there, or something else.
     """
     where = str(location)
-    if not where.startswith(PIPE) and not where.endswith(".tar"):
+    if not where.startswith(PIPE) and not where.rstrip(":").endswith(".tar"):
         manifest = _remote_manifest(where) if is_remote(where) else read_manifest(Path(where))
         places = tuple(_beside(where, shard.name) for shard in manifest.shards)
         named_by = {_absolute(_beside(where, MANIFEST)): manifest.digest}
@@ -158,15 +157,18 @@ def expand(location: str) -> tuple[str, ...]:
     from webdataset.shardlists import expand_urls  # brings torch along, which planning a study does without
 
     try:
-        return tuple(expand_urls(location))
+        places = tuple(expand_urls(location))
     except ValueError as error:
         raise UserError(f"{location}: {error}; write a range as {{000000..000041}}") from error
     except (AssertionError, KeyError) as error:
-        absent = next(name for name in re.findall(r"\$\{(\w+)\}", location) if f"WDS_{name}" not in os.environ)
+        absent = re.sub(r".*WDS_(\w+).*", r"\1", str(error))  # a variable's content may name others
         raise UserError(
             f"{location}: ${{{absent}}} stands for what the environment has as WDS_{absent}, as in WebDataset, and it "
             f"has no such variable; set it, or write ${absent} for a variable of a command's own"
         ) from error
+    if not all(places):
+        raise UserError(f"{location}: `::` stands between the names of tar files, and one of them is empty")
+    return places
 
 
 def distinct_names(places: Sequence[str]) -> list[str]:

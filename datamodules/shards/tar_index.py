@@ -44,13 +44,16 @@ def read_index(file: BinaryIO, name: str) -> ShardIndex:
         name: what the message calls it.
 
     Raises:
-        UserError: it is not a whole tar file, or its names have dots within.
+        UserError: it is not a whole tar file, or has names with dots within or not in UTF-8.
     """
     index: dict[str, Members] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             files = [member for member in tar if member.isreg() or member.islnk() or member.issym()]
-    except tarfile.TarError as error:
+            end = tar.offset
+        if not read_place(file, (end, tarfile.BLOCKSIZE)):  # cut off between two files
+            raise tarfile.ReadError("it lacks the zeros that end one")
+    except (tarfile.TarError, ValueError) as error:  # a ValueError of extended headers
         raise UserError(f"shard {name} is not a whole tar file: {error}; pack the data again") from error
     linked = any(not member.isreg() for member in files)
     by_name = {normpath(member.name): member for member in files} if linked else {}
@@ -63,6 +66,8 @@ def read_index(file: BinaryIO, name: str) -> ShardIndex:
                     f"files {key}.… are one sample {key}, {member.name} among them; put other signs in the place of "
                     "the dots, or pack the data with `lit-avg shard`"
                 )
+            if not _is_text(key):
+                raise UserError(f"shard {name}: the name {member.name!a} is not UTF-8; pack the data again")
             index.setdefault(key, {})[extension] = _place_of(member, by_name)
     return list(index.items())
 
@@ -114,6 +119,11 @@ class PlaceReader(io.RawIOBase):
         buffer[: len(data)] = data
         self.at += len(data)
         return len(data)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written down: tarfile has halves of characters in the place of bytes that are no UTF-8."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _place_of(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> Place | Unreadable:

@@ -23,7 +23,7 @@ def read_entries(path: Path, mend: str, needed: Collection[str] = ()) -> dict[st
         content: object = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"there is no {path.name} in {path.parent}; {mend}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); {mend}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} cannot be read (it holds no named entries); {mend}")

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from datamodules.encoding.collate import DecodedSample
 from datamodules.llava_shards import LLaVAShards
 from datamodules.loading.bad_samples import BadSampleLog
-from datamodules.loading.transforms import SampleTransform
+from datamodules.loading.transforms import SampleTransform, describe_transforms
 from datamodules.shards.sample import BadSampleError
 from lit_avg.config.saved_config import read_saved
 from lit_avg.utils.errors import UserError
@@ -117,6 +117,10 @@ DOES: dict[str, Callable[[DecodedSample], object]] = {
     "no sample": lambda decoded: decoded.image,
     "grey": lambda decoded: replace(decoded, image=decoded.image and ImageOps.grayscale(decoded.image)),
     "no image": lambda decoded: replace(decoded, image=None),
+    "array": lambda decoded: replace(decoded, image=np.asarray(decoded.image)),  # pyright: ignore[reportArgumentType]
+    "nothing of it": lambda decoded: replace(decoded, image=Image.new("RGB", (0, 5))),
+    "no turns": lambda decoded: replace(decoded, sample=replace(decoded.sample, turns=(("human", "Why?"),))),  # pyright: ignore[reportArgumentType]
+    "kinds": lambda decoded: replace(decoded, sample=replace(decoded.sample, kinds=("number", "crowd"))),
     "another": lambda decoded: replace(decoded, sample=replace(decoded.sample, key="x")),
 }
 
@@ -224,7 +228,11 @@ def test_a_run_does_not_go_on_with_other_transforms(shards: Path) -> None:
     ("does", "told"),
     [
         ("no sample", "it gave PngImageFile, but must give a DecodedSample"),
-        ("grey", "it gave an image of mode L, but must give RGB"),
+        ("grey", r"it gave an image of mode L and \d+ x \d+ pixels, but must give RGB"),
+        ("array", "it gave an image that is a ndarray, but must be an RGB image of Pillow's"),
+        ("nothing of it", "it gave an image of mode RGB and 0 x 5 pixels"),
+        ("no turns", "it gave turns that are not all a Turn with a text"),
+        ("kinds", "it gave 2 kinds for 1 rounds"),
         ("no image", "it gave a conversation with 1 <image> for 0 image"),
         ("another", "it gave sample x; which samples come when is not for a transform to say"),
     ],
@@ -232,6 +240,26 @@ def test_a_run_does_not_go_on_with_other_transforms(shards: Path) -> None:
 def test_a_transform_that_gives_something_else_is_named(shards: Path, does: str, told: str) -> None:
     with pytest.raises(UserError, match=rf"train_transforms: .*Does, given sample 0000000\d\d: {told}"):
         list(data(shards, Does(does)).train_dataloader())
+
+
+@dataclass(frozen=True)
+class Holds(SampleTransform):
+    """Holds what a test wants."""
+
+    held: object
+
+    def __call__(self, decoded: DecodedSample) -> DecodedSample:
+        return decoded
+
+
+def test_what_a_transform_holds_is_told_alike_in_every_process() -> None:
+    def told(held: object) -> str:
+        return describe_transforms([Holds(held)]).partition(" ")[2]
+
+    assert told({"b", "a", "c"}) == told({"c", "a", "b"}) == '{"held": ["a", "b", "c"]}'  # hashes of words are drawn
+    assert told({(1, 2): 0.5, 3: {"x": None}}) == '{"held": [[3, {"x": null}], [[1, 2], 0.5]]}'
+    one, same, other = (told(torch.tensor([0.5, number])) for number in (1, 1, 2))  # a pickle has its address
+    assert one == same != other
 
 
 def test_a_transform_that_cannot_be_pickled_is_named(shards: Path) -> None:

@@ -203,10 +203,15 @@ def test_a_local_tar_file_that_changed_is_gone_through_again(tmp_path: Path, cac
         assert len(samples_at(tmp_path / "mix.tar", cache)) == samples
 
 
-def test_mistakes_in_a_location_are_named(shards: Path, cache: ShardCache, server: Server) -> None:
+def test_mistakes_in_a_location_are_named(
+    shards: Path, cache: ShardCache, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WDS_OUTER", "${INNER}/shards")
     for location, message in {
         f"{shards}/gone-{{0..1}}.tar": "there is no shard .*gone-0.tar",
         f"{shards}/shard-{{000000..000001.tar": "write a range as",
+        "${OUTER}/x.tar": "has as WDS_INNER, .* no such variable",
+        "x.tar::": "`::` stands between the names of tar files, and one of them is empty",
         "pipe:cat ${NOWHERE}/x.tar": r"has as WDS_NOWHERE, .*; set it, or write \$NOWHERE for a variable of a command",
         f"{server.url}/nothing": f"nothing/{MANIFEST} cannot be read: HTTP status 404",
     }.items():

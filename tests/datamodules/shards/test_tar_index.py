@@ -179,3 +179,29 @@ def test_the_later_of_two_files_of_one_name_counts_as_tar_has_it(tmp_path: Path)
     file.seek(0)
     ((key, members),) = read_index(file, "x")
     assert (key, members["json"]) == ("0", (1536, 5))
+
+
+def test_a_tar_file_that_is_cut_off_between_two_files_is_refused_and_so_are_headers_that_are_none(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "some.tar"
+    write_tar(path, {"0.json": b"{}", "1.json": b"{}"})
+    whole = path.read_bytes()
+    assert [key for key, _ in read_index(io.BytesIO(whole), "some.tar")] == ["0", "1"]
+    for blocks in (2, 4):  # a header and a block of content each
+        with pytest.raises(
+            UserError, match=r"some\.tar is not a whole tar file: it lacks the zeros that end one; pack"
+        ):
+            read_index(io.BytesIO(whole[: 512 * blocks]), "some.tar")
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("0.json")
+        member.pax_headers = {"GNU.sparse.map": "1,x"}
+        tar.addfile(member)
+    with pytest.raises(UserError, match=r"some\.tar is not a whole tar file: invalid literal"):
+        read_index(io.BytesIO(path.read_bytes()), "some.tar")
+
+
+def test_a_name_that_no_file_of_outcomes_could_hold_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "some.tar", {"caf\udce9.json": b"{}"}, format=tarfile.GNU_FORMAT)  # Latin-1's é
+    with pytest.raises(UserError, match=r"some\.tar: the name 'caf\\udce9\.json' is not UTF-8"):
+        read_index(io.BytesIO((tmp_path / "some.tar").read_bytes()), "some.tar")
