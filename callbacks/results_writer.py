@@ -112,7 +112,9 @@ class ResultsWriter(L.Callback):
         result = _describe(trainer, pl_module, verb)
         fitted = {name: value for name, value in earlier.items() if name in ("seed", "steps", "config")}
         result |= cast(RunResult, fitted)
-        result["metrics"] = earlier.get("metrics", {}) | _metrics(trainer)
+        # what an earlier test found out of other questions is told nowhere beside this one's
+        same = verb == "fit" or earlier.get("questions") == self._questions
+        result["metrics"] = (earlier.get("metrics", {}) if same else _validated(earlier)) | _metrics(trainer)
         result["questions"] = self._questions
         result["seconds"] = earlier.get("seconds", {}) | {verb: round(time.perf_counter() - self._began, 2)}
         write_whole(path, _text(result))
@@ -120,13 +122,17 @@ class ResultsWriter(L.Callback):
 
 def _forget_test(path: Path, result: RunResult) -> None:
     """What a test found out of earlier weights is none of the run's results any more; its rows get another name."""
-    metrics = result.get("metrics", {})
-    validated = {name: value for name, value in metrics.items() if name.startswith("val/")}
+    validated = _validated(result)
     outcomes = path.with_name(OUTCOMES)
     if outcomes.is_file():
         move(outcomes, outcomes.with_stem(f"{outcomes.stem}.step-{result.get('steps')}"))
-    if validated != metrics:
+    if validated != result.get("metrics", {}):
         write_whole(path, _text({**result, "metrics": validated, "questions": None}))
+
+
+def _validated(result: RunResult) -> dict[str, float]:
+    """The validation's part of a result's metrics."""
+    return {name: value for name, value in result.get("metrics", {}).items() if name.startswith("val/")}
 
 
 def questions_digest(data: ShardsData | None, keys: Sequence[str]) -> str:

@@ -95,6 +95,23 @@ def test_a_run_that_is_fitted_on_keeps_no_test_of_its_earlier_weights(tmp_path: 
     assert (run / "outcomes.csv").is_file()
 
 
+def test_a_test_of_other_questions_keeps_nothing_of_the_one_before(tmp_path: Path) -> None:
+    stage4, result = write_stage(tmp_path, "RGLF"), tmp_path / "runs" / "RGLF" / "result.json"
+    assert main(["fit", "--config", stage4]) == 0
+    oracle = "[{class_path: lit_avg.routing.policies.OraclePolicy, init_args: {margin: 0.5}}]"
+    assert main(["test", "--config", stage4, "--model.init_args.policies", oracle]) == 0
+    assert main(["test", "--config", stage4]) == 0
+    kept = json.loads(result.read_text())
+    assert "oracle 0.5/accuracy" in kept["metrics"]  # it was asked the same
+    result.write_text(json.dumps(kept | {"questions": "others"}))
+    assert main(["test", "--config", stage4]) == 0
+    told = json.loads(result.read_text())
+    assert told["questions"] == kept["questions"]
+    assert {name for name in kept["metrics"] if name not in told["metrics"]} == {
+        name for name in kept["metrics"] if name.startswith("oracle 0.5/")
+    }
+
+
 def test_a_run_for_debugging_leaves_no_result(tmp_path: Path) -> None:
     assert main(["fit", "--config", write_stage(tmp_path, "RGLF"), "--trainer.fast_dev_run", "true"]) == 0
     assert not (tmp_path / "runs" / "RGLF" / "result.json").exists()
