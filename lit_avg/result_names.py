@@ -5,7 +5,9 @@ metrics of one's own are not here: `lit-avg check` tells a study of those that a
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
+
+from lit_avg.utils.errors import UserError
 
 RESULT, OUTCOMES = "result.json", "outcomes.csv"
 """Files that a run leaves in its folder: a row for itself, and after a test one for each question."""
@@ -57,7 +59,14 @@ ROUTER, RANDOM, ORACLE = "router", "random", "oracle"
 FIXED, COARSEST_WITHIN = "fixed ", "coarsest within"
 """How the names of policies begin that always take one level, and of the router's coarser choices."""
 
+VALIDATION = "val"
+"""What stands before the metrics of a validation, where a test's have the name of a policy."""
+
+NOT_METRICS = ("loss", "tokens_per_tile_share", "llm_flops_share")
+"""What results tell under names like those of metrics: a validation's loss, and what choices cost."""
+
 Unit = Literal["share", "count", "number", "factor"]
+Best = Literal["high", "low"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,20 @@ class MetricMeaning:
         best: whether the highest or the lowest value is marked as the best. Of tokens none is: whoever takes the
             coarsest level for everything has the fewest, and no merit.
         by_kind: it is measured for each kind of question as well, as `name/<kind>`.
+
+    Raises:
+        UserError: unit or best value is none that tables know.
     """
 
     name: str
     unit: Unit
-    best: Literal["high", "low"] | None = None
+    best: Best | None = None
     by_kind: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("unit", self.unit, get_args(Unit)), ("best", self.best, (*get_args(Best), None))):
+            if value not in known:
+                raise UserError(f"{what} of the metric {self.name!r} must be one of {known}, but is {value!r}")
 
 
 ACCURACY = MetricMeaning("accuracy", "share", best="high", by_kind=True)

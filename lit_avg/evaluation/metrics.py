@@ -9,7 +9,7 @@ are fed with what is left, the same on every rank. So they are exact, and do not
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,15 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lit_avg.evaluation.outcomes import Outcomes
-from lit_avg.result_names import ACCURACY, SELECTED, TOKEN_SHARE, TOKENS_PER_TILE, VISUAL_TOKENS, MetricMeaning
+from lit_avg.result_names import (
+    ACCURACY,
+    NOT_METRICS,
+    SELECTED,
+    TOKEN_SHARE,
+    TOKENS_PER_TILE,
+    VISUAL_TOKENS,
+    MetricMeaning,
+)
 from lit_avg.utils.errors import UserError
 
 
@@ -172,15 +180,21 @@ def with_defaults(metrics: Sequence[PolicyMetric]) -> tuple[PolicyMetric, ...]:
     """The default metrics and others behind them.
 
     Raises:
-        UserError: two have one name, or a name is no part of a path.
+        UserError: two have one name, or a name is no part of a path or stands for something else in results.
     """
     named = dict[str, PolicyMetric]()
     for metric in (*default_metrics(), *metrics):
+        if not isinstance(getattr(metric, "meaning", None), MetricMeaning):
+            raise UserError(f"metrics: {type(metric).__name__} has no `meaning`; give its class a MetricMeaning")
         name = metric.meaning.name
         if name in named:
             raise UserError(f"metrics: there are two named {name!r}; leave one out, or give it another name")
         if not name.strip() or "/" in name:
             raise UserError(f"metrics: {type(metric).__name__} is named {name!r}; a name has letters, and no `/`")
+        if name in NOT_METRICS or name.startswith(f"{ACCURACY.name}@"):
+            raise UserError(
+                f"metrics: results tell something else as {name!r}; give {type(metric).__name__} another name"
+            )
         named[name] = metric
     return tuple(named.values())
 
@@ -214,15 +228,25 @@ def policy_metrics(
 def _values(metric: PolicyMetric, name: str, outcomes: Outcomes, chosen: Tensor) -> dict[str, float]:
     """What a metric says of some questions, and of them alone."""
     metric.reset()
-    metric.update(outcomes, chosen)
-    computed: Tensor | Mapping[str, Tensor] | None = metric.compute()
+    # copies, so that a metric that writes into what it is shown does not change what others are shown
+    metric.update(outcomes.rows(torch.arange(len(outcomes))), chosen.clone())
+    computed: object = metric.compute()
     metric.reset()
     if computed is None:
         return {}
-    values = {name: computed} if isinstance(computed, Tensor) else {f"{name}/{it}": computed[it] for it in computed}
-    if bad := [part for part, value in values.items() if value.numel() != 1]:
-        raise UserError(f"metrics: {type(metric).__name__} gives {bad[0]} of shape {tuple(values[bad[0]].shape)}")
-    return {part: value.item() for part, value in values.items()}
+    several = isinstance(computed, Mapping)
+    parts = cast(Mapping[str, object], computed) if several else {"": computed}
+    values = {f"{name}/{part}" if several else name: value for part, value in parts.items()}
+    return {part: _number(metric, part, value) for part, value in values.items()}
+
+
+def _number(metric: PolicyMetric, name: str, value: object) -> float:
+    """What a metric computed, which must be one number in a tensor."""
+    if not isinstance(value, Tensor) or value.is_complex():
+        raise UserError(f"metrics: {type(metric).__name__} gives {name} as {value!r}; give a tensor of a real number")
+    if value.numel() != 1:
+        raise UserError(f"metrics: {type(metric).__name__} gives {name} of shape {tuple(value.shape)}")
+    return value.item()
 
 
 def _at(values: Tensor, chosen: Tensor) -> Tensor:

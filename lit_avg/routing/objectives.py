@@ -6,7 +6,7 @@ An objective of one's own derives from `Objective` and is named by its `class_pa
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor
 
@@ -88,16 +88,29 @@ class RankingObjective(Objective):
         return replace(self, ranking=self.ranking or semantics.ranking, margin=margin)
 
 
-def checked_losses(objective: Objective, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def checked_losses(objective: Objective, losses: Mapping[str, Tensor], learns: bool = False) -> dict[str, Tensor]:
     """What an objective gave, as it is logged on every rank.
 
+    Args:
+        objective: which.
+        losses: what it gave.
+        learns: whether the router is to learn from it, and so the loss has to lead back to its scores.
+
     Raises:
-        UserError: it is not the loss and the parts that the objective names, or not a number each.
+        UserError: it is not the loss and the parts that the objective names, not a number each, or nothing to learn.
     """
     expected, name = ("loss", *objective.parts), type(objective).__name__
+    given = cast(object, losses)  # of users' code nobody checks it
+    if not isinstance(given, Mapping):
+        raise UserError(f"the objective {name} gives {type(given).__name__}; give a dict with its tensor as `loss`")
     if set(losses) != set(expected):
         found = ", ".join(losses) or "nothing"
         raise UserError(f"the objective {name} gives {found}, but `loss` and its `parts` are {', '.join(expected)}")
+    values = cast(Mapping[str, object], losses)
+    if bad := [part for part in expected if not isinstance(values[part], Tensor)]:
+        raise UserError(f"the objective {name} gives {bad[0]} as {type(values[bad[0]]).__name__}; give a tensor")
     if bad := [part for part in expected if losses[part].dim()]:
         raise UserError(f"the objective {name} gives {bad[0]} of shape {tuple(losses[bad[0]].shape)}; give its mean")
+    if learns and not losses["loss"].requires_grad:
+        raise UserError(f"the objective {name} gives a loss without a gradient; compute it from `scores`, not detached")
     return {part: losses[part] for part in expected}

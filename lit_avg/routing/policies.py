@@ -8,12 +8,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from lit_avg.result_names import COARSEST_WITHIN, FIXED, ORACLE, RANDOM, ROUTER
+from lit_avg.result_names import COARSEST_WITHIN, FIXED, ORACLE, RANDOM, ROUTER, VALIDATION
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_feedback, check_scores
 from lit_avg.utils.hashing import number_of
@@ -228,16 +228,18 @@ def by_name(policies: Sequence[Policy], granularities: Granularities, routed: bo
     """
     named = dict[str, Policy]()
     for policy in policies:
-        if policy.name in named:
-            raise UserError(f"policies: there are two named {policy.name!r}; leave one out, or give it another `name`")
-        if not policy.name.strip() or "/" in policy.name:
+        name = cast(object, policy.name)  # of users' code nobody checks it
+        if not isinstance(name, str) or not name.strip() or "/" in name or name == VALIDATION:
             raise UserError(
-                f"policies: {type(policy).__name__} is named {policy.name!r}; a name has letters, and no `/`"
+                f"policies: {type(policy).__name__} is named {name!r}; a name has letters, no `/`, and is not "
+                f"`{VALIDATION}`, under which results tell of the validation"
             )
+        if name in named:
+            raise UserError(f"policies: there are two named {name!r}; leave one out, or give it another `name`")
         if policy.asks_the_router and not routed:
             raise UserError(f"policies: {policy.name!r} asks the router, which this stage does not train; leave it out")
         policy.check(granularities)
-        named[policy.name] = policy
+        named[name] = policy
     return named
 
 
@@ -251,8 +253,15 @@ def choose_levels(policy: Policy, inputs: PolicyInputs) -> Tensor:
         raise UserError(
             f"the {policy.name} looks at the answers, and at inference there are none; choose another policy"
         )
-    chosen = policy.choose(inputs if policy.knows_the_answer else replace(inputs, feedback=None))
+    own = replace(  # a policy that writes into what it is shown shall not change what is shown to the next
+        inputs,
+        scores=None if inputs.scores is None else inputs.scores.clone(),
+        feedback=inputs.feedback.clone() if inputs.feedback is not None and policy.knows_the_answer else None,
+    )
+    chosen = cast(object, policy.choose(own))
     count, levels = len(inputs.keys), len(inputs.granularities)
+    if not isinstance(chosen, Tensor):
+        raise UserError(f"the policy {policy.name!r} must choose by an int64 tensor, but gives {type(chosen).__name__}")
     if chosen.dtype != torch.long or chosen.shape != (count,) or not bool(((chosen >= 0) & (chosen < levels)).all()):
         found = f"{str(chosen.dtype).removeprefix('torch.')} of shape {tuple(chosen.shape)}"
         raise UserError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.evaluate import outcomes_of
@@ -39,7 +39,7 @@ class RGLF(RouterStage):
 
     Raises:
         UserError: there is a store, but no `init_from` to say whose feedback is wanted, the loss has no weight, or
-            there are weights that the given objective would not hear of.
+            there are weights that the given objective would not hear of, or it has parameters of its own.
     """
 
     def __init__(
@@ -58,6 +58,10 @@ class RGLF(RouterStage):
             raise UserError(
                 f"alpha {alpha:g} and ranking_weight {ranking_weight:g} weigh the default objective, but it is "
                 f"{type(objective).__name__}; give it weights of its own in its init_args, and leave these out"
+            )
+        if isinstance(objective, nn.Module) and any(True for _ in objective.parameters()):
+            raise UserError(
+                f"the objective {type(objective).__name__} has parameters, which nothing trains; give it numbers"
             )
         if feedback is not None and self.init_from is None:
             raise UserError("feedback: a store is of the model of `init_from`; name the run of stage 3 there")
@@ -118,7 +122,7 @@ class RGLF(RouterStage):
             return dict.fromkeys(("loss", *self.objective.parts), nothing)
         objective = self.objective.under(self.model.semantics)
         tokens = torch.tensor(self.granularities.tokens, device=scores.device)
-        return checked_losses(objective, objective(scores, feedback.detach(), tokens))
+        return checked_losses(objective, objective(scores, feedback.detach(), tokens), learns=scores.requires_grad)
 
     def validation_loss(self, outcomes: Outcomes) -> Tensor:
         """The stage's own loss on all validation questions with an image."""

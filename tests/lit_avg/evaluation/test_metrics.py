@@ -68,11 +68,17 @@ def test_a_metric_adds_up_what_it_is_shown_in_parts_to_the_same_number() -> None
 class Nats(PolicyMetric):
     meaning = MetricMeaning("accuracy", "number")
 
+    def __init__(self, computed: object = torch.zeros(2)) -> None:
+        super().__init__()
+        self.computed = computed
+
     def update(self, outcomes: Outcomes, chosen: torch.Tensor) -> None:
-        pass
+        outcomes.feedback.zero_()
+        outcomes.correct.zero_()
+        chosen.zero_()
 
     def compute(self) -> torch.Tensor:
-        return torch.zeros(2)
+        return self.computed  # pyright: ignore[reportReturnType]  of users' code nobody checks it
 
 
 def test_a_metric_has_a_name_of_its_own_and_gives_a_number() -> None:
@@ -80,6 +86,40 @@ def test_a_metric_has_a_name_of_its_own_and_gives_a_number() -> None:
         with_defaults([Nats()])
     with pytest.raises(UserError, match=r"Nats gives accuracy of shape \(2,\)"):
         policy_metrics(outcomes(), torch.tensor([0, 0, 0]), [Nats()])
+
+
+@pytest.mark.parametrize(
+    ("computed", "told"),
+    [(3.5, "accuracy as 3.5"), ("abc", "accuracy as 'abc'"), ({"a": 2}, "accuracy/a as 2"), (torch.tensor(1j), "1.j")],
+)
+def test_what_is_no_tensor_of_a_real_number_is_refused(computed: object, told: str) -> None:
+    with pytest.raises(UserError, match=f"metrics: Nats gives .*{told}.*; give a tensor of a real number"):
+        policy_metrics(outcomes(), torch.tensor([0, 0, 0]), [Nats(computed)])
+
+
+def test_a_metric_that_writes_into_what_it_is_shown_changes_nothing_for_others() -> None:
+    seen, chosen = outcomes(), torch.tensor([1, 0, 2])
+    alone = policy_metrics(seen, chosen)
+    assert policy_metrics(seen, chosen, [Nats(torch.tensor(7.0)), *with_defaults([])]) == alone
+    assert chosen.tolist() == [1, 0, 2]
+    assert alone["accuracy"] == 1.0
+
+
+class Unnamed(Nats):
+    meaning = None  # pyright: ignore[reportAssignmentType]
+
+
+def test_a_metric_says_what_it_is_by_words_that_tables_know_and_names_that_results_have_left() -> None:
+    with pytest.raises(UserError, match="metrics: Unnamed has no `meaning`; give its class a MetricMeaning"):
+        with_defaults([Unnamed()])
+    with pytest.raises(UserError, match=r"unit of the metric 'nats' must be one of \('share', .*, but is 'percent'"):
+        MetricMeaning("nats", "percent")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r"best of the metric 'nats' must be one of .*, but is 'highest'"):
+        MetricMeaning("nats", "number", best="highest")  # pyright: ignore[reportArgumentType]
+    for name in ("loss", "accuracy@4", "llm_flops_share"):
+        named = type("Named", (Nats,), {"meaning": MetricMeaning(name, "number")})
+        with pytest.raises(UserError, match=f"results tell something else as '{name}'; give Named another name"):
+            with_defaults([named()])
 
 
 def test_merged_outcomes_are_in_the_order_of_their_keys_and_equal_keys_are_refused() -> None:

@@ -39,3 +39,15 @@ def test_an_objective_gives_what_it_names_and_numbers() -> None:
         checked_losses(Cheap(), losses)
     with pytest.raises(UserError, match="gives loss, but `loss` and its `parts` are loss, tokens"):
         checked_losses(Cheap(), {"loss": losses["loss"]})
+    for given, told in ((None, "NoneType"), (losses["loss"], "Tensor")):
+        with pytest.raises(UserError, match=f"the objective Cheap gives {told}; give a dict with its tensor as `loss`"):
+            checked_losses(Cheap(), given)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="gives tokens as float; give a tensor"):
+        checked_losses(Cheap(), {"loss": losses["loss"], "tokens": 1.5})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_loss_that_a_router_cannot_learn_from_is_refused_where_it_is_to_learn() -> None:
+    means = {"loss": SCORES.mean(), "tokens": SCORES.mean()}
+    assert checked_losses(Cheap(), means) == means  # as in validation
+    with pytest.raises(UserError, match="Cheap gives a loss without a gradient; compute it from `scores`"):
+        checked_losses(Cheap(), means, learns=True)

@@ -108,11 +108,11 @@ class Peeking(Policy):
 class Given(Policy):
     """Chooses what it is told to."""
 
-    chosen: torch.Tensor
-    name = "given"
+    chosen: object
+    name: str = "given"  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def choose(self, inputs: PolicyInputs) -> torch.Tensor:
-        return self.chosen
+        return self.chosen  # pyright: ignore[reportReturnType]  of users' code nobody checks it
 
 
 def test_only_a_policy_that_says_so_is_shown_the_answers() -> None:
@@ -127,3 +127,33 @@ def test_only_a_policy_that_says_so_is_shown_the_answers() -> None:
 def test_what_is_no_level_for_each_question_is_refused(chosen: list[float]) -> None:
     with pytest.raises(UserError, match="the policy 'given' must choose a level from 0 to 2 for each of 2 questions"):
         choose_levels(Given(torch.tensor(chosen)), INPUTS)
+
+
+def test_what_is_no_tensor_is_no_choice() -> None:
+    with pytest.raises(UserError, match="the policy 'given' must choose by an int64 tensor, but gives list"):
+        choose_levels(Given([0, 1]), INPUTS)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "val", 3])
+def test_a_policy_has_a_name_that_results_can_tell_from_what_else_they_tell(name: str) -> None:
+    with pytest.raises(UserError, match=f"Given is named {name!r}; a name has letters, no `/`, and is not `val`"):
+        by_name([Given(None, name)], LEVELS)
+
+
+class Careless(Policy):
+    """Rules a level out where the scores lie."""
+
+    name = "careless"
+    knows_the_answer = True
+
+    def choose(self, inputs: PolicyInputs) -> torch.Tensor:
+        inputs.answer_feedback()[:, 0] = -9.0
+        inputs.router_scores()[:, 2] = -9.0
+        return inputs.router_scores().argmax(dim=1)
+
+
+def test_a_policy_that_writes_into_what_it_is_shown_changes_nothing_for_the_next() -> None:
+    assert choose_levels(Careless(), INPUTS).tolist() == [1, 0]
+    assert RouterPolicy().choose(INPUTS).tolist() == [2, 0]
+    assert INPUTS.feedback is not None
+    assert INPUTS.feedback[:, 0].tolist() == [-1.0, -4.0]
