@@ -11,6 +11,7 @@ from lit_avg.studies.spec.launcher_options import LauncherConfig
 from lit_avg.studies.spec.study import Study
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.json_files import read_entries
 from lit_avg.utils.yaml_reader import located
 
 LAUNCHERS = {
@@ -52,7 +53,12 @@ def build_launcher(study: Study, config: LauncherConfig, options: Mapping[str, A
     launcher = _class_of(config.class_path, place)
     taken = inspect.signature(launcher).parameters
     given = {name: value for name, value in (options or {}).items() if name in taken and value is not None}
-    return launcher(study, **_parsed(launcher, config, place) | given)
+    arguments = _parsed(launcher, config, place) | given
+    try:
+        inspect.signature(launcher).bind(study, **arguments)
+    except TypeError as error:
+        raise UserError(f"{place} {config.class_path}: its constructor, given the study: {error}") from error
+    return launcher(study, **arguments)
 
 
 def note_launcher(study: Study, config: LauncherConfig) -> None:
@@ -64,7 +70,7 @@ def note_launcher(study: Study, config: LauncherConfig) -> None:
 def noted_launchers(study: Study) -> Iterator[LauncherConfig]:
     """Those that the study was swept with."""
     for path in sorted((study.out / _NOTES).glob("*.json")):
-        yield LauncherConfig(path.stem, json.loads(path.read_text(encoding="utf-8")))
+        yield LauncherConfig(path.stem, read_entries(path, "remove it, or sweep again with that launcher"))
 
 
 def _short(class_path: str) -> str:

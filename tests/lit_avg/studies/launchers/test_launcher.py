@@ -79,6 +79,11 @@ class Unfinished(Launcher):
         return ()
 
 
+class Distant(OneByOne):
+    def __init__(self, study: Study, host: str) -> None:
+        super().__init__(study)
+
+
 class NoLauncher:
     pass
 '''
@@ -199,7 +204,11 @@ def test_a_sweep_notes_its_launcher_for_status_and_cancel(write_study: WriteStud
         assert sweep(study, *options) == 0
     configs = {config.class_path: config.init_args for config in noted_launchers(load_study(study))}
     assert configs == {"local": {}, "my_launchers.OneByOne": {"notes": "notes"}}
-    assert json.loads((tmp_path / "out" / "launchers" / "local.json").read_text()) == {}
+    note = tmp_path / "out" / "launchers" / "local.json"
+    assert json.loads(note.read_text()) == {}
+    note.write_text("")
+    with pytest.raises(UserError, match=f"{note} cannot be read .*; remove it, or sweep again with that launcher"):
+        list(noted_launchers(load_study(study)))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +222,7 @@ def test_a_sweep_notes_its_launcher_for_status_and_cancel(write_study: WriteStud
             r"my_launchers\.NoLauncher does not extend lit_avg\.studies\.launchers\.launcher\.Launcher",
         ),
         ("my_launchers.Unfinished", r"my_launchers\.Unfinished lacks cancel, submit"),
+        ("my_launchers.Distant", r"my_launchers\.Distant: its constructor, .*: missing a required argument: 'host'"),
         ({"class_path": "local", "init_args": {"jbs": 2}}, r"local: .*jbs"),
         ({"class_path": "local", "init_args": {"jobs": "two"}}, r"local: .*jobs(.|\n)*two"),
     ],
@@ -227,7 +237,7 @@ def test_what_is_no_launcher_or_has_other_arguments_is_refused_with_its_line(
     assert len(str(raised.value).splitlines()) <= 2
     if isinstance(launcher, str):
         with pytest.raises(UserError, match=f"--launcher {mistake}"):
-            chosen_launcher(load_study(write_study()), launcher)
+            build_launcher(study := load_study(write_study()), chosen_launcher(study, launcher))
 
 
 def test_what_is_no_section_of_a_launcher_is_told_with_the_other_mistakes(write_study: WriteStudy) -> None:
