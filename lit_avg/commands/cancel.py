@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     for config in noted_launchers(study):
         try:
             jobs += build_launcher(study, config).cancel()
-        except UserError as error:  # which must not keep the jobs of another
+        except (UserError, OSError) as error:  # which must not keep the jobs of another
             mistakes.append(str(error))
     print(f"took back {jobs} job(s) of {study.path}")
     if mistakes:

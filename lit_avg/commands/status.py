@@ -60,7 +60,7 @@ def _look(runs: Sequence[PlannedRun], study: Study) -> tuple[dict[PlannedRun, St
     for config in noted_launchers(study):
         try:
             queued.update(build_launcher(study, config).queued())
-        except UserError as error:
+        except (UserError, OSError) as error:  # the second as where a launcher's own command is not on this machine
             unknown.append(f"which runs are queued is not known: {error}")
     state_of = states(runs, queued)
     left = [run for run in runs if state_of[run] != "done"]

@@ -68,7 +68,7 @@ class Launcher(ABC):
         """The identities of the study's runs that wait or run, whichever process has submitted them.
 
         Raises:
-            UserError: nobody can tell now.
+            UserError, OSError: nobody can tell now.
         """
 
     @abstractmethod

@@ -14,10 +14,17 @@ import pytest
 from lit_avg.commands import cancel as cancel_command
 from lit_avg.commands import status as status_command
 from lit_avg.commands import sweep as sweep_command
-from lit_avg.studies.launchers.registry import LAUNCHERS, build_launcher, chosen_launcher, noted_launchers
+from lit_avg.studies.launchers.registry import (
+    LAUNCHERS,
+    build_launcher,
+    chosen_launcher,
+    note_launcher,
+    noted_launchers,
+)
 from lit_avg.studies.launchers.standalone import command_line
 from lit_avg.studies.runs.plan import plan
 from lit_avg.studies.runs.run_record import is_finished
+from lit_avg.studies.spec.launcher_options import LauncherConfig
 from lit_avg.studies.spec.study import load_study
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import owner_of
@@ -82,6 +89,13 @@ class Unfinished(Launcher):
 class Distant(OneByOne):
     def __init__(self, study: Study, host: str) -> None:
         super().__init__(study)
+
+
+class Deaf(OneByOne):
+    def queued(self):
+        raise FileNotFoundError(2, "No such file or directory", "ssh")
+
+    cancel = queued
 
 
 class NoLauncher:
@@ -209,6 +223,25 @@ def test_a_sweep_notes_its_launcher_for_status_and_cancel(write_study: WriteStud
     note.write_text("")
     with pytest.raises(UserError, match=f"{note} cannot be read .*; remove it, or sweep again with that launcher"):
         list(noted_launchers(load_study(study)))
+
+
+def test_a_launcher_that_nobody_answers_keeps_neither_status_nor_the_jobs_of_another(
+    write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load_study(path := write_study())
+    (notes := tmp_path / "out" / "notes").mkdir(parents=True)
+    for name in ("Deaf", "OneByOne"):
+        note_launcher(study, LauncherConfig(f"my_launchers.{name}", {"notes": "notes"}))
+    waiting = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    (notes / plan(study)[0].identity).write_text(str(waiting.pid))
+    assert status_command.main([str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "3 runs: 1 queued, 2 to do" in said
+    assert "which runs are queued is not known: [Errno 2] No such file or directory: 'ssh'" in said
+    with pytest.raises(UserError, match="ssh"):
+        cancel_command.main([str(path)])
+    assert "took back 1 job(s)" in capsys.readouterr().out
+    assert waiting.wait(10) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(
