@@ -1,4 +1,4 @@
-"""`Backbone`: the only file that knows transformers' LLaVA-NeXT.
+"""`Backbone`: transformers' LLaVA-NeXT, as the rest of the project sees it.
 
 It encodes tiles, embeds text, scores answers and generates. Which granularity the LLM is shown is decided elsewhere.
 """

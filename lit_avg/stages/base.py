@@ -155,7 +155,7 @@ class Stage(FiniteTraining):
             self.init_from = next((place for place in places if checkpoint_path(place).is_file()), self.init_from)
 
     @cached_property
-    def left_out(self) -> dict[BackbonePart, ExternalWeights]:
+    def external_weights(self) -> dict[BackbonePart, ExternalWeights]:
         """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
         frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
         if self.init_from is None or self.begun_from is None:
@@ -300,10 +300,10 @@ class Stage(FiniteTraining):
         """Name the stage, leave out what lies elsewhere, keep what can be read back without running code."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[STAGE_KEY] = type(self).__name__
-        checkpoint[EXTERNAL_WEIGHTS_KEY] = dict(self.left_out)
+        checkpoint[EXTERNAL_WEIGHTS_KEY] = dict(self.external_weights)
         if self.begun_from is not None:
             checkpoint[ORIGIN_KEY] = dict(self.begun_from)
-        for name in self._names_left_out():
+        for name in self._names_of_external_weights():
             del checkpoint["state_dict"][name]
         checkpoint["hyper_parameters"] = plain(checkpoint.get("hyper_parameters", {}))
 
@@ -314,7 +314,7 @@ class Stage(FiniteTraining):
             UserError: tensors are missing, too many or not finite, or the base model is another one than it was.
         """
         super().on_load_checkpoint(checkpoint)
-        names, expected = set(checkpoint["state_dict"]), set(self.state_dict()) - self._names_left_out()
+        names, expected = set(checkpoint["state_dict"]), set(self.state_dict()) - self._names_of_external_weights()
         if differing := sorted(names ^ expected):
             raise UserError(
                 f"the checkpoint and this config's model differ in {', '.join(differing[:3])}; "
@@ -323,11 +323,11 @@ class Stage(FiniteTraining):
         check_weights(checkpoint["state_dict"], "the checkpoint")
         check_frozen_parts(self.model.backbone, checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}), "the checkpoint")
 
-    def _names_left_out(self) -> set[str]:
+    def _names_of_external_weights(self) -> set[str]:
         """Of what lies elsewhere, and of a router that nobody has trained yet."""
         untrained = [] if "router" in self.trains else [f"router.{name}" for name in self.model.router.state_dict()]
         backbone = self.model.backbone
-        elsewhere = [f"backbone.{name}" for part in self.left_out for name in names_of(backbone, part)]
+        elsewhere = [f"backbone.{name}" for part in self.external_weights for name in names_of(backbone, part)]
         return {f"model.{name}" for name in (*untrained, *elsewhere)}
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.runs.origins import folder_now
 from lit_avg.stages.base import Part, Stage
-from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, ExternalWeights, left_out_of_pretrained
+from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, ExternalWeights, external_weights_of_pretrained
 from lit_avg.utils.errors import UserError
 
 
@@ -46,14 +46,16 @@ class Pretrain(Stage):
     def find_again(self, checkpoint: Mapping[str, Any], run: Path) -> None:
         """As in `Stage`, and folders of pretrained parts that are no longer where the config says."""
         super().find_again(checkpoint, run)
-        left_out = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
+        external_weights = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
         for name, source in self.pretrained_parts.items():
-            if name in left_out and not Path(source).is_dir():
-                self.pretrained_parts[name] = folder_now(left_out[name]["origin"], left_out[name]["beside"], run)
+            if name in external_weights and not Path(source).is_dir():
+                self.pretrained_parts[name] = folder_now(
+                    external_weights[name]["origin"], external_weights[name]["beside"], run
+                )
 
     @cached_property
-    def left_out(self) -> dict[BackbonePart, ExternalWeights]:
+    def external_weights(self) -> dict[BackbonePart, ExternalWeights]:
         """Encoder and LLM, where they came from pretrained weights."""
         pretrained: list[tuple[BackbonePart, str]] = [*self.pretrained_parts.items()]
         backbone, run = self.model.backbone, Path(self.trainer.default_root_dir)
-        return {part: left_out_of_pretrained(backbone, part, source, run) for part, source in pretrained}
+        return {part: external_weights_of_pretrained(backbone, part, source, run) for part, source in pretrained}

@@ -50,7 +50,7 @@ def frozen_parts_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) 
     )
 
 
-def left_out_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> ExternalWeights:
+def external_weights_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> ExternalWeights:
     """A part that was loaded from pretrained weights, for the checkpoints of `run`."""
     place, beside = origin, ""
     if Path(origin).is_dir():
@@ -89,13 +89,15 @@ def _tensors_of(backbone: Backbone, part: BackbonePart) -> list[Tensor]:
     return [named[name].detach() for name in sorted(names_of(backbone, part))]
 
 
-def check_frozen_parts(backbone: Backbone, left_out: Mapping[BackbonePart, ExternalWeights], source: str) -> None:
+def check_frozen_parts(
+    backbone: Backbone, external_weights: Mapping[BackbonePart, ExternalWeights], source: str
+) -> None:
     """Refuse to put what a checkpoint holds on top of another base than it was trained on.
 
     Raises:
         UserError: names the part, where it was looked for, and both hashes.
     """
-    for part, known in left_out.items():
+    for part, known in external_weights.items():
         found = part_hash(backbone, part)
         if found != known["sha256"] and known["sha256"] not in hashes_with_types(_tensors_of(backbone, part)):
             raise UserError(

@@ -92,12 +92,12 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
 
     An LLM that is not loaded is known by the hash of the one that is wanted; an earlier stage's may be another.
     """
-    left_out = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
-    for origin in {part["origin"]: part for part in left_out.values() if part["is_run"]}.values():
+    external_weights = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
+    for origin in {part["origin"]: part for part in external_weights.values() if part["is_run"]}.values():
         before = _origin_of(origin, source)
-        has_the_llm = "llm" in left_out and left_out["llm"]["origin"] == origin["origin"]
+        has_the_llm = "llm" in external_weights and external_weights["llm"]["origin"] == origin["origin"]
         _take_over(backbone, read_checkpoint(_existing(before)), before, llm_wanted and has_the_llm)
-    for name, part in left_out.items():
+    for name, part in external_weights.items():
         if not part["is_run"] and name in ("vision_encoder", "llm"):
             backbone.load_part(name, folder_now(part["origin"], part["beside"], run_of(checkpoint_path(source))))
     weights = {
@@ -106,14 +106,14 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
         if name.startswith(_BACKBONE) and not (backbone.llm_not_loaded and name.startswith(_LLM_LAYERS))
     }
     for part in BACKBONE_PARTS:
-        if part not in left_out:
+        if part not in external_weights:
             backbone.hash_of_origin[part] = cache(partial(_hash_of, checkpoint["state_dict"], part))
-    kept_elsewhere = {name for part in left_out for name in names_of(backbone, part)}
+    kept_elsewhere = {name for part in external_weights for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
     backbone.load_state_dict(weights, strict=False)
     unknown = backbone.llm_not_loaded is not None and not llm_wanted
     check_frozen_parts(
-        backbone, {name: part for name, part in left_out.items() if name != "llm" or not unknown}, source
+        backbone, {name: part for name, part in external_weights.items() if name != "llm" or not unknown}, source
     )
 
 
@@ -208,11 +208,11 @@ def base_weights(source: str) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}; {RUN_BEFORE}")
     checkpoint: dict[str, Any] = read_checkpoint(path)
-    left_out = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
+    external_weights = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])
     hashes = dict[str, str]()
     for part in ("vision_encoder", "connector", "llm"):
-        sha256 = left_out[part]["sha256"] if part in left_out else hash_in_checkpoint(weights, part)
+        sha256 = external_weights[part]["sha256"] if part in external_weights else hash_in_checkpoint(weights, part)
         if sha256 is None:
             raise UserError(f"{path} has no {part.replace('_', ' ')}; name a run of stage 3")
         hashes[part] = sha256

@@ -117,10 +117,7 @@ def locked(directory: Path, wait: bool = False) -> Generator[None]:
         file = _take(path, wait, held)
         if not file.writable():
             raise UserError(f"{directory} is another user's: you may not write to {path}; name a folder of your own")
-        job = os.environ.get("SLURM_JOB_ID")
-        file.truncate(0)
-        file.write(json.dumps(asdict(Owner(socket.gethostname(), os.getpid(), job, time.time()))))
-        file.flush()
+        _write_owner(file)
         _runs.add(path)
         try:
             yield
@@ -148,6 +145,16 @@ def _take(path: Path, wait: bool, held: ExitStack) -> TextIO:
             return held.enter_context(file_lock(path, wait=False))
         time.sleep(_BETWEEN)
     return held.enter_context(file_lock(path, wait))
+
+
+def _write_owner(file: TextIO) -> None:
+    """Say in a lock who holds it, unbuffered: what a full disk refuses must not be written again as it closes."""
+    owner = Owner(socket.gethostname(), os.getpid(), os.environ.get("SLURM_JOB_ID"), time.time())
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(asdict(owner)).encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def _opened(path: Path) -> TextIO:

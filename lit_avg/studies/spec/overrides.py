@@ -73,7 +73,8 @@ def apply_overrides(runs: dict[str, Run], end: str, change: Change) -> str:
     """Add to `runs` what a change makes of the way to the run `end`; the name of what `end` becomes.
 
     A store of feedback takes part in the changes of its readers, for it has to be theirs. If they do not concern what
-    is stored, it will turn out to equal the store that is there already (`lit_avg.studies.spec.fingerprint.unified`).
+    is stored, it will turn out to equal the store that is there already, see
+    `lit_avg.studies.spec.fingerprint.deduplicate_runs`.
 
     Raises:
         UserError: two different changes would share a folder.

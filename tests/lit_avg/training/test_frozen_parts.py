@@ -156,11 +156,11 @@ def test_what_is_left_out_is_known_again_in_any_precision(before: str, after: st
     config = ["--config", str(tmp_path / "MultiGranularityTuning.yaml")]
     for precision in (before, after):
         assert main(["validate", *config, "--trainer.precision", precision]) == 0
-    left_out = read_checkpoint(tmp_path / "runs" / "MultiGranularityTuning" / "checkpoints" / "last.ckpt")[
+    external_weights = read_checkpoint(tmp_path / "runs" / "MultiGranularityTuning" / "checkpoints" / "last.ckpt")[
         EXTERNAL_WEIGHTS_KEY
     ]
     encoder_itself = sorted(tiny_model().backbone.hf.model.vision_tower.named_parameters())
-    assert left_out["vision_encoder"]["sha256"] == tensors_hash(tensor for _, tensor in encoder_itself)
+    assert external_weights["vision_encoder"]["sha256"] == tensors_hash(tensor for _, tensor in encoder_itself)
 
 
 def test_what_was_known_by_another_type_of_number_is_still_accepted(tmp_path: Path) -> None:

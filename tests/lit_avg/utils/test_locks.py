@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -130,3 +131,17 @@ def test_a_second_user_is_told_whose_folder_it_is(open_folder: Path) -> None:
     assert as_second_user(owner_of, run) is None
     assert f"{run} is another user's: you may not write to" in as_second_user(refusal, run_a_fit, run)
     assert "cannot be opened (Permission denied); have whom" in as_second_user(refusal, is_free, new)
+
+
+def test_a_run_is_not_held_on_a_disk_that_has_no_room_for_who_holds_it_and_the_lock_is_named(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / ".run.lock").write_text("{}")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # the kernel refuses each byte
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*\.run\.lock'"), locked(tmp_path / "run"):
+            pytest.fail("it is held")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert is_free(lock_of(tmp_path / "run"))
+    with locked(tmp_path / "run"):
+        assert owner_of(tmp_path / "run") is not None
