@@ -16,6 +16,7 @@ from datamodules.shards.manifest import MANIFEST
 from datamodules.shards.writer import WriterState
 from lit_avg.utils.atomic_io import move, remove, write_whole
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.json_files import read_entries
 from lit_avg.utils.locks import BusyError, file_lock
 
 INDEXES = ".indexes"
@@ -48,7 +49,7 @@ class Partial:
         path = self.folder / _JOURNAL
         if not path.is_file():
             return Progress()
-        fields = json.loads(path.read_text(encoding="utf-8"))["progress"]
+        fields = _read(path, self.folder)["progress"]
         writers = {split: WriterState(**state) for split, state in fields["writers"].items()}
         return Progress(fields["whole"], fields["rejects_bytes"], writers, report_from_json(fields["report"]))
 
@@ -100,7 +101,7 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     """What the data set in a folder was made with, None if there is none."""
     for manifest in (folder / MANIFEST, folder / "train" / MANIFEST):
         if manifest.is_file():
-            settings: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+            settings: dict[str, Any] = _read(manifest, folder)["settings"]
             return {name: value for name, value in settings.items() if name != "split"}
     return None
 
@@ -124,6 +125,10 @@ def remove_leftovers(out: Path) -> None:
         remove(out / name)
 
 
+def _read(path: Path, folder: Path) -> dict[str, Any]:
+    return read_entries(path, f"bring it back, or remove {folder} and pack again", ("settings",))
+
+
 def _as_json(progress: Progress) -> dict[str, Any]:
     writers = {split: vars(state) for split, state in progress.writers.items()}
     return {**vars(progress), "writers": writers, "report": vars(progress.report)}
@@ -141,7 +146,7 @@ def _refuse_other(folder: Path, settings: dict[str, Any], overwrite: bool) -> No
     path = folder / _JOURNAL
     if not path.is_file():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    before = _read(path, folder)["settings"]
     if changed := changed_settings(before, settings):
         if not overwrite:
             raise UserError(

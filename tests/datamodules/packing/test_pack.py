@@ -219,6 +219,19 @@ def test_a_folder_that_holds_something_else_is_never_replaced(tmp_path: Path) ->
     assert annotations.is_file()
 
 
+def test_a_manifest_that_cannot_be_read_is_named_and_its_data_are_left(tmp_path: Path) -> None:
+    annotations, images = draw_llava(tmp_path)
+    command = ["--annotations", str(annotations), "--images", str(images), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    for garbled in ('{"settings": {"pre', "", "[]", '{"samples": 12}'):
+        (tmp_path / "out" / MANIFEST).write_text(garbled)
+        with pytest.raises(
+            UserError, match=r"manifest\.json cannot be read .*; bring it back, or remove .*out and pack"
+        ):
+            main([*command, "--overwrite"])
+        assert (tmp_path / "out" / "shard-000000.tar").is_file()
+
+
 def test_missing_input_is_named(tmp_path: Path) -> None:
     annotations, images = draw_llava(tmp_path / "raw")
     with pytest.raises(UserError, match=r"no annotations file .*gone\.json"):
