@@ -26,7 +26,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Batches:
+class RankBatches:
     """The batches of an epoch."""
 
     order: NDArray[np.int64]  # samples of all ranks, step by step; behind the last come the first again, as repeats
@@ -46,9 +46,9 @@ class Batches:
         """What all ranks take in one step."""
         return self.order[step * self.size : (step + 1) * self.size]
 
-    def after(self, step: int) -> "Batches":
+    def after(self, step: int) -> "RankBatches":
         """Without the first so many."""
-        return Batches(self.order[step * self.size :], self.size, self.rank, self.ranks)
+        return RankBatches(self.order[step * self.size :], self.size, self.rank, self.ranks)
 
 
 class ShardBatchSampler:
@@ -124,13 +124,13 @@ class ShardBatchSampler:
             "group_by_length": self.lengths is not None,
         }
 
-    def batches(self) -> Batches:
+    def batches(self) -> RankBatches:
         """This rank's batches in this epoch."""
         if self.shuffle:
             order = self._shuffled()[: len(self) * self.step_size]
         else:  # filled up from the front, so that every rank has equally many
             order = np.arange(ceil(self.samples / self.ranks) * self.ranks)
-        return Batches(order, self.step_size, self.rank, self.ranks)
+        return RankBatches(order, self.step_size, self.rank, self.ranks)
 
     def source_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """In which source each of these samples lies."""

@@ -13,7 +13,7 @@ from webdataset.pipeline import DataPipeline
 
 from datamodules.encoding.collate import Collate, SampleEncoder
 from datamodules.loading.bad_samples import BadSampleLog
-from datamodules.loading.batch_sampler import Batches, ShardBatchSampler
+from datamodules.loading.batch_sampler import RankBatches, ShardBatchSampler
 from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.loading.pipeline import RefuseBad, ReplaceBad, batch_pipeline, web_loader
 from datamodules.loading.transforms import TRANSFORMS, SampleTransform, TransformSample, describe_transforms
@@ -84,7 +84,7 @@ class ResumableLoader:
             self.yielded += 1
             yield cast(Batch, batch)
 
-    def pipeline(self, batches: Batches) -> DataPipeline:
+    def pipeline(self, batches: RankBatches) -> DataPipeline:
         """What makes some batches of this epoch."""
         on_bad = ReplaceBad if self.replace else RefuseBad
         seed, epoch = self.sampler.seed, self.epoch

@@ -25,7 +25,7 @@ from webdataset.utils import PipelineStage, identity
 
 from datamodules.encoding.collate import Collate, DecodedSample, EncodedSample, SampleEncoder, decode_sample
 from datamodules.loading.bad_samples import BadSample
-from datamodules.loading.batch_sampler import Batches
+from datamodules.loading.batch_sampler import RankBatches
 from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.shards.reader import parse_members
 from datamodules.shards.sample import BadSampleError, RawSample, Sample
@@ -46,7 +46,7 @@ Loaded = tuple[EncodedSample | None, list[BadSample]]
 class EpochBatches(PipelineStage):
     """The source: indexes of samples, batch behind batch, in each worker those of its own batches."""
 
-    batches: Batches
+    batches: RankBatches
 
     def run(self) -> Iterator[Item]:
         """Each index twice, as the item and as what is to be read; behind the last sample come the first again."""
@@ -206,7 +206,7 @@ class CollateBatches(PipelineStage):
 
 
 def batch_pipeline(
-    batches: Batches,
+    batches: RankBatches,
     samples: WeightedConcatDataset,
     encoder: SampleEncoder,
     collate: Collate,

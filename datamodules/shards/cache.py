@@ -59,12 +59,12 @@ class ShardCache:
     Args:
         folder: made when first needed.
         max_bytes: of all shards in it together.
-        patience: with connections that drop.
+        retry: with connections that drop.
     """
 
     folder: Path
     max_bytes: int
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def open(self, url: str, expected: Expected) -> BinaryIO:
         """A shard, fetched if it is not here, or not as it was.
@@ -153,7 +153,7 @@ class ShardCache:
         self._reserve(url, part, expected.bytes)
         with removed_on_failure(part, part):
             with part.open("r+b") as out:
-                found = fetch(url, out, expected, self.patience, unless)
+                found = fetch(url, out, expected, self.retry, unless)
                 os.fsync(out.fileno())
             if found is None:
                 part.unlink()

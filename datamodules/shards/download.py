@@ -105,7 +105,7 @@ def is_remote(location: str) -> bool:
 
 
 def fetch(
-    url: str, out: BinaryIO, expected: Expected | None = None, patience: RetryPolicy | None = None, unless: str = ""
+    url: str, out: BinaryIO, expected: Expected | None = None, retry: RetryPolicy | None = None, unless: str = ""
 ) -> Fetched | None:
     """Copy a file to `out`, from its beginning on.
 
@@ -113,7 +113,7 @@ def fetch(
         url: `pipe:` and a shell command that writes the file, or a URL.
         out: an open file; what it held is overwritten.
         expected: what the file must be like.
-        patience: how often a broken connection is tried again.
+        retry: how often a broken connection is tried again.
         unless: the version that is known already.
 
     Returns:
@@ -123,10 +123,10 @@ def fetch(
         MissingError: there is no such file.
         UserError: it did not arrive whole in any of the tries.
     """
-    patience = patience or RetryPolicy()
-    wait = patience.first_wait
+    retry = retry or RetryPolicy()
+    wait = retry.first_wait
     partial = _Partial(url, out, expected or Expected(), unless)
-    for attempt in range(1, patience.tries + 1):
+    for attempt in range(1, retry.tries + 1):
         try:
             return partial.go_on()
         except _UnchangedError:
@@ -134,12 +134,12 @@ def fetch(
         except (FileNotFoundError, PermissionError) as error:
             raise MissingError(f"{url} cannot be read: {error}") from error
         except (OSError, http.client.HTTPException) as error:
-            if attempt == patience.tries:
+            if attempt == retry.tries:
                 raise UserError(f"{url} did not arrive in {attempt} tries; the last ended so: {error}") from error
-            _log.warning("%s: %s; trying again in %.1f s (%d of %d)", url, error, wait, attempt, patience.tries)
+            _log.warning("%s: %s; trying again in %.1f s (%d of %d)", url, error, wait, attempt, retry.tries)
             time.sleep(wait)
-            wait = min(2 * wait, patience.longest_wait)
-    raise ValueError(f"tries must be at least 1, but is {patience.tries}")
+            wait = min(2 * wait, retry.longest_wait)
+    raise ValueError(f"tries must be at least 1, but is {retry.tries}")
 
 
 class _Partial:

@@ -39,7 +39,7 @@ def rows_of(study: Study) -> dict[str, int]:
     """How many rows of the table need each run."""
     counts = dict.fromkeys(study.runs, 0)
     for row in study.rows:
-        for name in _way_to(study, row.run):
+        for name in _ancestors(study, row.run):
             counts[name] += 1
     return counts
 
@@ -84,7 +84,7 @@ def _sum(
     expected: Mapping[PlannedRun, float],
     jobs: int,
 ) -> str:
-    alone = sum(len(_way_to(study, row.run)) for row in study.rows) * len(study.seeds)
+    alone = sum(len(_ancestors(study, row.run)) for row in study.rows) * len(study.seeds)
     left = [run for run in runs if state_of[run] != "done"]
     text = f"{len(runs)} runs for {len(study.rows)} rows x {len(study.seeds)} seed(s)"
     text += f" ({alone} if nothing were shared), {len(runs) - len(left)} done, {len(left)} to do"
@@ -95,5 +95,5 @@ def _sum(
     return f"{text}, and {unknown} of unknown length" if unknown else text
 
 
-def _way_to(study: Study, name: str) -> set[str]:
-    return {name}.union(*(_way_to(study, parent) for parent in study.runs[name].after))
+def _ancestors(study: Study, name: str) -> set[str]:
+    return {name}.union(*(_ancestors(study, parent) for parent in study.runs[name].after))

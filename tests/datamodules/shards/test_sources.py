@@ -61,7 +61,7 @@ def test_connections_that_break_in_the_middle_lose_nothing(
 def test_a_broken_download_goes_on_where_it_broke(shards: Path, server: Server) -> None:
     server.breaks = [1000, 2000]
     name = read_manifest(shards).shards[0].name
-    fetch(f"{server.url}/{name}", out := io.BytesIO(), patience=HASTY)
+    fetch(f"{server.url}/{name}", out := io.BytesIO(), retry=HASTY)
     assert out.getvalue() == (shards / name).read_bytes()
     assert [asked for _, asked in server.asked] == [None, "bytes=1000-", "bytes=3000-"]
 
@@ -69,7 +69,7 @@ def test_a_broken_download_goes_on_where_it_broke(shards: Path, server: Server) 
 def test_a_server_that_knows_no_ranges_is_read_from_the_beginning_again(shards: Path, server: Server) -> None:
     server.knows_ranges, server.breaks = False, [1000]
     name = read_manifest(shards).shards[0].name
-    fetch(f"{server.url}/{name}", out := io.BytesIO(), patience=HASTY)
+    fetch(f"{server.url}/{name}", out := io.BytesIO(), retry=HASTY)
     assert out.getvalue() == (shards / name).read_bytes()
 
 
@@ -96,7 +96,7 @@ def test_a_shard_with_another_hash_is_refused_and_not_kept(shards: Path, cache: 
 
 def test_what_is_not_there_is_not_asked_for_again(server: Server) -> None:
     with pytest.raises(MissingError, match=r"gone\.tar cannot be read: HTTP status 404"):
-        fetch(f"{server.url}/gone.tar", io.BytesIO(), patience=HASTY)
+        fetch(f"{server.url}/gone.tar", io.BytesIO(), retry=HASTY)
     assert len(server.asked) == 1
 
 
@@ -223,7 +223,7 @@ def test_a_connection_that_drops_behind_the_last_byte_is_at_its_end(shards: Path
     name = read_manifest(shards).shards[0].name
     data = (shards / name).read_bytes()
     server.tells_length, server.breaks = False, [len(data)]  # all of it, but nothing says so
-    fetch(f"{server.url}/{name}", out := io.BytesIO(), patience=HASTY)
+    fetch(f"{server.url}/{name}", out := io.BytesIO(), retry=HASTY)
     assert out.getvalue() == data
     assert [asked for _, asked in server.asked] == [None, f"bytes={len(data)}-"]  # answered with status 416
 
@@ -238,7 +238,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_anew(shards: Path, tmp_
                 path.write_bytes(b"b" * 5000)
                 return super().write(data)
 
-        fetch(f"{server.url}/shard.tar", out := Changing(), patience=HASTY)
+        fetch(f"{server.url}/shard.tar", out := Changing(), retry=HASTY)
     assert out.getvalue() == b"b" * 5000
 
 
