@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.results_writer import asked
+from callbacks.results_writer import questions_digest
 from datamodules.encoding.prompt_format import wording
 from datamodules.encoding.tokenizer import load_tokenizer
 from datamodules.jersey.writing import JerseySettings
@@ -66,7 +66,7 @@ def test_data_is_called_what_it_was_called(shards: Path, tmp_path: Path) -> None
         "held out": "".join(str(int(held_out(f"{number:09d}", 0.3))) for number in range(40)),
         "image": under_name("é/\udcff.jpg", "0" * 64)[:16],
         "Jersey": JerseySettings(4, 3, 2, 1).digest,
-        "asked": (asked(data, ["b", "a"]), asked(None, ["b", "a"])),
+        "questions_digest": (questions_digest(data, ["b", "a"]), questions_digest(None, ["b", "a"])),
     }
     assert names == {
         "shards": ["762ec4814712815d", "1433412bb8dd73b1", "c8528c9c48f85d6a", "b27a26ed751c7cdc"],
@@ -79,7 +79,7 @@ def test_data_is_called_what_it_was_called(shards: Path, tmp_path: Path) -> None
         "held out": "0010000001010011000001000110001001000000",
         "image": "d00d77a42d76db4d",
         "Jersey": "180dd0b58978",
-        "asked": ("969f7ed9714cca53", "6e18b662b03d65f6"),
+        "questions_digest": ("969f7ed9714cca53", "6e18b662b03d65f6"),
     }
 
 
