@@ -8,6 +8,7 @@ to no sample.
 import io
 import re
 import tarfile
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from posixpath import dirname, join, normpath
@@ -123,7 +124,7 @@ class PlaceReader(io.RawIOBase):
 
 def _is_text(name: str) -> bool:
     """Whether a name can be written down: tarfile has halves of characters in the place of bytes that are no UTF-8."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+    return name.isascii() or not any(unicodedata.category(sign) == "Cs" for sign in name)
 
 
 def _place_of(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> Place | Unreadable:
