@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
@@ -17,6 +18,11 @@ class DeepSpeedOnCpu(DeepSpeedStrategy):
         super().__init__(process_group_backend="gloo", **kwargs)
         assert isinstance(self.config, dict)
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    @property
+    def root_device(self) -> torch.device:
+        """With an index, which DeepSpeed is told and compares."""
+        return torch.device("cpu", 0)
 
     def setup_environment(self) -> None:
         DDPStrategy.setup_environment(self)
