@@ -87,7 +87,10 @@ def _parameters(study: Study, after: Sequence[str]) -> dict[str, Any]:
         "signal_delay_s": options.signal,
         "setup": list(options.setup) or None,
         "stderr_to_stdout": True,
-        "srun_args": ["--kill-on-bad-exit=1"],  # a process that dies takes the others with it
+        "srun_args": [
+            "--kill-on-bad-exit=1",  # a process that dies takes the others with it
+            f"--cpus-per-task={options.cpus}",  # which srun does not take over from sbatch since SLURM 22.05
+        ],
         "additional_parameters": more,
     }
     return {name: value for name, value in parameters.items() if value is not None}

@@ -1,7 +1,8 @@
 """A stand-in for `lit-avg` that keeps its promises to a sweep in milliseconds: it writes `result.json`, no more.
 
 A store of feedback is a `manifest.json`. What it does besides is steered by the config's content: `fail: true`,
-`wait_for: FILE`, `fill: BYTES`. Asked to `check`, it says what the configs come to, and refuses other keys than `KEYS`.
+`wait_for: FILE`, `fill: BYTES`. In a job of SLURM it writes down how many cores srun was asked for. Asked to `check`,
+it says what the configs come to, and refuses other keys than `KEYS`.
 """
 
 import json
@@ -61,6 +62,8 @@ def toy_command(argv: list[str]) -> int:
     print(f"{verb} {directory.name} with seed {seed} and {threads} thread(s)")
     with (directory / "calls.txt").open("a") as calls:
         calls.write(f"{verb}\n")
+    if "SLURM_JOB_ID" in os.environ:
+        (directory / "cpus.txt").write_text(os.environ.get("SLURM_CPUS_PER_TASK", "not asked for"))
     while "wait_for" in config and not Path(str(config["wait_for"])).exists():
         time.sleep(0.02)
     if "fill" in config and not (directory / "filling").exists():

@@ -79,6 +79,16 @@ def test_a_study_with_shared_parents_runs_to_its_table(
     assert calls(study)["first (seed 0)"] == "fit\n"
 
 
+def test_a_process_gets_its_cores_of_srun_too_which_does_not_take_them_over_from_sbatch(
+    slurm: Slurm, write_study: WriteStudy
+) -> None:
+    forget = ["unset SLURM_CPUS_PER_TASK"]  # what sbatch set, so that a step has its own srun's number or none
+    study = write_study(slurm={"cpus": 2, "setup": forget}, runs={"second": {"configs": ["second.yaml"], "test": True}})
+    assert sweep(study) == 0
+    (run,) = plan(load_study(study))
+    assert (run.directory / "cpus.txt").read_text() == "2"
+
+
 def test_a_worker_killed_with_9_is_submitted_again_and_the_study_ends_complete(
     slurm: Slurm, write_study: WriteStudy, tmp_path: Path
 ) -> None:
