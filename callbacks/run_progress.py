@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.watcher import Watcher
 from lit_avg.stages.base import Stage
 from lit_avg.utils.arguments import check_counts, check_number
+from lit_avg.utils.distributed import size_of
 
 
 class RunProgress(Watcher, ProgressBar):
@@ -48,8 +49,8 @@ class RunProgress(Watcher, ProgressBar):
         self._began = time.monotonic()
         if isinstance(pl_module, Stage):
             parts = ", ".join(part.replace("_", " ") for part in pl_module.trained_parts)
-            trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-            total = sum(p.numel() for p in pl_module.parameters())
+            trained = sum(size_of(p) for p in pl_module.parameters() if p.requires_grad)
+            total = sum(size_of(p) for p in pl_module.parameters())
             self._print(f"{_title(trainer, pl_module)} trains {parts}: {trained:,} of {total:,} parameters")
 
     def on_train_batch_end(

@@ -103,12 +103,16 @@ class AvgLlava(PretrainedMixin):
         return features
 
     def route(self, batch: Batch, levels: Sequence[Tensor]) -> Tensor:
-        """Router logits of every question, (Q, N); zeros where there is no image and so nothing to route."""
+        """Router logits of every question, (Q, N); zeros where there is no image and so nothing to route.
+
+        A batch without any image still has the router judge an empty tile, as `Backbone.encode` has one encoded.
+        """
         image_of_question = batch.image_of_question.tolist()
         routed = [question for question, image in enumerate(image_of_question) if image >= 0]
         logits = levels[0].new_zeros(len(image_of_question), len(self.granularities))
-        if not routed:  # every rank of a distributed run owes the router a gradient, be it zero
-            return logits + sum(parameter.sum() * 0 for parameter in self.router.parameters())
+        averaged = self.scaler.pooling == "average"
+        if not routed:
+            return logits + self._routed_empty_tile(batch, levels, averaged) * 0
         images = [image_of_question[question] for question in routed]
         begins = [sum(batch.tiles[:image]) for image in images]
         counts = [batch.tiles[image] for image in images]
@@ -116,8 +120,17 @@ class AvgLlava(PretrainedMixin):
         places = torch.tensor(routed, device=logits.device)
         instruction = self.instruction_filter(*self._candidates(batch, places), levels[-1][begins])
         seen = levels if tiles.equal(torch.arange(sum(batch.tiles))) else [level[tiles] for level in levels]
-        scores = self.router(seen, instruction, counts, averaged=self.scaler.pooling == "average")
+        scores = self.router(seen, instruction, counts, averaged=averaged)
         return logits.index_copy(0, places, scores)
+
+    def _routed_empty_tile(self, batch: Batch, levels: Sequence[Tensor], averaged: bool) -> Tensor:
+        """Router logits (1, N) of the batch's first question about one tile of zeros; no random number is drawn."""
+        empty = [level.new_zeros(1, *level.shape[1:]) for level in levels]
+        device = empty[0].device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            first = torch.zeros(1, dtype=torch.long, device=device)
+            instruction = self.instruction_filter(*self._candidates(batch, first), empty[-1])
+            return self.router(empty, instruction, [1], averaged=averaged)
 
     def answer_tokens(self, batch: Batch, levels: Levels, level_of_row: Sequence[int]) -> AnswerTokens:
         """Let the LLM score the answers, each row seeing its image at the granularity chosen for it."""

@@ -17,6 +17,7 @@ from lit_avg.evaluation.outcomes import Outcomes, Prediction
 from lit_avg.feedback.lmm_feedback import require_answers
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.llava_next.generation import check_end_token
+from lit_avg.llava_next.recomputation import recompute_frozen_layers
 from lit_avg.model import AvgLlava
 from lit_avg.result_names import ACCURACY, SELECTED
 from lit_avg.routing.policies import FixedPolicy, Policy, RouterPolicy, by_name, fixed_policies
@@ -177,6 +178,8 @@ class Stage(FiniteTraining):
                 parameter.requires_grad_(True)
         for parameter in self.model.backbone.unread_parameters():
             parameter.requires_grad_(False)
+        if "llm" not in self.trained_parts:
+            recompute_frozen_layers(self.model.backbone.hf.model.language_model)
 
     @property
     def loss_in_words(self) -> str:

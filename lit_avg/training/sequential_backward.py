@@ -5,14 +5,17 @@ Here each term is differentiated as soon as it is computed. Lightning still owns
 autograd function whose inputs are the shared features and the trained parameters, and whose backward pass hands out the
 gradients that were found, times the sum's own. So everything happens there as ever: the division by
 `accumulate_grad_batches`, DDP's hooks and buckets, clipping, and from the features on the way back through connector
-and encoder, once. Held beside one graph are the gradients, which `backward` would make as well.
+and encoder, once. Held beside one graph are the gradients, once, which `backward` would make as well: a term's own are
+added up as they are found, parameter by parameter, and `backward` takes over the sums.
 
 Where it cannot be used the caller adds up the terms: under FSDP2 and ZeRO-3, whose gradients are not found by asking
 for those of a parameter, and under float16 autocast, where gradients must be scaled before they are computed.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,16 +39,31 @@ def sum_with_sequential_backward(
     shared = features.detach().requires_grad_(features.requires_grad)
     inputs = [tensor for tensor in (shared, *parameters) if tensor.requires_grad]
     gradients, losses = [torch.zeros_like(tensor) for tensor in inputs], list[Tensor]()
-    for term in terms:
-        loss = term(shared)
-        found = cast(tuple[Tensor | None, ...], torch.autograd.grad(loss * weight, inputs, allow_unused=True))
-        for gradient, new in zip(gradients, found, strict=True):
-            if new is not None:
-                gradient += new
-        losses.append(loss.detach())
+    with _added_up(inputs, gradients):
+        for term in terms:
+            loss = term(shared)
+            torch.autograd.grad(loss * weight, inputs, allow_unused=True)
+            losses.append(loss.detach())
+            del loss
     total = torch.stack(losses).sum() * weight
     originals = [tensor for tensor in (features, *parameters) if tensor.requires_grad]
     return PrecomputedGradients.apply(total, gradients, *originals), losses  # pyright: ignore[reportReturnType]  apply is untyped
+
+
+@contextmanager
+def _added_up(inputs: Sequence[Tensor], sums: Sequence[Tensor]) -> Generator[None]:
+    """Add each gradient to its sum when it is found; what asked for it is given zeros that take no memory."""
+
+    def add(total: Tensor, gradient: Tensor) -> Tensor:
+        total += gradient
+        return gradient.new_zeros(()).expand_as(gradient)
+
+    hooks = [tensor.register_hook(partial(add, total)) for tensor, total in zip(inputs, sums, strict=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class PrecomputedGradients(torch.autograd.Function):

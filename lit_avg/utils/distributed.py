@@ -39,3 +39,8 @@ def is_sharded(module: nn.Module) -> bool:
     """Whether parameters of a module are sharded by FSDP2 or DeepSpeed's ZeRO stage 3."""
     # DeepSpeed may not be installed, so its parameters are known by the number it gives each.
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
+def size_of(parameter: Tensor) -> int:
+    """How many numbers a parameter has, wherever they are; under ZeRO stage 3 this process's tensor may be empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

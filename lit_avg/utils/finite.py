@@ -21,7 +21,7 @@ def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
     Nothing as large as a tensor is made on the way, and a device is waited for once.
     """
-    own = {name: _own_part(tensor.detach()) for name, tensor in tensors.items()}
+    own = {name: _own_part(tensor).detach() for name, tensor in tensors.items()}
     asked = {name: tensor for name, tensor in own.items() if tensor.is_floating_point() and tensor.numel()}
     finite = [torch.stack(tensor.aminmax()).isfinite().all() for tensor in asked.values()]  # a NaN is both of them
     by_device = {flag.device: [one for one in finite if one.device == flag.device] for flag in finite}

@@ -1,12 +1,16 @@
 """Going back after each level gives the gradients of going back once."""
 
+import weakref
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from lit_avg.batch import Batch
 from lit_avg.llava_next.llm_input import llm_input
@@ -49,6 +53,50 @@ def test_each_term_is_differentiated_by_itself_and_the_sum_scales_them() -> None
     assert weight.grad is not None
     assert features.grad.item() == 10 * 0.5 * (3 + 2 * 2)
     assert weight.grad.item() == 10 * 0.5 * 2
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most that tensors made within it have held at once, beside those that were there."""
+
+    def __init__(self, there: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.live, self.most = 0, 0
+        self.seen = {tensor.untyped_storage()._cdata for tensor in there}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        made = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._note, made)
+        return made
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.seen:
+            self.seen.add(storage._cdata)
+            self.live += storage.nbytes()
+            self.most = max(self.most, self.live)
+            weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        return tensor
+
+    def _forget(self, number: int, size: int) -> None:
+        self.seen.discard(number)
+        self.live -= size
+
+
+def test_the_gradients_are_held_once_and_one_tensor_of_them_twice() -> None:
+    """Sixteen weights of 1 MB; whoever asks for a term's gradients all at once holds 32 MB."""
+    weights = [nn.Parameter(torch.randn(512, 512) / 512**0.5) for _ in range(16)]
+    features = torch.randn(1, 512, requires_grad=True)
+
+    def term(x: Tensor) -> Tensor:
+        for weight in weights:
+            x = (x @ weight).tanh()
+        return x.sum()
+
+    with LiveBytes(weights) as counted:
+        loss, _ = sum_with_sequential_backward([term] * 3, features, weights, 1 / 3)
+    found, expected = torch.autograd.grad(loss, weights), torch.autograd.grad(term(features), weights)
+    assert counted.most / 2**20 < 16 + 1.5
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("tokens_at_once", [4096, 60, 1])
