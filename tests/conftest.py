@@ -1,6 +1,9 @@
 """Tiny random models and batches that every test may ask for, and the golden cases."""
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +41,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session")
+def deepspeed_operators() -> None:
+    """What DeepSpeed talks by on CPUs, compiled before ranks need it: they would be taken to hang meanwhile."""
+    # ninja is where Python is; without activation nobody looks there
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if shutil.which("c++") is None:
+        pytest.skip("DeepSpeed compiles an operator for CPUs when it is first used; install g++")
+    compiled = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
+    subprocess.run([sys.executable, "-c", compiled], check=True, timeout=600, capture_output=True)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Lightning's DeepSpeed strategy on CPUs, over gloo; Lightning itself asks for a GPU, DeepSpeed does not."""
+"""Lightning's DeepSpeed strategy on CPUs, over gloo; Lightning itself asks for a GPU, DeepSpeed does not.
+
+Tests that use it ask for the fixture `deepspeed_operators`, since DeepSpeed compiles what CPUs talk by.
+"""
 
 from typing import Any
 
