@@ -54,18 +54,22 @@ def describe(stage: Stage, console: Console) -> None:
         f"AdamW, betas {settings.betas}, weight decay {settings.weight_decay}; "
         f"warm-up over {settings.warmup_ratio:.0%} of the steps, then cosine to {settings.final_lr_ratio:.0%}",
     )
+    if (lora := stage.model.backbone.lora) is not None:
+        _say(console, f"the LLM is frozen and has an adapter: {lora}")
     console.print(parts_table(stage))
     console.print(granularities_table(stage.model.layout))
 
 
 def parts_table(stage: Stage) -> Table:
-    """Parameters and learning rate of each part; shares are of LLaVA-NeXT, to which the router comes on top."""
+    """Parameters and learning rate of each part; shares are of LLaVA-NeXT, to which router and adapter come on top."""
     rates = {group.name: group.lr for group in stage.parameter_groups()}
     counts = {part: sum(p.numel() for p in stage.parameters_of(part)) for part in PARTS}
     total = sum(counts.values())
-    llava_next = total - counts["router"]
+    llava_next = total - counts["router"] - counts["llm_adapter"]
     table = _table("part", "parameters", "of LLaVA-NeXT", "lr")
     for part, count in counts.items():
+        if part == "llm_adapter" and not count:
+            continue
         rate = f"{rates[part]:.1e}" if part in rates else "frozen"
         table.add_row(part.replace("_", " "), f"{count:,}", f"{count / llava_next:.2%}", rate)
     trained = sum(counts[part] for part in stage.trained_parts)

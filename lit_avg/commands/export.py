@@ -2,9 +2,10 @@
 
     lit-avg export --ckpt runs/jersey/stage4 --out exported
 
-The folder holds a plain LLaVA-NeXT with its processor, the router beside it, and a model card. Before it is written the
-model scores a fixed prompt; afterwards transformers alone does, and the largest difference is printed. Both compute in
-float32 at least, whatever the weights are.
+The folder holds a plain LLaVA-NeXT with its processor, the router beside it, and a model card; an adapter of the LLM is
+merged into it. Before it is written the model scores a fixed prompt; afterwards transformers alone does, and the
+largest difference is printed. Both compute in float32 at least, whatever the weights are. With `--adapter` the folder
+holds the adapter alone, as peft writes it, for whoever has the LLM.
 
 Where the vocabulary has no room for `<image>` it grows. A new row of the LM head is the mean of the old ones, so its
 logit is the mean of theirs: never the largest, and at most as probable as one over their number. In the folder's
@@ -26,12 +27,14 @@ from lit_avg.batch import IGNORED_LABEL
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import finished_run, take_over_trained
 from lit_avg.data import ShardsData, no_processor
+from lit_avg.llava_next.lora import save_adapter
 from lit_avg.llava_next.prompts import PromptEncoder
 from lit_avg.model import AvgLlava
 from lit_avg.result_names import ACCURACY, RESULT, TOKEN_SHARE, RunResult
 from lit_avg.runs.recorded_hashes import read_result
 from lit_avg.stages.base import Stage
 from lit_avg.studies.report.numbers import number
+from lit_avg.training.handover import pretrained_origin
 from lit_avg.utils.atomic_io import whole_folder
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError
@@ -129,12 +132,17 @@ def main(argv: list[str]) -> int:
     parser = VerbParser(prog="lit-avg export", description="Write a run's model for transformers and for others.")
     parser.add_argument("--ckpt", required=True, help="run directory, or a checkpoint in one")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--adapter", action="store_true", help="write the LLM's adapter alone, for peft")
     arguments = parser.parse_args(argv)
     quiet_lightning()
     out = cast(Path, arguments.out)
     if out.exists():
         raise UserError(f"--out: {out} is there already; name a folder that is not")
     stage, run = trained_stage(arguments.ckpt)
+    if arguments.adapter:
+        base = export_adapter(stage, arguments.ckpt, out)
+        print(f"wrote {out}: the adapter of {base}, for peft.PeftModel.from_pretrained")
+        return 0
     difference = export(stage, run, out)
     print(f"wrote {out}; transformers alone differs by at most {difference:.1e} nats per token on a fixed prompt")
     if not stage.model.router_is_trained:
@@ -173,6 +181,8 @@ def export(stage: Stage, run: Path, out: Path) -> float:
     """
     model = stage.model
     before = in_full_precision(model, own_log_probs)
+    if model.backbone.lora is not None:
+        before = merge_adapter(model, before)
     vocabulary = make_readable_by_transformers(model)
     with whole_folder(out) as partial:
         model.save_pretrained(partial)
@@ -181,6 +191,47 @@ def export(stage: Stage, run: Path, out: Path) -> float:
         if not difference <= LARGEST_DIFFERENCE:
             raise UserError(f"what was written differs by {difference:.1e} nats from the model; please report this")
     return difference
+
+
+def export_adapter(stage: Stage, source: str, out: Path) -> str:
+    """Write the LLM's adapter alone; gives the hub id or folder of the LLM that it is for.
+
+    Raises:
+        UserError: there is none, or the LLM below it is no pretrained one.
+    """
+    backbone = stage.model.backbone
+    if backbone.lora is None:
+        raise UserError(f"--adapter: {source} has no adapter; give its backbone `lora` and train it, or leave this out")
+    base = pretrained_origin(source, "llm")
+    with whole_folder(out) as partial:
+        save_adapter(backbone.hf.model.language_model, backbone.lora, base, partial)
+        card = f"---\nlibrary_name: peft\nbase_model: {base}\ntags: [avg-llava, lora]\n---\n\n# {out.name}\n\n"
+        told = f"What AVG-LLaVA's training added to {base}, {backbone.lora}; without connector, encoder and router."
+        (partial / "README.md").write_text(f"{card}{told}\n\n## Training\n\n{_training(stage, {})}\n", encoding="utf-8")
+    return base
+
+
+def merge_adapter(model: AvgLlava, before: Tensor) -> Tensor:
+    """Merge the adapter into the LLM, and measure it anew: weights of half precision are rounded.
+
+    Args:
+        model: has an adapter.
+        before: its log-probs so far.
+
+    Raises:
+        UserError: they differ by more than rounding explains.
+    """
+    dtype = model.backbone.image_newline.dtype
+    full = torch.promote_types(dtype, torch.float32)
+    model.to(full).backbone.merge_adapter()
+    model.to(dtype)
+    merged = in_full_precision(model, own_log_probs)
+    difference = float((before - merged).abs().max())
+    if dtype == full and not difference <= LARGEST_DIFFERENCE:
+        raise UserError(f"merging the adapter changes the model by {difference:.1e} nats; please report this")
+    if dtype != full:
+        print(f"merged weights are rounded to {dtype}: log-probs change by up to {difference:.1e}", file=sys.stderr)
+    return merged
 
 
 def make_readable_by_transformers(model: AvgLlava) -> int:

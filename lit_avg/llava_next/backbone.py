@@ -19,6 +19,7 @@ from lit_avg.llava_next.generation import STEP, Generation, NonFiniteWatch, grou
 from lit_avg.llava_next.hf_model import check_head, composed, config_of, llm_left_out, settings_hash, whole
 from lit_avg.llava_next.llm_configs import check_attention, check_lengths, check_same_computation
 from lit_avg.llava_next.llm_input import LlmInput
+from lit_avg.llava_next.lora import LoRA, adapted_layers, adapter_modules, add_adapter, is_of_adapter, merge_adapter
 from lit_avg.llava_next.packed_attention import PACKED_ATTENTION
 from lit_avg.llava_next.vision_encoder import hidden_state, unread_parameters
 from lit_avg.utils.errors import UserError
@@ -26,10 +27,10 @@ from lit_avg.utils.finite import check_weights
 from lit_avg.utils.hub import check_source
 from lit_avg.utils.weight_io import tensors_hash
 
-BackbonePart = Literal["vision_encoder", "connector", "llm"]
+BackbonePart = Literal["vision_encoder", "connector", "llm", "llm_adapter"]
 
-BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm")
-"""In the order of the data's way through them."""
+BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm", "llm_adapter")
+"""In the order of the data's way through them; not every backbone has the last."""
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
@@ -59,6 +60,7 @@ class Backbone(ExactBuffers):
         attention: transformers' `attn_implementation`: `sdpa`, `eager`, or `flash_attention_2`, which takes no packed
             questions.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
+        lora: an adapter of the LLM, which is trained in its stead; `add_adapter` adds it once all weights are there.
 
     Raises:
         UserError: neither or both of a whole model and its two halves are given, the whole one is not whole, its LLM is
@@ -76,6 +78,7 @@ class Backbone(ExactBuffers):
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
         vision_feature_select_strategy: FeatureSelection | None = None,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
         check_attention(attention)
@@ -85,7 +88,7 @@ class Backbone(ExactBuffers):
             self.hf = composed(config_of(vision_encoder), config_of(llm), attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
-        self.attention = attention
+        self.attention, self.lora = attention, lora
         self.hash_of_origin = dict[BackbonePart, Callable[[], str]]()  # of parts as they lay where they were taken from
         self.llm_not_loaded = llm_left_out()  # its SHA-256; None where there is an LLM
         if self.llm_not_loaded is not None:
@@ -121,6 +124,7 @@ class Backbone(ExactBuffers):
             "feature layer": str(config.vision_feature_layer),
             "feature selection": str(config.vision_feature_select_strategy),
             "attention": self.attention,
+            **({} if self.lora is None else {"llm adapter": str(self.lora.scale)}),
         }
 
     @property
@@ -144,11 +148,16 @@ class Backbone(ExactBuffers):
         hf = self.hf.model
         if part == "vision_encoder":
             return [hf.vision_tower]
+        if part == "llm_adapter":
+            return adapter_modules(hf.language_model)
         return [hf.multi_modal_projector] if part == "connector" else [hf.language_model, self.hf.lm_head]
 
     def parameters_of(self, part: BackbonePart) -> list[nn.Parameter]:
         """The parameters of one part. The newline token belongs to the connector, the LM head to the LLM."""
-        parameters = [parameter for module in self.modules_of(part) for parameter in module.parameters()]
+        named = [pair for module in self.modules_of(part) for pair in module.named_parameters()]
+        parameters = [
+            parameter for name, parameter in named if not is_of_adapter(name)
+        ]  # an LLM's has a part of its own
         if part == "connector":
             parameters.append(self.hf.model.image_newline)
         return list(dict.fromkeys(parameters))  # an LM head tied to the embeddings counts once
@@ -158,6 +167,21 @@ class Backbone(ExactBuffers):
         config = cast(PreTrainedConfig, self.hf.config.vision_config)
         layer = cast(int, self.hf.config.vision_feature_layer)
         return list(unread_parameters(self.hf.model.vision_tower, config.num_hidden_layers, layer))
+
+    def add_adapter(self) -> None:
+        """Add a fresh adapter, which changes nothing, where there is to be one and there is none yet.
+
+        Raises:
+            UserError: one of its targets is no layer of the LLM.
+        """
+        if self.lora is not None and self.llm_not_loaded is None and not adapted_layers(self.hf.model.language_model):
+            add_adapter(self.hf.model.language_model, self.lora)
+
+    def merge_adapter(self) -> None:
+        """Let the LLM alone be what it was with its adapter."""
+        if adapted_layers(self.hf.model.language_model):
+            merge_adapter(self.hf.model.language_model)
+        self.lora = None
 
     def load_part(self, part: Literal["vision_encoder", "llm"], source: str) -> None:
         """Copy the weights of a pretrained encoder or LLM.

@@ -55,7 +55,12 @@ class PretrainedMixin(nn.Module):
 
         Args:
             folder: is made if it is not there.
+
+        Raises:
+            UserError: the LLM has an adapter, of which transformers knows nothing.
         """
+        if self.backbone.lora is not None:
+            raise UserError("the LLM has an adapter; merge it before, with `backbone.merge_adapter()`")
         folder = Path(folder)
         self.backbone.hf.save_pretrained(folder)
         router = {name: tensor.contiguous() for name, tensor in self.router.state_dict().items()}

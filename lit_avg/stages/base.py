@@ -31,7 +31,7 @@ from lit_avg.training.frozen_parts import (
     frozen_parts_of_run,
     names_of,
 )
-from lit_avg.training.handover import STAGE_KEY, initialise_from, plain
+from lit_avg.training.handover import ADAPTER_KEY, STAGE_KEY, initialise_from, plain
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.training.step_mean import StepMean, check_step_mean
 from lit_avg.utils.arguments import check_validated
@@ -57,7 +57,8 @@ class Stage(FiniteTraining):
         optimization: learning rates, AdamW and schedule.
         init_from: run directory or checkpoint of the stage before, whose weights this one starts from; `random` for
             what the backbone is built with, which is what a `pretrained` one has anyway.
-        frozen: parts of `trains` that this run leaves frozen all the same.
+        frozen: parts of `trains` that this run leaves frozen all the same. Where the LLM has an adapter, that is
+            trained in its stead and is called `llm_adapter`.
         policies: what a test compares besides the stage's own; of any class that derives from `Policy`.
         metrics: what is measured besides the default ones; of any class that derives from `PolicyMetric`.
 
@@ -78,7 +79,8 @@ class Stage(FiniteTraining):
         metrics: Sequence[PolicyMetric] = (),
     ) -> None:
         super().__init__()
-        if unknown := set(frozen) - set(self.trains):
+        trained = {*self.trains, *(("llm_adapter",) if "llm" in self.trains else ())}
+        if unknown := set(frozen) - trained:
             raise UserError(f"frozen: {type(self).__name__} does not train {', '.join(unknown)} anyway")
         if set(frozen) >= set(self.trains):
             raise UserError(f"frozen: {type(self).__name__} trains {', '.join(self.trains)} alone; leave some of it")
@@ -92,6 +94,7 @@ class Stage(FiniteTraining):
         self.further_policies = tuple(policies)
         self.metrics = with_defaults(metrics)  # in a tuple, out of Lightning's sight: outcomes are on the CPU
         self.begun_from: Origin | None = None
+        self.frozen = tuple(frozen)
         self.trained_parts: tuple[Part, ...] = tuple(part for part in self.trains if part not in frozen)
         self.outcomes: Outcomes | None = None
         self._evaluated: list[Outcomes] = []
@@ -158,16 +161,25 @@ class Stage(FiniteTraining):
     @cached_property
     def external_weights(self) -> dict[BackbonePart, ExternalWeights]:
         """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
+        backbone = self.model.backbone
         frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
+        if "llm_adapter" in frozen and "llm_adapter" not in backbone.hash_of_origin:  # none, or a fresh one
+            frozen.remove("llm_adapter")
         if self.init_from is None or self.begun_from is None:
             return {}
-        return {part: frozen_parts_of_run(self.model.backbone, part, self.begun_from) for part in frozen}
+        return {part: frozen_parts_of_run(backbone, part, self.begun_from) for part in frozen}
 
     def freeze_the_rest(self) -> None:
         """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
 
-        The release's semantics have no stage train the vision encoder.
+        The release's semantics have no stage train the vision encoder. An LLM's adapter is added here, if none came
+        with the weights of the stage before.
+
+        Raises:
+            UserError: `frozen` leaves nothing to train, or speaks of an adapter that there is not.
         """
+        self.model.backbone.add_adapter()
+        self._train_the_adapter()
         if self.model.semantics.vision_encoder == "frozen":
             self.trained_parts = tuple(part for part in self.trained_parts if part != "vision_encoder")
         self.model.requires_grad_(False).eval()
@@ -180,6 +192,19 @@ class Stage(FiniteTraining):
             parameter.requires_grad_(False)
         if "llm" not in self.trained_parts:
             recompute_frozen_layers(self.model.backbone.hf.model.language_model)
+
+    def _train_the_adapter(self) -> None:
+        """Have the LLM's adapter, where there is one, stand for the LLM among what is trained."""
+        if self.model.backbone.lora is None:
+            if "llm_adapter" in self.frozen:
+                raise UserError("frozen: llm_adapter, but the backbone has none; leave it out, or give it `lora`")
+            return
+        if "llm" in self.frozen:
+            raise UserError("frozen: llm, but it is frozen by its `lora` anyway; leave it out, or name llm_adapter")
+        parts: list[Part] = ["llm_adapter" if part == "llm" else part for part in self.trains]
+        self.trained_parts = tuple(part for part in parts if part not in self.frozen)
+        if not self.trained_parts:
+            raise UserError(f"frozen: {type(self).__name__} trains {', '.join(parts)} alone; leave some of it")
 
     @property
     def loss_in_words(self) -> str:
@@ -211,9 +236,10 @@ class Stage(FiniteTraining):
         return self.model.backbone.parameters_of(part)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What the optimiser gets: the trained parts, the vision encoder with a learning rate of its own."""
-        lr = self.optimization.lr
-        lrs = {part: self.optimization.vision_lr or lr if part == "vision_encoder" else lr for part in PARTS}
+        """What the optimiser gets: the trained parts, some with a learning rate of their own."""
+        settings = self.optimization
+        own = {"vision_encoder": settings.vision_lr, "llm_adapter": settings.adapter_lr}
+        lrs = {part: own.get(part) or settings.lr for part in PARTS}
         learning = {part: [one for one in self.parameters_of(part) if one.requires_grad] for part in self.trained_parts}
         return [ParameterGroup(part, lrs[part], parameters) for part, parameters in learning.items()]
 
@@ -304,6 +330,8 @@ class Stage(FiniteTraining):
         super().on_save_checkpoint(checkpoint)
         checkpoint[STAGE_KEY] = type(self).__name__
         checkpoint[EXTERNAL_WEIGHTS_KEY] = dict(self.external_weights)
+        if self.model.backbone.lora is not None:
+            checkpoint[ADAPTER_KEY] = self.model.backbone.lora.scale
         if self.begun_from is not None:
             checkpoint[ORIGIN_KEY] = dict(self.begun_from)
         for name in self._names_of_external_weights():

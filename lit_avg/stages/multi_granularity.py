@@ -108,9 +108,10 @@ class MultiGranularityTuning(Stage):
         return -self.model.backbone.answer_tokens(embeddings, rows).log_prob.sum() / answers
 
     def _parameters_of_terms(self) -> list[Tensor]:
-        """What is trained and comes after the features: the LLM, the newline token and what the scaler learns."""
+        """What is trained and comes after the features: LLM or adapter, the newline token, what the scaler learns."""
         backbone, scaler = self.model.backbone, self.model.scaler
-        after = (*backbone.parameters_of("llm"), backbone.image_newline, *scaler.parameters())
+        llm = (*backbone.parameters_of("llm"), *backbone.parameters_of("llm_adapter"))
+        after = (*llm, backbone.image_newline, *scaler.parameters())
         return [parameter for parameter in after if parameter.requires_grad]
 
     def _must_add_up(self) -> bool:

@@ -14,6 +14,7 @@ from typing import NotRequired, TypedDict
 from torch import Tensor
 
 from lit_avg.llava_next.backbone import Backbone, BackbonePart
+from lit_avg.llava_next.lora import is_of_adapter, plain_name
 from lit_avg.runs.origins import Origin
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
@@ -21,12 +22,15 @@ from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
 EXTERNAL_WEIGHTS_KEY = "lit_avg_left_out"
 """Entry of a checkpoint with a `ExternalWeights` for every part that it leaves out."""
 
+_LLM = ("model.backbone.hf.model.language_model.", "model.backbone.hf.lm_head.")
+
 _BEGINNINGS: Mapping[BackbonePart, tuple[str, ...]] = {
     "vision_encoder": ("model.backbone.hf.model.vision_tower.",),
     "connector": ("model.backbone.hf.model.multi_modal_projector.", "model.backbone.hf.model.image_newline"),
-    "llm": ("model.backbone.hf.model.language_model.", "model.backbone.hf.lm_head."),
+    "llm": _LLM,
+    "llm_adapter": _LLM,
 }
-"""How the names of each part's tensors begin in a checkpoint."""
+"""How the names of each part's tensors begin in a checkpoint; an adapter's lie within the LLM's."""
 
 
 class ExternalWeights(TypedDict):
@@ -68,7 +72,8 @@ def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:
 
 def hash_in_checkpoint(weights: Mapping[str, Tensor], part: BackbonePart) -> str | None:
     """SHA-256 of a part's tensors in a checkpoint's state dict; None if it is not there."""
-    names = sorted(name for name in weights if name.startswith(_BEGINNINGS[part]))
+    names = [name for name in weights if name.startswith(_BEGINNINGS[part])]
+    names = sorted((name for name in names if is_of_adapter(name) == (part == "llm_adapter")), key=plain_name)
     return tensors_hash(weights[name] for name in names) if names else None
 
 
@@ -86,7 +91,7 @@ def part_hash(backbone: Backbone, part: BackbonePart) -> str:
 
 def _tensors_of(backbone: Backbone, part: BackbonePart) -> list[Tensor]:
     named = dict(backbone.named_parameters(remove_duplicate=False))
-    return [named[name].detach() for name in sorted(names_of(backbone, part))]
+    return [named[name].detach() for name in sorted(names_of(backbone, part), key=plain_name)]
 
 
 def check_frozen_parts(

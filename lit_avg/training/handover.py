@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, Backbone, BackbonePart
 from lit_avg.llava_next.hf_model import LLM_LAYERS
+from lit_avg.llava_next.lora import check_same_scale, plain_name
 from lit_avg.model import AvgLlava
 from lit_avg.runs.origins import Origin, beside, folder_now, found_again
 from lit_avg.runs.recorded_hashes import check_undamaged
@@ -46,6 +47,9 @@ SCALER = "model.scaler."
 """How the names of those tensors of a checkpoint begin that the scaler has learned, if it learns."""
 
 _LLM_LAYERS = tuple(f"{_BACKBONE}hf.{beginning}" for beginning in LLM_LAYERS)
+
+ADAPTER_KEY = "lit_avg_adapter"
+"""Entry of a checkpoint with `LoRA.scale` of the LLM's adapter, where there is one."""
 
 STAGE_KEY = "lit_avg_stage"
 """Entry of a checkpoint that names the stage it belongs to."""
@@ -100,12 +104,11 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
     for name, part in external_weights.items():
         if not part["is_run"] and name in ("vision_encoder", "llm"):
             backbone.load_part(name, folder_now(part["origin"], part["beside"], run_of(checkpoint_path(source))))
-    weights = {
-        name.removeprefix(_BACKBONE): tensor
-        for name, tensor in cast(dict[str, Tensor], checkpoint["state_dict"]).items()
-        if name.startswith(_BACKBONE) and not (backbone.llm_not_loaded and name.startswith(_LLM_LAYERS))
-    }
-    for part in BACKBONE_PARTS:
+    if ADAPTER_KEY in checkpoint:
+        check_same_scale(backbone.lora, checkpoint[ADAPTER_KEY], f"init_from: {source}")
+        backbone.add_adapter()
+    weights = _backbone_weights(backbone, checkpoint["state_dict"])
+    for part in _parts_of(checkpoint):
         if part not in external_weights:
             backbone.hash_of_origin[part] = cache(partial(_hash_of, checkpoint["state_dict"], part))
     kept_elsewhere = {name for part in external_weights for name in names_of(backbone, part)}
@@ -115,6 +118,22 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
     check_frozen_parts(
         backbone, {name: part for name, part in external_weights.items() if name != "llm" or not unknown}, source
     )
+
+
+def _parts_of(checkpoint: Mapping[str, Any]) -> list[BackbonePart]:
+    """The parts of a checkpoint's backbone, be they in it or elsewhere."""
+    return [part for part in BACKBONE_PARTS if part != "llm_adapter" or ADAPTER_KEY in checkpoint]
+
+
+def _backbone_weights(backbone: Backbone, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint has of a backbone, by the names that it has there, with and without an adapter."""
+    there = {plain_name(name): name for name in backbone.state_dict()}
+    plain = {
+        plain_name(name.removeprefix(_BACKBONE)): tensor
+        for name, tensor in saved.items()
+        if name.startswith(_BACKBONE) and not (backbone.llm_not_loaded and name.startswith(_LLM_LAYERS))
+    }
+    return {there.get(name, name): tensor for name, tensor in plain.items()}
 
 
 def _hash_of(weights: Mapping[str, Tensor], part: BackbonePart) -> str:
@@ -129,6 +148,24 @@ def _origin_of(part: ExternalWeights, source: str) -> str:
         return found
     place = beside(run, part["beside"])
     return place if Path(place).exists() else part["origin"]
+
+
+def pretrained_origin(source: str, part: BackbonePart) -> str:
+    """Hub id or folder of the pretrained weights that a part of a run's backbone still has.
+
+    Raises:
+        UserError: a run has trained the part, or it began at random.
+    """
+    path = checkpoint_path(source)
+    external_weights = cast(Mapping[BackbonePart, ExternalWeights], read_checkpoint(path).get(EXTERNAL_WEIGHTS_KEY, {}))
+    if part not in external_weights:
+        raise UserError(
+            f"the {part.replace('_', ' ')} of {path} is no pretrained one as it is on the hub or in a folder"
+        )
+    known = external_weights[part]
+    if known["is_run"]:
+        return pretrained_origin(_origin_of(known, source), part)
+    return folder_now(known["origin"], known["beside"], run_of(path))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -211,7 +248,7 @@ def base_weights(source: str) -> dict[str, str]:
     external_weights = cast(Mapping[BackbonePart, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}))
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])
     hashes = dict[str, str]()
-    for part in ("vision_encoder", "connector", "llm"):
+    for part in _parts_of(checkpoint):
         sha256 = external_weights[part]["sha256"] if part in external_weights else hash_in_checkpoint(weights, part)
         if sha256 is None:
             raise UserError(f"{path} has no {part.replace('_', ' ')}; name a run of stage 3")

@@ -26,8 +26,9 @@ class Optimization:
     """A stage's optimiser and schedule; defaults are those of all stages in the paper's Table 5.
 
     Args:
-        lr: peak learning rate of everything but the vision encoder.
+        lr: peak learning rate of everything that has none of its own.
         vision_lr: that of the vision encoder; `lr` if not given.
+        adapter_lr: that of the LLM's adapter, where it has one; `lr` if not given.
         betas: of AdamW.
         weight_decay: of AdamW.
         warmup_ratio: share of the steps in which the learning rate rises linearly from 0.
@@ -44,6 +45,7 @@ class Optimization:
 
     lr: float
     vision_lr: float | None = None
+    adapter_lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_ratio: float = 0.03
@@ -52,8 +54,9 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check_number("optimization.lr", self.lr, above=0)
-        if self.vision_lr is not None:
-            check_number("optimization.vision_lr", self.vision_lr, above=0)
+        for name, lr in (("vision_lr", self.vision_lr), ("adapter_lr", self.adapter_lr)):
+            if lr is not None:
+                check_number(f"optimization.{name}", lr, above=0)
         check_numbers("optimization.betas", self.betas, least=0, below=1)
         check_number("optimization.weight_decay", self.weight_decay, least=0)
         check_number("optimization.warmup_ratio", self.warmup_ratio, least=0, most=1)
