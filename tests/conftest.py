@@ -46,8 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def deepspeed_operators() -> None:
     """What DeepSpeed talks by on CPUs, compiled before ranks need it: they would be taken to hang meanwhile."""
-    # ninja is where Python is; without activation nobody looks there
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # ninja may be where Python is, and nobody looks there; another version than before would compile all anew
+    os.environ["PATH"] = f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}"
     if shutil.which("c++") is None:
         pytest.skip("DeepSpeed compiles an operator for CPUs when it is first used; install g++")
     compiled = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
