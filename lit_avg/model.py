@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from PIL.Image import Image
@@ -27,7 +28,7 @@ from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_scores
 from lit_avg.visual_tokens.anyres import VisualLayout
 from lit_avg.visual_tokens.context_length import ContextLength
-from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.granularity import SQUARES, Granularities
 from lit_avg.visual_tokens.scaler import GranularityScaler, Pooling
 
 Levels = Sequence[Tensor] | Mapping[int, Tensor]
@@ -95,10 +96,13 @@ class AvgLlava(PretrainedMixin):
             UserError: the encoder gives another number of tokens per tile than the finest granularity.
         """
         features = self.backbone.encode(batch.pixel_values)
-        if features.shape[1] != self.granularities.finest:
+        if (tokens := features.shape[1]) != self.granularities.finest:
+            mend = f"choose granularities that end in {tokens}"
+            if tokens % 2 and isqrt(tokens) ** 2 == tokens:
+                mend += f"; a grid of {isqrt(tokens)}x{isqrt(tokens)} does not halve, so {SQUARES}"
             raise UserError(
-                f"the vision encoder gives {features.shape[1]} tokens per tile, but the finest granularity is "
-                f"{self.granularities.finest}; choose granularities that end in {features.shape[1]}"
+                f"the vision encoder gives {tokens} tokens per tile, but the finest granularity is "
+                f"{self.granularities.finest}; {mend}"
             )
         return features
 

@@ -122,7 +122,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (
             f"{MODEL}model.init_args.pooling",
             "mean",
-            "pooling: expected average | max | strided | learned, but got mean",
+            "pooling: expected average | max | strided | learned | adaptive_average, but got mean",
         ),
         (f"{MODEL}model.init_args.granularities.tokens", "[0]", "tokens[0] must be a number at least 1, but is 0"),
         (f"{MODEL}model.init_args.semantics.margin", ".nan", "margin must be a number at least 0, but is nan"),

@@ -34,7 +34,7 @@ def measure_settings_of(configs: Sequence[Path]) -> MeasureSettings:
             if isinstance(node.get("granularities"), dict):
                 levels = node["granularities"]
                 tokens = tuple(levels.get("tokens", settings.granularities))
-                settings = replace(settings, granularities=tokens, step=levels.get("step", 2))
+                settings = replace(settings, granularities=tokens, step=levels.get("step", settings.step))
     return settings
 
 

@@ -30,7 +30,7 @@ class MeasureSettings:
     tile_size: int = 336
     grid_pinpoints: tuple[tuple[int, int], ...] | None = LLAVA_NEXT_PINPOINTS
     granularities: tuple[int, ...] = (36, 72, 144, 288, 576)
-    step: int = 2
+    step: int | None = 2
 
     @property
     def unit(self) -> str:

@@ -157,8 +157,7 @@ def ideal_curve(
     stored: StoredFeedback, granularities: Sequence[int], margins: Sequence[float]
 ) -> list[tuple[float, float, float]]:
     """(ε, share of the finest level's tokens, accuracy) of the oracle for each margin."""
-    step = granularities[1] // granularities[0] if len(granularities) > 1 else 2
-    inputs = PolicyInputs(stored.keys, Granularities(granularities, step), feedback=stored.log_prob)
+    inputs = PolicyInputs(stored.keys, Granularities.of_tokens(granularities), feedback=stored.log_prob)
     return [(margin, *_worth(stored, choose_levels(OraclePolicy(margin), inputs))) for margin in margins]
 
 

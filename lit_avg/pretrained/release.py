@@ -91,7 +91,7 @@ def release_config(config: Mapping[str, Any]) -> ReleaseConfig:
             vision_feature_layer=config["mm_vision_select_layer"],
             vision_features=FEATURES[config.get("mm_vision_select_feature", "patch")],
             grid_pinpoints=[[height, width] for width, height in config["image_grid_pinpoints"]],
-            granularities=None if tokens is None else Granularities(tokens, tokens[1] // tokens[0]),
+            granularities=None if tokens is None else Granularities.of_tokens(tokens),
             k=config.get("filtered_text_num", 32),
             margin=float(config.get("margin", 1.0)),
         )

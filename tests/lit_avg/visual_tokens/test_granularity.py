@@ -38,16 +38,34 @@ def test_every_grid_has_as_many_cells_as_its_level_has_tokens(side: int, levels:
         ((1, 3, 9), 3, "power of two"),
         ((12, 25), 2, "must halve"),
         ((1, 2, 4, 8, 16, 32, 64), 2, None),
+        ((9, 49, 196, 729), None, None),
+        ((729,), None, None),
+        ((9, 50, 729), None, "square grid, but 50 is not a square number; the nearest are 49 and 64"),
+        ((9, 196, 49, 729), None, "coarse to fine, but 196 is followed by 49"),
+        ((9, 9, 729), None, "coarse to fine, but 9 is followed by 9"),
+        ((364, 729), 2, "must halve the one before, but 729 is followed by 364; .*`step: null` and `pooling: adapt"),
+        ((9, 36, 144, 576), 3, "or null for squares"),
     ],
 )
 def test_a_list_that_cannot_be_pooled_is_refused_with_the_reason(
-    tokens: tuple[int, ...], step: int, message: str | None
+    tokens: tuple[int, ...], step: int | None, message: str | None
 ) -> None:
     if message is None:
         assert Granularities(tokens, step).finest == tokens[-1]
     else:
         with pytest.raises(UserError, match=message):
             Granularities(tokens, step)
+
+
+def test_without_a_step_each_level_is_a_square_grid_of_its_own() -> None:
+    assert Granularities((9, 49, 196, 729), step=None).grids == ((3, 3), (7, 7), (14, 14), (27, 27))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "step"), [((576,), 2), ((72, 144), 2), ((36, 144, 576), 4), ((4, 36), None), ((9, 49, 196, 729), None)]
+)
+def test_levels_are_known_by_their_tokens_alone(tokens: tuple[int, ...], step: int | None) -> None:
+    assert Granularities.of_tokens(tokens) == Granularities(tokens, step)
 
 
 def test_an_odd_side_cannot_be_halved() -> None:

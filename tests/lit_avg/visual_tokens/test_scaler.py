@@ -54,3 +54,42 @@ def test_learned_pooling_begins_as_the_average_and_weighs_each_place_by_itself()
     with torch.no_grad():
         scaler.place_logits["16"][0, 1] = 100.0  # the upper right token of each window, and nothing else
     torch.testing.assert_close(scaler(features)[2], features.view(3, 8, 8, 5)[:, ::2, 1::2].flatten(1, 2))
+
+
+GRIDS_OF_27 = Granularities((9, 49, 196, 729), step=None)
+
+
+@pytest.mark.parametrize("granularities", [GRIDS_OF_27, GRANULARITIES, Granularities((1, 4, 25, 64), step=None)])
+def test_an_adaptive_average_is_that_of_torch_at_grids_of_any_size(granularities: Granularities) -> None:
+    features = torch.randn(2, granularities.finest, 5)
+    levels = GranularityScaler(granularities, "adaptive_average")(features)
+    plane = features.unflatten(1, granularities.grids[-1]).permute(0, 3, 1, 2)
+    for level, grid in zip(levels, granularities.grids, strict=True):
+        torch.testing.assert_close(level, F.adaptive_avg_pool2d(plane, grid).flatten(2).transpose(1, 2))
+    assert levels[-1] is features
+
+
+def test_an_adaptive_average_of_bfloat16_is_as_good_as_bfloat16_can_be() -> None:
+    features = torch.full((1, 729, 1), 3.0, dtype=torch.bfloat16)  # a third of bfloat16 is 0.2 % too large
+    assert all((level == 3).all() for level in GranularityScaler(GRIDS_OF_27, "adaptive_average")(features))
+    features = torch.rand(1, 729, 4).bfloat16()
+    level = GranularityScaler(GRIDS_OF_27, "adaptive_average").pool(features, 1)
+    exact = F.adaptive_avg_pool2d(features.float().view(1, 27, 27, 4).permute(0, 3, 1, 2), (7, 7))
+    torch.testing.assert_close(level.float(), exact.flatten(2).transpose(1, 2), rtol=2**-7, atol=0)
+
+
+def test_cells_of_a_grid_that_does_not_divide_share_what_they_touch() -> None:
+    row = torch.tensor([1.0, 2.0, 4.0]).repeat(3).view(1, 9, 1)  # three columns in two cells: 1 and 2, 2 and 4
+    coarse, _ = GranularityScaler(Granularities((4, 9), step=None), "adaptive_average")(row)
+    assert coarse.flatten().tolist() == [1.5, 3.0, 1.5, 3.0]
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "strided", "learned"])
+def test_windows_that_are_none_are_refused_with_the_way_out(pooling: Pooling) -> None:
+    with pytest.raises(UserError, match=r"a 27x27 grid has no 14x14 of them; choose `pooling: adaptive_average`"):
+        GranularityScaler(Granularities((196, 729), step=None), pooling)
+    squares = Granularities((4, 16, 64), step=None)  # each divides the next, though no step was named
+    features = torch.randn(1, 64, 3)
+    levels = GranularityScaler(squares, pooling)(features)
+    stepped = GranularityScaler(Granularities((4, 16, 64), step=4), pooling)(features)
+    assert all(torch.equal(*pair) for pair in zip(levels, stepped, strict=True))
