@@ -103,6 +103,7 @@ class Backbone(ExactBuffers):
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
+            self.hf.disable_input_require_grads()  # or a frozen encoder would hold, and go back through, all its layers
 
     @property
     def llm_config(self) -> PreTrainedConfig:

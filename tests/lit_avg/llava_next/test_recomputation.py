@@ -58,6 +58,17 @@ def test_a_frozen_llm_that_gradients_go_through_is_recomputed_without_dropout(ki
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)  # half of the attention would be dropped
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_nothing_is_held_of_what_is_frozen_and_comes_before_all_that_is_trained(recompute: bool, batch: Batch) -> None:
+    stage = Pretrain(partial(make_model, recompute), Optimization(lr=1e-3))
+    stage.configure_model()
+    seen: list[Tensor] = []
+    stage.model.backbone.hf.model.vision_tower.register_forward_hook(lambda _, __, output: seen.append(output[0]))
+    stage.loss(batch)
+    assert [one.requires_grad for one in seen] == [False]
+    assert not stage.model.backbone.embed(batch.input_ids).requires_grad
+
+
 def test_a_backward_pass_leaves_each_modules_mode_as_it_was(batch: Batch) -> None:
     stage = Pretrain(partial(make_model, True), Optimization(lr=1e-3))
     stage.configure_model()
