@@ -54,7 +54,7 @@ class LoRA:
     @property
     def scale(self) -> dict[str, float]:
         """What, beside its weights, decides what an adapter computes."""
-        return {"rank": self.rank, "alpha": self.alpha}
+        return {"rank": self.rank, "alpha": float(self.alpha)}
 
     def __str__(self) -> str:
         on = "all linear layers" if self.targets is None else ", ".join(self.targets)
