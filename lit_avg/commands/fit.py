@@ -258,6 +258,7 @@ def quiet_lightning() -> None:
     """Leave out what Lightning says on every run, so that what a person sees is what matters."""
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # of products that nothing here needs
     for said_every_time in (
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",

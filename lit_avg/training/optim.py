@@ -1,15 +1,18 @@
-"""AdamW over parameter groups and the cosine schedule with warm-up that all stages share (paper, Table 5)."""
+"""AdamW over parameter groups, 8-bit if wanted, and the cosine schedule with warm-up of all stages (paper, Table 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.optim import AdamW
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from lit_avg.utils.arguments import check_number, check_numbers
+from lit_avg.utils.errors import UserError
 
 
 @dataclass
@@ -38,9 +41,11 @@ class Optimization:
             of each micro-batch, and then over micro-batches and ranks, as LLaVA's code and the paper's do, where a
             short answer that is alone weighs as much as many long ones. `step` if not given, but DeepSpeed can do
             `micro_batch` alone. Without accumulation, on one rank, both are the same.
+        optimizer: `adamw`, torch's; or bitsandbytes' with states of 8 bits, a quarter of their memory, `adamw8bit` or
+            `paged_adamw8bit`, which moves them to the host where a GPU has no room (arXiv 2110.02861).
 
     Raises:
-        UserError: a number is none that AdamW or the schedule can use.
+        UserError: a number is none that AdamW or the schedule can use, or bitsandbytes is not installed.
     """
 
     lr: float
@@ -51,6 +56,7 @@ class Optimization:
     warmup_ratio: float = 0.03
     final_lr_ratio: float = 0.0
     loss_normalisation: Literal["step", "micro_batch"] | None = None
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
 
     def __post_init__(self) -> None:
         check_number("optimization.lr", self.lr, above=0)
@@ -61,17 +67,18 @@ class Optimization:
         check_number("optimization.weight_decay", self.weight_decay, least=0)
         check_number("optimization.warmup_ratio", self.warmup_ratio, least=0, most=1)
         check_number("optimization.final_lr_ratio", self.final_lr_ratio, least=0, most=1)
+        if self.optimizer != "adamw" and find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"optimization.optimizer: {self.optimizer} needs the package bitsandbytes, which is not installed; "
+                "install it, or choose adamw"
+            )
 
 
 def adamw_with_cosine(
     groups: Sequence[ParameterGroup], total_steps: int, settings: Optimization
 ) -> OptimizerLRScheduler:
     """What `configure_optimizers` returns: linear warm-up to each group's lr, then cosine to `final_lr_ratio` of it."""
-    optimizer = AdamW(
-        [{"params": group.parameters, "lr": group.lr, "name": group.name} for group in groups],
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = _adamw(groups, settings)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
         optimizer,
         num_warmup_steps=round(settings.warmup_ratio * total_steps),
@@ -79,3 +86,18 @@ def adamw_with_cosine(
         min_lr_rate=settings.final_lr_ratio,
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _adamw(groups: Sequence[ParameterGroup], settings: Optimization) -> Optimizer:
+    named = [{"params": group.parameters, "lr": group.lr, "name": group.name} for group in groups]
+    if settings.optimizer == "adamw":
+        return AdamW(named, betas=settings.betas, weight_decay=settings.weight_decay)
+    if any(isinstance(parameter, DTensor) for group in groups for parameter in group.parameters):
+        raise UserError(
+            f"optimization.optimizer: {settings.optimizer} cannot take the parameters that FSDP2 shards; choose adamw, "
+            "or DeepSpeed as the strategy"
+        )
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # need not be installed
+
+    kind = AdamW8bit if settings.optimizer == "adamw8bit" else PagedAdamW8bit
+    return kind(named, betas=settings.betas, weight_decay=settings.weight_decay)
