@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
+from typing import TypeVar
 
 import torch
 from PIL.Image import Image
@@ -33,6 +34,9 @@ from lit_avg.visual_tokens.scaler import GranularityScaler, Pooling
 
 Levels = Sequence[Tensor] | Mapping[int, Tensor]
 """Visual tokens (tiles, tokens of the level, D) of every level, or of those that are needed, by their places."""
+
+
+Computed = TypeVar("Computed")
 
 
 @dataclass
@@ -84,6 +88,14 @@ class AvgLlava(PretrainedMixin):
         self.context_length = ContextLength(self.backbone.positions)
         self.router_is_trained = True
         """Whether `generate` goes by the router where no policy is given."""
+
+    def forward(self, computation: Callable[[Batch], Computed], batch: Batch) -> Computed:
+        """Whatever is computed with the model on a batch, as one call of it.
+
+        FSDP2 gathers what does not belong to a single layer (embeddings, LM head, newline token) when the module it
+        has sharded is called, and only then.
+        """
+        return computation(batch)
 
     def encode_levels(self, batch: Batch) -> list[Tensor]:
         """Encode every tile once: N tensors (tiles, tokens of the level, D), coarse to fine. Raises as `encode`."""

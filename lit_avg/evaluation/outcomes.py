@@ -114,3 +114,20 @@ class Outcomes:
                 "of its own, and let a loader say in `Batch.repeated` which it shows again"
             )
         return everything
+
+
+def gathered(own: list[Outcomes], ranks: int) -> Outcomes:
+    """The outcomes of all ranks, each question once, in the order of their keys.
+
+    Raises:
+        UserError: on all ranks: there are none, or they are no numbers.
+    """
+    parts = [own]
+    if ranks > 1:
+        parts = [list[Outcomes]()] * ranks
+        torch.distributed.all_gather_object(parts, own)
+    if not (found := [outcomes for part in parts for outcomes in part]):
+        raise UserError("there is no question to judge; give the data module's split some samples")
+    merged = Outcomes.merge(found).sorted()
+    merged.check_finite()
+    return merged

@@ -3,34 +3,61 @@
 It encodes tiles, embeds text, scores answers and generates. Which granularity the LLM is shown is decided elsewhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.logits_process import LogitsProcessorList
 
 from lit_avg.llava_next.answer_logprobs import answer_states, score
 from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.llava_next.generation import STEP, Generation, NonFiniteWatch, groups_of_like_length, listed
-from lit_avg.llava_next.hf_model import check_head, composed, config_of, llm_left_out, settings_hash, whole
+from lit_avg.llava_next.hf_model import (
+    check_head,
+    composed,
+    config_of,
+    is_filled_later,
+    llm_left_out,
+    settings_hash,
+    whole,
+)
 from lit_avg.llava_next.llm_configs import check_attention, check_lengths, check_same_computation
 from lit_avg.llava_next.llm_input import LlmInput
-from lit_avg.llava_next.lora import LoRA, adapted_layers, adapter_modules, add_adapter, is_of_adapter, merge_adapter
+from lit_avg.llava_next.lora import (
+    LoRA,
+    adapted_layers,
+    adapter_modules,
+    add_adapter,
+    is_of_adapter,
+    merge_adapter,
+    plain_name,
+)
 from lit_avg.llava_next.packed_attention import PACKED_ATTENTION
+from lit_avg.llava_next.pretrained_weights import HEAD, check_type, part_weights
 from lit_avg.llava_next.vision_encoder import hidden_state, unread_parameters
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.finite import check_weights
-from lit_avg.utils.hub import check_source
-from lit_avg.utils.weight_io import tensors_hash
+from lit_avg.utils.hub import weights_folder
+from lit_avg.utils.mapped_weights import fill, to_memory
+from lit_avg.utils.weight_io import check_fit, tensors_hash
 
 BackbonePart = Literal["vision_encoder", "connector", "llm", "llm_adapter"]
 
 BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm", "llm_adapter")
 """In the order of the data's way through them; not every backbone has the last."""
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "vision_encoder": ("model.vision_tower.",),
+    "connector": ("model.multi_modal_projector.", "model.image_newline"),
+    "llm": ("model.language_model.", "lm_head."),
+}
+"""How the names of each part's tensors begin in transformers' module."""
+
+LAYERS, EMBEDDINGS = "layers.", "embed_tokens.weight"
+"""Names within an LLM."""
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
@@ -104,6 +131,10 @@ class Backbone(ExactBuffers):
         if gradient_checkpointing:
             self.hf.gradient_checkpointing_enable({"use_reentrant": False})
             self.hf.disable_input_require_grads()  # or a frozen encoder would hold, and go back through, all its layers
+        if not is_filled_later():
+            device = torch.empty(0).device
+            for parameter in self.hf.parameters():
+                to_memory(parameter, device)
 
     @property
     def llm_config(self) -> PreTrainedConfig:
@@ -153,6 +184,11 @@ class Backbone(ExactBuffers):
             return adapter_modules(hf.language_model)
         return [hf.multi_modal_projector] if part == "connector" else [hf.language_model, self.hf.lm_head]
 
+    def layers(self) -> list[nn.Module]:
+        """The layers of encoder and LLM, in the order of the data's way through them."""
+        encoder = cast(nn.ModuleList, cast(nn.Module, self.hf.model.vision_tower.encoder).layers)
+        return [*encoder, *cast(nn.ModuleList, self.hf.model.language_model.layers)]
+
     def parameters_of(self, part: BackbonePart) -> list[nn.Parameter]:
         """The parameters of one part. The newline token belongs to the connector, the LM head to the LLM."""
         named = [pair for module in self.modules_of(part) for pair in module.named_parameters()]
@@ -195,26 +231,34 @@ class Backbone(ExactBuffers):
             UserError: nothing can be loaded from there, it has other shapes than this backbone, computes otherwise, or
                 is not finite.
         """
+        where = f"pretrained_parts: {source}"
         own = self.hf.model.vision_tower if part == "vision_encoder" else self.hf.model.language_model
-        check_source(f"pretrained_parts: {part}", source, "config.json")
-        try:
-            only_embeddings = {"config": own.config} if part == "llm" and self.llm_not_loaded is not None else {}
-            loaded = type(own).from_pretrained(source, **only_embeddings)
-            check_weights(loaded.state_dict(), f"pretrained_parts: {source}")
-            check_same_computation(own.config, loaded.config, f"pretrained_parts: {source}")
-            own.load_state_dict(loaded.state_dict())
-            taken = [loaded]
-            if part == "llm" and self.llm_not_loaded is None:
-                head = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False).lm_head
-                check_weights(head.state_dict(), f"pretrained_parts: {source}: lm_head")
-                check_head(self.hf.lm_head, own.get_input_embeddings(), head, f"pretrained_parts: {source}")
-                self.hf.lm_head.load_state_dict(head.state_dict())
-                taken.insert(0, head)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"pretrained_parts: {part} cannot be loaded from {source}: {reason}") from error
-        sha256 = tensors_hash(tensor for module in taken for _, tensor in sorted(module.named_parameters()))
-        self.hash_of_origin[part] = lambda: sha256
+        folder = weights_folder(f"pretrained_parts: {part}", source)
+        check_type(folder, own.config.model_type, where)
+        config = type(own.config).from_pretrained(folder)
+        check_same_computation(own.config, config, where)
+        weights = part_weights(folder, part)
+        if part == "llm":
+            weights = self._with_head(weights, config.tie_word_embeddings, where)
+        plain = {name if name == HEAD else NAMES[part][0] + name: tensor for name, tensor in weights.items()}
+        here = {plain_name(name): name for name in self.hf.state_dict()}
+        elsewhere = {name for name in here.values() if is_of_adapter(name) or not name.startswith(NAMES[part])}
+        named = {here.get(name, name): tensor for name, tensor in plain.items()}
+        check_fit(self.hf, named, where, "this config describes", elsewhere)
+        fill(self.hf, named)
+        self.hash_of_origin[part] = cache(lambda: tensors_hash(tensor for _, tensor in sorted(plain.items())))
+
+    def _with_head(self, weights: Mapping[str, Tensor], tied: bool, source: str) -> dict[str, Tensor]:
+        """An LLM's tensors with its head, which is not in the file where it is `tied` to the embeddings."""
+        if self.llm_not_loaded is not None:
+            return {name: tensor for name, tensor in weights.items() if not name.startswith((LAYERS, HEAD))}
+        embeddings = weights.get(EMBEDDINGS)
+        head = weights.get(HEAD, embeddings if tied else None)
+        if head is None or embeddings is None:
+            return dict(weights)  # what is lacking is told with the rest
+        if self.hf.lm_head.weight is self.hf.get_input_embeddings().weight:
+            check_head(embeddings, head, source)
+        return {**weights, HEAD: head}
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).

@@ -1,23 +1,31 @@
 """transformers' LLaVA-NeXT, made whole from a checkpoint or composed of two configs."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextModel,
+)
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.initialization import no_init_weights
 
 from lit_avg.llava_next.llm_configs import check_llm
+from lit_avg.llava_next.pretrained_weights import HEAD, check_type, whole_weights
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.finite import check_weights
 from lit_avg.utils.hashing import hash_of_json
-from lit_avg.utils.hub import check_source
-from lit_avg.utils.weight_io import named_differences
+from lit_avg.utils.hub import weights_folder
+from lit_avg.utils.mapped_weights import fill
+from lit_avg.utils.weight_io import check_fit
 
 ENCODERS = ("clip_vision_model", "siglip_vision_model")
 """Model types that a vision encoder may have: those whose layers and norms `unread` and `vision_layers` know."""
@@ -30,6 +38,43 @@ _llm_left_out: ContextVar[str | None] = ContextVar("_llm_left_out", default=None
 
 LLM_LAYERS = ("model.language_model.layers.", "lm_head.")
 """How the names of those tensors begin that a backbone without its LLM does not have."""
+
+
+_to_come: ContextVar[frozenset[str] | None] = ContextVar("_to_come", default=None)
+
+DRAWN_AT_MOST = 2**26
+"""Weights of a backbone that are drawn although encoder and LLM come from elsewhere."""
+
+WHOLE = frozenset(("vision_encoder", "connector", "llm"))
+
+EMBEDDINGS = "model.language_model.embed_tokens.weight"
+
+GENERATION = "generation_config.json"
+
+
+@contextmanager
+def weights_to_come(parts: Collection[str]) -> Generator[None]:
+    """Backbones made here have no memory for what will be filled in, and leave what they read themselves in its files.
+
+    Whoever made them calls `lit_avg.utils.mapped_weights.to_memory` in the end.
+
+    Args:
+        parts: those of `BACKBONE_PARTS` that will be filled.
+    """
+    token = _to_come.set(frozenset(parts))
+    try:
+        yield
+    finally:
+        _to_come.reset(token)
+
+
+def is_filled_later() -> bool:
+    """Whether weights may stay in their files."""
+    return _to_come.get() is not None
+
+
+def _parts_to_come() -> frozenset[str]:
+    return _to_come.get() or frozenset()
 
 
 @contextmanager
@@ -52,58 +97,54 @@ def llm_left_out() -> str | None:
 
 
 def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
-    """Every tensor from `source`; transformers by itself would only warn that some are random.
+    """Every tensor from `source`, as it lies there; transformers by itself would only warn that some are random.
 
     Raises:
         UserError: it cannot be loaded, is not what its config says, or not finite.
     """
-    check_source("pretrained", source, "config.json")
+    folder = weights_folder("pretrained", source)
+    check_type(folder, "llava_next", f"pretrained: {source}")
     try:
-        config = LlavaNextConfig.from_pretrained(source)
-        llm = cast(PreTrainedConfig, config.text_config)
+        config = LlavaNextConfig.from_pretrained(folder)
         check_encoder(cast(PreTrainedConfig, config.vision_config))
-        check_llm(llm)
-        if llm_left_out() is not None:
-            llm.num_hidden_layers = 0
-        hf, report = cast(
-            tuple[LlavaNextForConditionalGeneration, dict[str, Any]],
-            LlavaNextForConditionalGeneration.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.get_default_dtype(),  # what the run computes in, not what the file has
-                attn_implementation=_of_parts(attention),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            ),
-        )
+        check_llm(cast(PreTrainedConfig, config.text_config))
+        weights = dict[str, Tensor]() if _parts_to_come() >= WHOLE else whole_weights(folder)
+        _untie_if_different(config, weights)
+        hf = _empty(config, attention)
+        if (folder / GENERATION).is_file():
+            hf.generation_config = GenerationConfig.from_pretrained(folder)
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if not weights:
+        return hf.eval()
+    if config.tie_word_embeddings and EMBEDDINGS in weights:
+        weights.setdefault(HEAD, weights[EMBEDDINGS])
     if llm_left_out() is not None:
-        unexpected = [name for name in unexpected if "language_model." not in name]
-    if missing or unexpected:
-        raise UserError(f"{source}{named_differences(missing, unexpected)}; it is not what its config.json describes")
-    if mismatched := sorted(report["mismatched_keys"]):
-        name, found, expected = mismatched[0]
-        raise UserError(f"{source}: {name} is {tuple(found)}, but {tuple(expected)} by its config.json")
-    check_weights(hf.state_dict(), source)
-    return hf
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(LLM_LAYERS)}
+    check_fit(hf, weights, source, "its config.json describes", {HEAD} if llm_left_out() is not None else frozenset())
+    fill(hf, weights)
+    return hf.eval()
+
+
+def _untie_if_different(config: LlavaNextConfig, weights: Mapping[str, Tensor]) -> None:
+    """As transformers: a head that lies there and is not the embeddings is the head, whatever the config says."""
+    if config.tie_word_embeddings and HEAD in weights and EMBEDDINGS in weights:
+        config.tie_word_embeddings = torch.equal(weights[HEAD], weights[EMBEDDINGS])
+        cast(PreTrainedConfig, config.text_config).tie_word_embeddings = config.tie_word_embeddings
 
 
 def composed(
     vision_config: PreTrainedConfig, text_config: PreTrainedConfig, attention: str
 ) -> LlavaNextForConditionalGeneration:
-    """Random weights; the connector is initialised as torch does, which is how LLaVA does it.
+    """Random weights, but for those to come; the connector is initialised as torch does, which is how LLaVA does it.
 
     Raises:
         UserError: a part is none that works here, or a config describes no model.
     """
     check_encoder(vision_config)
     check_llm(text_config)
-    if llm_left_out() is not None:
-        text_config.num_hidden_layers = 0
     config = LlavaNextConfig(
         vision_config=vision_config,
         text_config=text_config,
@@ -113,15 +154,54 @@ def composed(
         tie_word_embeddings=text_config.tie_word_embeddings,
     )
     try:
-        hf = LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
-            config, attn_implementation=_of_parts(attention)
-        )
+        hf = _empty_if_possible(config, attention) or _made(config, attention)
     except (ValueError, AssertionError, KeyError) as error:  # whatever transformers finds only when it builds
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"the backbone's configs describe no model: {reason}") from error
-    hf.model.multi_modal_projector.linear_1.reset_parameters()
-    hf.model.multi_modal_projector.linear_2.reset_parameters()
+    if "connector" not in _parts_to_come():
+        _begin_connector(hf.model)
     return hf
+
+
+def _empty_if_possible(config: LlavaNextConfig, attention: str) -> LlavaNextForConditionalGeneration | None:
+    """A model without memory where nothing but the connector has to be drawn, if that; else None.
+
+    What is drawn before the connector decides what it begins with. So where encoder and LLM are small they are drawn
+    although they come from elsewhere, and a run on a laptop begins as it always did.
+    """
+    come = _parts_to_come()
+    if not come >= {"vision_encoder", "llm"}:
+        return None
+    hf = _empty(config, attention)
+    large = sum(parameter.numel() for parameter in hf.parameters()) > DRAWN_AT_MOST
+    return hf if large or "connector" in come else None
+
+
+def _begin_connector(model: LlavaNextModel) -> None:
+    projector = model.multi_modal_projector
+    for linear in (projector.linear_1, projector.linear_2):
+        if linear.weight.is_meta:
+            linear.to_empty(device="cpu")
+        linear.reset_parameters()
+    if model.image_newline.is_meta:
+        width = model.image_newline.shape[0]
+        model.image_newline = nn.Parameter(torch.randn(width, dtype=model.image_newline.dtype) * width**-0.5)
+
+
+def _empty(config: LlavaNextConfig, attention: str) -> LlavaNextForConditionalGeneration:
+    """A model whose parameters have no memory, so that nothing is drawn; its buffers are what they are to be."""
+    with torch.random.fork_rng(devices=[]), no_init_weights(), init_empty_weights(include_buffers=False):
+        hf = _made(config, attention)
+    hf.tie_weights()
+    return hf
+
+
+def _made(config: LlavaNextConfig, attention: str) -> LlavaNextForConditionalGeneration:
+    if llm_left_out() is not None:
+        cast(PreTrainedConfig, config.text_config).num_hidden_layers = 0
+    return LlavaNextForConditionalGeneration._from_config(  # pyright: ignore[reportPrivateUsage]  the way to choose an attention
+        config, attn_implementation=_of_parts(attention), dtype=torch.get_default_dtype()
+    )
 
 
 def check_encoder(config: PreTrainedConfig) -> None:
@@ -164,20 +244,18 @@ def config_of(settings: dict[str, Any]) -> PreTrainedConfig:
         raise UserError(f"a config of model_type {settings['model_type']} cannot be made: {reason}") from error
 
 
-def check_head(own: nn.Module, embeddings: nn.Module, loaded: nn.Module, source: str) -> None:
+def check_head(embeddings: Tensor, head: Tensor, source: str) -> None:
     """Refuse an LM head of its own for an LLM whose head is its embeddings, which it would overwrite.
 
     Args:
-        own: the LM head.
-        embeddings: of the LLM, as they were loaded.
-        loaded: the LM head that is to be taken.
-        source: where it is from.
+        embeddings: that are to be taken.
+        head: that is to be taken.
+        source: where they are from.
 
     Raises:
-        UserError: they are tied here, but not there.
+        UserError: they differ.
     """
-    ours, theirs = cast(Tensor, embeddings.weight), cast(Tensor, loaded.weight)
-    if own.weight is ours and not torch.equal(theirs.to(ours), ours):
+    if not torch.equal(embeddings, head):
         raise UserError(
             f"{source} has an LM head of its own, but here it is tied to the embeddings; "
             "set tie_word_embeddings: false in the llm's settings"

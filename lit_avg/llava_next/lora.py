@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from lit_avg.utils.arguments import check_counts, check_number
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.mapped_weights import wanted_type
 
 _OWN_STREAM = 2106_09685
 """Tells an adapter's draw from all others that begin with the run's seed."""
@@ -96,7 +97,7 @@ def add_adapter(llm: PreTrainedModel, lora: LoRA) -> None:
     for layer in adapted_layers(llm).values():
         _draw(cast(nn.Parameter, layer.lora_A["default"].weight), generator)
     for module in adapter_modules(llm):  # peft makes float32 of half precision, and what is trained of what is not
-        module.train(llm.training).to(llm.dtype)
+        module.train(llm.training).to(wanted_type(cast(nn.Embedding, llm.get_input_embeddings()).weight))
 
 
 def _peft_config(lora: LoRA, targets: list[str], base: str | None = None) -> LoraConfig:

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from lit_avg.llava_next.pretrained_weights import COMPUTED
 from lit_avg.utils.errors import UserError
 from lit_avg.visual_tokens.granularity import Granularities
 
@@ -111,9 +112,6 @@ PREFIXES = (
     ("model.", "backbone.hf.model.language_model."),
 )
 """Beginnings of names, theirs and ours; the first that fits counts, in either direction."""
-
-COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
-"""Ends of names of buffers that older checkpoints hold and every model computes for itself."""
 
 VOTER = "router.voter"
 

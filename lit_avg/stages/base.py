@@ -1,6 +1,6 @@
 """What all stages share: freezing, parameter groups, logging, evaluation. A stage adds what it trains and its loss."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -13,10 +13,11 @@ from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.data import ShardsData
 from lit_avg.evaluation.evaluate import answer_questions, try_every_granularity
 from lit_avg.evaluation.metrics import Accuracy, PolicyMetric, policy_metrics, with_defaults
-from lit_avg.evaluation.outcomes import Outcomes, Prediction
+from lit_avg.evaluation.outcomes import Outcomes, Prediction, gathered
 from lit_avg.feedback.lmm_feedback import require_answers
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, BackbonePart
 from lit_avg.llava_next.generation import check_end_token
+from lit_avg.llava_next.hf_model import weights_to_come
 from lit_avg.llava_next.recomputation import recompute_frozen_layers
 from lit_avg.model import AvgLlava
 from lit_avg.result_names import ACCURACY, SELECTED
@@ -33,6 +34,7 @@ from lit_avg.training.frozen_parts import (
 )
 from lit_avg.training.handover import ADAPTER_KEY, STAGE_KEY, initialise_from, plain
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
+from lit_avg.training.sharding import bring_to_memory, zero_init_suspended
 from lit_avg.training.step_mean import StepMean, check_step_mean
 from lit_avg.utils.arguments import check_validated
 from lit_avg.utils.errors import UserError
@@ -104,11 +106,22 @@ class Stage(FiniteTraining):
         """Build the model, take over the weights of the stage before, freeze what this stage does not train."""
         if hasattr(self, "model"):
             return
-        self.model = self.make_model()
-        with torch.random.fork_rng(devices=[]):  # what training draws shall not depend on what loading draws
-            self.load_weights()
-        self.freeze_the_rest()
+        try:
+            self._build(torch.empty(0).device)
+        except BaseException:
+            self._modules.pop("model", None)  # Lightning moves what it ends with, and this has no memory yet
+            raise
         self._named_policies()  # what no test could compare is refused before anything is trained
+
+    def _build(self, device: torch.device) -> None:
+        """On the CPU, where what is drawn is drawn alike for every device, and from there to where it is wanted."""
+        with zero_init_suspended() as zero_init, torch.device("cpu"):
+            with weights_to_come(self.parts_to_come):
+                self.model = self.make_model()
+                with torch.random.fork_rng(devices=[]):  # what training draws shall not depend on what loading draws
+                    self.load_weights()
+            self.freeze_the_rest()
+            bring_to_memory(self.model, device, zero_init, self.device_mesh)
 
     def on_fit_start(self) -> None:
         """Refuse data whose answers end with a token at which the model does not stop, or longer than it reads."""
@@ -130,6 +143,11 @@ class Stage(FiniteTraining):
         batches = trainer.num_training_batches * (trainer.max_epochs or 0)
         if trainer.enable_validation and trainer.check_val_every_n_epoch is None and interval and batches > 0:
             check_validated(batches, interval)
+
+    @property
+    def parts_to_come(self) -> Collection[BackbonePart]:
+        """The parts of the backbone that `load_weights` fills."""
+        return () if self.init_from is None else BACKBONE_PARTS
 
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""
@@ -263,7 +281,7 @@ class Stage(FiniteTraining):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One micro-batch: `loss` is what is differentiated, `mean_loss` the batch's own."""
         require_answers(batch)
-        parts = self.loss(batch)
+        parts = self.model(self.loss, batch)
         self.watch_loss(parts["loss"], batch.keys)
         for name, value in parts.items():
             self.log(f"train/{name}", value.detach(), batch_size=len(batch.keys), prog_bar=name == "loss")
@@ -291,7 +309,8 @@ class Stage(FiniteTraining):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect outcomes; they are judged together when all are there."""
-        self._evaluated.append(self.evaluate(batch).rows(torch.tensor(batch.counted, dtype=torch.long)))
+        outcomes = self.model(self.evaluate, batch)
+        self._evaluated.append(outcomes.rows(torch.tensor(batch.counted, dtype=torch.long)))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation."""
@@ -299,8 +318,12 @@ class Stage(FiniteTraining):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Answer every question at the granularity that the stage's own policy chooses."""
-        answered = answer_questions(self.model, batch, self.own_policy, routed="router" in self.trains)
+        answered = self.model(self.answer, batch)
         return [answered[question] for question in batch.counted]
+
+    def answer(self, batch: Batch) -> list[Prediction]:
+        """Answers to all questions of a batch."""
+        return answer_questions(self.model, batch, self.own_policy, routed="router" in self.trains)
 
     def on_validation_epoch_end(self) -> None:
         """Log the stage's own choice of granularity and the accuracy at each level."""
@@ -367,19 +390,7 @@ class Stage(FiniteTraining):
         return RouterPolicy() if "router" in self.trains else FixedPolicy(self.granularities.finest)
 
     def _gather(self) -> Outcomes:
-        """The outcomes of all ranks, each question once, in the order of their keys; also left in `self.outcomes`.
-
-        Raises:
-            UserError: on all ranks: there are none, or they are no numbers.
-        """
-        parts: list[list[Outcomes]] = [self._evaluated]
-        if self.trainer.world_size > 1:
-            parts = [[]] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self._evaluated)
-        self._evaluated, self.outcomes = [], None
-        if not (found := [outcomes for part in parts for outcomes in part]):
-            raise UserError("there is no question to judge; give the data module's split some samples")
-        merged = Outcomes.merge(found).sorted()
-        merged.check_finite()
-        self.outcomes = merged
-        return merged
+        """The outcomes of all ranks, also left in `self.outcomes`; raises as `gathered` does."""
+        own, self._evaluated, self.outcomes = self._evaluated, [], None
+        self.outcomes = gathered(own, self.trainer.world_size)
+        return self.outcomes

@@ -1,6 +1,6 @@
 """Stage 1: the connector learns to speak the LLM's language from captions (paper, section 3.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -37,6 +37,11 @@ class Pretrain(Stage):
                 f"init_from: no stage comes before Pretrain, but it is {self.init_from}; see pretrained_parts"
             )
         self.pretrained_parts = dict(pretrained_parts or {})
+
+    @property
+    def parts_to_come(self) -> Collection[BackbonePart]:
+        """As in `Stage`: the pretrained ones."""
+        return [*self.pretrained_parts]
 
     def load_weights(self) -> None:
         """Take the vision encoder and the LLM from where they were pretrained."""

@@ -30,6 +30,7 @@ from lit_avg.training.frozen_parts import (
     names_of,
 )
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.mapped_weights import fill
 from lit_avg.utils.weight_io import check_fit, tensors_hash
 
 _NO_MATTER = ("_instantiator", "policies", "metrics")
@@ -113,7 +114,7 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
             backbone.hash_of_origin[part] = cache(partial(_hash_of, checkpoint["state_dict"], part))
     kept_elsewhere = {name for part in external_weights for name in names_of(backbone, part)}
     check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
-    backbone.load_state_dict(weights, strict=False)
+    fill(backbone, weights)
     unknown = backbone.llm_not_loaded is not None and not llm_wanted
     check_frozen_parts(
         backbone, {name: part for name, part in external_weights.items() if name != "llm" or not unknown}, source

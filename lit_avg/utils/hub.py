@@ -5,8 +5,9 @@ transformers asks for each of a model's files, and again and again, before it gi
 
 from pathlib import Path
 
-from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage]  of whichever client it asks with
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.weight_io import FORMATS, files_of_index
 
 SECONDS = 10.0
 """How long the hub may take to say that it has something."""
@@ -41,3 +43,39 @@ def check_source(argument: str, name: str, file: str) -> None:
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, HTTPError) as error:
         reason = "the hub has none of that name" if isinstance(error, HfHubHTTPError) else "the hub cannot be asked"
         raise UserError(f"{argument}: {name} is no folder here, not in the hub's cache, and {reason}") from error
+
+
+def weights_folder(argument: str, name: str) -> Path:
+    """The folder of a model's `config.json` and weights; of a hub id, once they are fetched.
+
+    Args:
+        argument: what the user knows it by.
+        name: hub id or folder.
+
+    Raises:
+        UserError: it is neither, or has no config or weights.
+    """
+    check_source(argument, name, "config.json")
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        folder = Path(hf_hub_download(name, "config.json")).parent
+        for stem, suffix in FORMATS:
+            if (index := _fetched(name, f"{stem}.{suffix}.index.json")) is not None:
+                for file in files_of_index(index):
+                    hf_hub_download(name, file)
+                return folder
+            if _fetched(name, f"{stem}.{suffix}") is not None:
+                return folder
+    except (HfHubHTTPError, HFValidationError, OSError, HTTPError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{argument}: {name} cannot be fetched from the hub: {reason}") from error
+    return folder  # whoever reads the weights tells that there are none
+
+
+def _fetched(name: str, file: str) -> Path | None:
+    """A file of a repository; None if it has none of that name."""
+    try:
+        return Path(hf_hub_download(name, file))
+    except EntryNotFoundError:
+        return None

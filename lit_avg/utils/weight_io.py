@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -31,15 +32,19 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for stem, suffix in FORMATS:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
-            names = sorted(set(cast(dict[str, str], read_json(index)["weight_map"]).values()))
-            return _merged([folder / name for name in names])
+            return _merged([folder / name for name in files_of_index(index)])
         if (folder / f"{stem}.{suffix}").is_file():
             return _merged([folder / f"{stem}.{suffix}"])
     raise UserError(f"{folder} has no weights; there should be model.safetensors or pytorch_model.bin, or an index")
 
 
+def files_of_index(index: Path) -> list[str]:
+    """The names of the files that an index tells of."""
+    return sorted(set(cast(dict[str, str], read_json(index)["weight_map"]).values()))
+
+
 def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file.
+    """The tensors of one file; they are mapped, and read when they are used.
 
     Raises:
         UserError: it is missing, cut short, no weight file, or a pickle that holds more than tensors.
@@ -49,7 +54,8 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))
+        mapped = is_zipfile(path)  # as torch writes since version 1.6; an older file is read as a whole
+        return cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
     except UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it holds more than tensors, and reading it could run code; use safetensors instead"
