@@ -1,5 +1,6 @@
 """Each strategy builds the very model that one process does; no rank holds all of one that is spread over many."""
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +25,24 @@ from lit_avg.visual_tokens.granularity import Granularities
 from tests.cpu_strategies import DeepSpeedOnCpu
 from tests.llms import llm
 from tests.tiny import LEVELS, make_batch, tiny_backbone
+from tests.tiny_run import ResumableBatches
 from tests.two_ranks import on_ranks
 
 VISION = tiny_backbone().hf.config.vision_config.to_dict() | {"model_type": "clip_vision_model"}  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+LARGE = "large"
+"""An LLM of 30 million parameters, of which a layer has a tenth."""
+
 FAMILIES = ("llama2", "smollm2")  # an LM head of its own, and one tied to the embeddings
 
 
+def settings(family: str) -> dict[str, Any]:
+    if family != LARGE:
+        return llm(family)
+    return llm("llama2", hidden_size=512, intermediate_size=1280, num_hidden_layers=10)
+
+
 def backbone(family: str) -> Backbone:
-    return Backbone(dict(VISION), llm(family))
+    return Backbone(dict(VISION), settings(family))
 
 
 def model(family: str) -> AvgLlava:
@@ -47,7 +58,7 @@ def stage(family: str, folder: Path) -> Stage:
         "llm": str(folder / family),
     }
     optimization = Optimization(lr=0.01, loss_normalisation="micro_batch")
-    return Pretrain(partial(model, family), optimization, pretrained_parts=parts)
+    return Measured(partial(model, family), optimization, pretrained_parts=parts)
 
 
 def trainer(folder: Path, strategy: Strategy | str, devices: int, **options: Any) -> L.Trainer:
@@ -60,7 +71,7 @@ def weights(family: str, folder: Path) -> None:
     """In half precision, as the hub has them; the LLM in two files, older names and buffers among them."""
     tiny_backbone().hf.model.vision_tower.half().save_pretrained(folder / "encoder")
     torch.manual_seed(1)
-    made = AutoModelForCausalLM.from_config(config_of(llm(family))).to(torch.bfloat16)
+    made = AutoModelForCausalLM.from_config(config_of(settings(family))).to(torch.bfloat16)
     made.save_pretrained(folder / family, max_shard_size="10KB")
 
 
@@ -69,7 +80,7 @@ def trained(family: str, folder: Path, strategy: Strategy | str, ranks: int, **o
     L.seed_everything(0)
     module = stage(family, folder)
     batch = make_batch([([(4, 2), (3, 1)], 0), ([(5, 2)], 1)], [((1, 2), (32, 64)), ((2, 1), (60, 20))])
-    trainer(folder, strategy, ranks, **options).fit(module, [batch] * 3)
+    trainer(folder, strategy, ranks, **options).fit(module, ResumableBatches([batch] * 3))
     return {name: whole(parameter) for name, parameter in module.named_parameters()}
 
 
@@ -82,6 +93,31 @@ def whole(parameter: Tensor) -> Tensor:
         parameter.all_gather()  # pyright: ignore[reportAttributeAccessIssue]
         return parameter.detach().clone()
     return tensor
+
+
+class Measured(Pretrain):
+    """Notes by how much the memory of the process grew at most while the model was built, in bytes."""
+
+    growth = 0
+
+    def configure_model(self) -> None:
+        before, built = own_memory(), threading.Event()
+
+        def watch() -> None:
+            while not built.wait(0.002):
+                Measured.growth = max(Measured.growth, own_memory() - before)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        super().configure_model()
+        built.set()
+        watcher.join()
+
+
+def own_memory() -> int:
+    """What is not a file's, in bytes: the system may take back what is only mapped."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 def on_a_rank(folder: str) -> None:
@@ -97,10 +133,17 @@ def on_a_rank(folder: str) -> None:
             assert found.keys() == alone.keys(), name
             for tensor, value in found.items():
                 torch.testing.assert_close(value, alone[tensor], rtol=1e-5, atol=1e-6, msg=f"{name}: {tensor}")
+    for strategy in (ModelParallelStrategy(2, 1), DeepSpeedOnCpu(stage=3, logging_batch_size_per_gpu=1)):
+        Measured.growth = 0
+        found = trained(LARGE, place, strategy, 2)
+        size = 4 * sum(tensor.numel() for tensor in found.values())
+        # half of it, and at most a layer and what is sent of it; as a whole it would be twice as much
+        assert 0.4 * size < Measured.growth < 0.8 * size, f"{type(strategy).__name__}: {Measured.growth / size:.2f}"
 
 
 @pytest.mark.slow
 def test_a_model_that_is_spread_over_ranks_is_the_one_that_a_single_process_builds_and_trains(tmp_path: Path) -> None:
+    weights(LARGE, tmp_path)
     for family in FAMILIES:
         weights(family, tmp_path)
         torch.save(trained(family, tmp_path, "auto", 1), tmp_path / f"{family}.pt")
