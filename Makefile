@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart bench test
+.PHONY: help install quickstart bench test test-of-models test-of-data types
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z]*\):.*##/  make \1:/p' $(MAKEFILE_LIST)
@@ -29,8 +29,19 @@ quickstart: install  ## train and compare everything on Jersey, in about ten min
 bench: install  ## time everything that has been made fast against the plain way, in a quarter of an hour on two idle cores
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks
 
-test: install  ## check format, lint and types, then run the whole suite
+test: install  ## check format, lint and types, then run the whole suite, on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	+$(MAKE) --no-print-directory --jobs 2 --keep-going test-of-models test-of-data types
+
+types: install
 	$(BIN)/pyright
-	$(BIN)/pytest -m 'slow or not slow'
+
+# in two halves that share nothing, for one process leaves a core idle
+HALF := tests/datamodules tests/callbacks
+
+test-of-data: install
+	$(BIN)/pytest -m 'slow or not slow' $(HALF)
+
+test-of-models: install
+	$(BIN)/pytest -m 'slow or not slow' tests $(HALF:%=--ignore=%)
