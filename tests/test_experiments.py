@@ -24,7 +24,9 @@ EXPERIMENTS = ROOT / "experiments"
 STAGES = sorted(path for path in EXPERIMENTS.glob("*/stage*.yaml"))
 ABLATIONS = sorted(EXPERIMENTS.glob("ablations/*/*.yaml"))
 STUDIES = sorted(EXPERIMENTS.glob("studies/**/*.yaml"))
-NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES})
+STRATEGIES = sorted(EXPERIMENTS.glob("strategies/*.yaml"))
+"""Trained by in `tests/test_strategies.py`."""
+NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES, *STRATEGIES})
 
 BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}
 FEW = {
@@ -196,3 +198,18 @@ def test_the_runs_of_a_study_train_from_the_store_that_they_share(fit: Fit, tmp_
 def test_every_other_yaml_is_part_of_one_that_is_run(path: Path) -> None:
     siblings = [yaml.safe_load(stage.read_text()) for stage in STAGES if stage.parent == path.parent]
     assert path == EXPERIMENTS / "base.yaml" or any(path.name in str(content) for content in siblings)
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=relative)
+def test_a_strategy_can_be_laid_over_the_stage_at_its_head(path: Path) -> None:
+    command = documented_command(path, "fit")
+    assert command[-1] == relative(path)
+    known = check([part for config in (command[2], command[-1]) for part in ("--config", config)])
+    assert known["policies"]
+
+
+@pytest.mark.parametrize("path", STAGES, ids=relative)
+def test_a_recipe_that_names_a_strategy_names_one_of_those(path: Path) -> None:
+    strategies = [yaml.safe_load(strategy.read_text())["trainer"]["strategy"] for strategy in STRATEGIES]
+    named = yaml.safe_load(path.read_text())["trainer"].get("strategy")
+    assert named is None or named in strategies

@@ -5,6 +5,7 @@ checkpoint never changes the config, it has to agree with it; mistakes are told 
 """
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -26,11 +27,12 @@ from lit_avg.config.null_values import check_no_null
 from lit_avg.config.parser import TrainingParser
 from lit_avg.config.parser_messages import mistake_in
 from lit_avg.config.saved_config import where_it_lies
-from lit_avg.config.trainer_options import check_callbacks, check_processes, check_trainer
+from lit_avg.config.trainer_options import check_callbacks, check_processes, check_strategy, check_trainer, check_world
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
 from lit_avg.stages.base import RANDOM, Stage
 from lit_avg.studies.spec.config_files import named_files
 from lit_avg.training.handover import check_same_run, plain, read_checkpoint
+from lit_avg.training.rank_watch import RankWatch
 from lit_avg.utils.arguments import check_seed, check_validated
 from lit_avg.utils.errors import UserError
 
@@ -59,6 +61,7 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, argv: list[str], save_config: type[SaveConfigCallback] | None = None) -> None:
+        self.watch = RankWatch()
         interpolating = {"parser_mode": "omegaconf+"}
         each_verb = {verb: {"default_config_files": [str(BASE_CONFIG)], **interpolating} for verb in self.subcommands()}
         super().__init__(
@@ -127,7 +130,9 @@ class TrainingCLI(LightningCLI):
         if configured["fast_dev_run"]:
             self._scratch = TemporaryDirectory(prefix="lit-avg-")
             options["default_root_dir"] = str(Path(self._scratch.name) / self.folder.name)
-        return super().instantiate_trainer(**options)
+        trainer = super().instantiate_trainer(**options)
+        cast(Any, trainer).callbacks.insert(0, self.watch)
+        return trainer
 
     def instantiate_classes(self) -> None:
         """Build everything; a mistake of the user's is told as such, however deep in the parser it was found.
@@ -135,6 +140,7 @@ class TrainingCLI(LightningCLI):
         Raises:
             UserError: what a constructor had to say.
         """
+        self.check_world()
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
@@ -142,9 +148,15 @@ class TrainingCLI(LightningCLI):
                 raise
             raise mistake from error
 
+    def check_world(self) -> None:
+        """Compare what was started with what was asked for, before weights or data are read."""
+        trainer = self.config[str(self.subcommand)]["trainer"]
+        check_world(trainer["devices"], trainer["num_nodes"], os.environ)
+
     def after_instantiate_classes(self) -> None:
         """Choose the checkpoint to go on from, and refuse another run's."""
         check_processes(self.trainer)
+        check_strategy(self.trainer)
         if self.subcommand == "fit":
             check_validates(self.trainer)
         self._check_options()
@@ -234,9 +246,13 @@ class TrainingCLI(LightningCLI):
         handler = signal.getsignal(signal.SIGINT)
         try:
             super()._run_subcommand(subcommand)
+            self.watch.close()
         except SystemExit as leaving:
             if self.trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt from leaving
+            raise
+        except Exception as error:
+            self.watch.ends(error)
             raise
         finally:
             signal.signal(signal.SIGINT, handler)
@@ -264,6 +280,7 @@ def quiet_lightning() -> None:
         ".*is smaller than the logging interval.*",
         "The `srun` command is available on your system but is not used.*",
         ".*in eval mode at the start of training.*",  # what is frozen
+        ".*sync_dist=True.*",  # what stages log of an epoch is the same on all ranks, who have gathered all outcomes
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=said_every_time)

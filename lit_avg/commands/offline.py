@@ -29,6 +29,9 @@ class BuildingCLI(TrainingCLI):
             default_root_dir=options["default_root_dir"],
         )
 
+    def check_world(self) -> None:
+        """Start nothing."""
+
     def after_instantiate_classes(self) -> None:
         """Look for no checkpoint: what a run trains does not depend on how far it is."""
 

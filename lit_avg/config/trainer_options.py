@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
-from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.strategies import DeepSpeedStrategy, StrategyRegistry
+from lightning.pytorch.utilities import GradClipAlgorithmType
 
 from lit_avg.utils.arguments import check_number
 from lit_avg.utils.errors import UserError
@@ -73,6 +74,51 @@ def check_trainer(trainer: object) -> None:
     _check_name("accelerator", options["accelerator"], ["auto", "gpu", *sorted(AcceleratorRegistry)])
     _check_name("strategy", options["strategy"], ["auto", *StrategyRegistry.available_strategies()])
     _check_devices(options["devices"])
+
+
+def check_world(devices: object, nodes: object, environment: Mapping[str, str]) -> None:
+    """Refuse another number of processes than was started from outside.
+
+    Args:
+        devices: of the trainer, on each node.
+        nodes: of the trainer.
+        environment: of the process; SLURM and torchrun say there how many they have started.
+
+    Raises:
+        UserError: both numbers.
+    """
+    by_slurm = "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environment and "WORLD_SIZE" in environment
+    each = str(devices).strip("[] ")
+    if not (by_slurm or by_torchrun) or each in ("auto", "-1"):
+        return
+    wanted = (len(each.split(",")) if isinstance(devices, list) or "," in each else int(each)) * cast(int, nodes)
+    started = int(environment["WORLD_SIZE" if by_torchrun else "SLURM_NTASKS"])
+    if wanted != started and wanted > 1:
+        who, mend = ("torchrun", "--nproc-per-node") if by_torchrun else ("SLURM", "--ntasks-per-node")
+        raise UserError(
+            f"trainer.devices is {devices} on {nodes} nodes, {wanted} processes in all, but {who} has started "
+            f"{started}; let {mend} be the number of devices"
+        )
+
+
+def check_strategy(trainer: L.Trainer) -> None:
+    """Refuse what a strategy cannot do, before weights and data are read.
+
+    Raises:
+        UserError: names the option.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, DeepSpeedStrategy):
+        return
+    if trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE and trainer.gradient_clip_val:
+        raise UserError("trainer.gradient_clip_algorithm is value, but DeepSpeed clips by norm alone; leave it out")
+    needs_gpus = type(strategy).setup_environment is DeepSpeedStrategy.setup_environment
+    if needs_gpus and not isinstance(trainer.accelerator, CUDAAccelerator):
+        raise UserError(
+            "trainer.strategy is DeepSpeed's, which needs GPUs, and there is none here; lay "
+            "experiments/strategies/ddp.yaml over the stage, or name --trainer.strategy auto"
+        )
 
 
 def _check_name(option: str, value: object, known: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_avg.batch import IGNORED_LABEL, PADDING, Batch
 from lit_avg.llava_next.backbone import AnswerTokens
 from lit_avg.model import AvgLlava
+from lit_avg.utils.distributed import is_sharded
 from lit_avg.utils.errors import UserError
 
 
@@ -32,16 +33,27 @@ class Feedback:
 def lmm_feedback(model: AvgLlava, batch: Batch, levels: Sequence[Tensor]) -> Feedback:
     """Score the answers once per granularity; `levels` is what `model.encode_levels` gave.
 
+    Without any image there is nothing in which granularities could differ, and answers are scored once in all.
+
     Raises:
         UserError: a question has no answer token, so there is nothing to be fed back.
     """
     require_answers(batch)
-    scored = [model.answer_tokens_at(batch, levels, level) for level in range(len(levels))]
+    differing = range(len(levels)) if levels_differ(model, batch) else range(1)
+    scored = [model.answer_tokens_at(batch, levels, level) for level in differing] * (len(levels) // len(differing))
     questions = len(batch.keys)
     return Feedback(
         torch.stack([mean_log_prob(tokens, questions) for tokens in scored], dim=1),
         torch.stack([_all_correct(tokens, questions) for tokens in scored], dim=1),
     )
+
+
+def levels_differ(model: AvgLlava, batch: Batch) -> bool:
+    """Whether each level has to be computed by itself.
+
+    Where weights are sharded it has, images or none: each rank has to call every module as often as the others.
+    """
+    return bool(batch.tile_grids) or is_sharded(model)
 
 
 def mean_log_prob(tokens: AnswerTokens, questions: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from lit_avg.batch import IGNORED_LABEL, Batch
 from lit_avg.data import ShardsData
@@ -36,6 +37,7 @@ from lit_avg.training.handover import ADAPTER_KEY, STAGE_KEY, initialise_from, p
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.training.sharding import bring_to_memory, zero_init_suspended
 from lit_avg.training.step_mean import StepMean, check_step_mean
+from lit_avg.training.zero_steps import ZeroSteps
 from lit_avg.utils.arguments import check_validated
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import check_weights
@@ -125,8 +127,6 @@ class Stage(FiniteTraining):
 
     def on_fit_start(self) -> None:
         """Refuse data whose answers end with a token at which the model does not stop, or longer than it reads."""
-        if self._spans:
-            check_step_mean(self.trainer)
         data = cast(Any, self.trainer).datamodule
         if isinstance(data, ShardsData):
             check_end_token(data.end_token, self.model.backbone.end_tokens)
@@ -134,11 +134,13 @@ class Stage(FiniteTraining):
             check_context_length(longest, self.model.layout, self.model.backbone.positions)
 
     def on_train_start(self) -> None:
-        """Refuse an interval of validation that is longer than the epochs; before, nobody knows their length.
+        """Refuse an interval of validation that is longer than the epochs, and an optimiser that averages otherwise.
 
         Raises:
-            UserError: the run would never be validated.
+            UserError: the run would never be validated, or its gradients be no mean over a step.
         """
+        if self._spans:
+            check_step_mean(self.trainer)
         trainer, interval = self.trainer, self.trainer.val_check_batch
         batches = trainer.num_training_batches * (trainer.max_epochs or 0)
         if trainer.enable_validation and trainer.check_val_every_n_epoch is None and interval and batches > 0:
@@ -264,7 +266,9 @@ class Stage(FiniteTraining):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and cosine over the run's own number of steps."""
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_cosine(self.parameter_groups(), steps, self.optimization)
+        strategy = self.trainer.strategy
+        adamw = strategy.adamw if isinstance(strategy, ZeroSteps) else AdamW
+        return adamw_with_cosine(self.parameter_groups(), steps, self.optimization, adamw)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The stage's loss under `loss`, and the parts it is made of under their own names.

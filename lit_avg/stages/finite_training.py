@@ -8,7 +8,7 @@ A gradient scaler (float16) meets infinite gradients by design: it leaves the st
 gradient ends the training only when the scale is down to 1, where nothing is left to lower; a loss always does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lit_avg.runs.run_folder import LAST_CHECKPOINT
+from lit_avg.training.strategies import prepare_strategy
+from lit_avg.training.zero_steps import ZeroSteps
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.finite import named, non_finite
 
@@ -46,21 +48,38 @@ class FiniteTraining(L.LightningModule):
         """Remember a training loss and the samples it is of, until somebody looks whether it is finite."""
         self._losses.append((loss.detach(), list(keys)))
 
+    def configure_callbacks(self) -> Sequence[L.Callback]:
+        """None; it is the one hook that comes before the strategy sets up its processes."""
+        prepare_strategy(self.trainer.strategy)
+        return []
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient before it is clipped; go no further if it or a loss is not finite.
 
         Raises:
             UserError: on all ranks, whichever of them met it.
         """
-        norm = nn.utils.get_total_norm([one.grad for one in self.parameters() if one.grad is not None])
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if isinstance(self.trainer.strategy, ZeroSteps):  # which tells the norm once it has stepped
+            self._stop_if_not_finite()
+            return
+        self._end_step(gradient_norm(one.grad for one in self.parameters() if one.grad is not None))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """As in Lightning; log DeepSpeed's norm, and go no further if it is not finite."""
+        super().optimizer_step(*args, **kwargs)
+        if isinstance(self.trainer.strategy, ZeroSteps):
+            self._end_step(self.trainer.strategy.gradient_norm)
+
+    def _end_step(self, norm: Tensor) -> None:
         self.log("train/gradient_norm", norm)
-        self._go_on_if_finite(norm)
+        self._stop_if_not_finite(norm)
+        self._losses.clear()
 
     def on_validation_start(self) -> None:
         """Look at the losses of an optimiser step that has only begun, and at the weights that are judged."""
         if self._losses:
-            self._go_on_if_finite()
+            self._stop_if_not_finite()
+            self._losses.clear()
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._check_weights()
 
@@ -71,7 +90,8 @@ class FiniteTraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was saved before rather than numbers that are not finite."""
         if self._losses:
-            self._go_on_if_finite()
+            self._stop_if_not_finite()
+            self._losses.clear()
         self._check_weights()
         self._saved_step = checkpoint["global_step"]
 
@@ -79,14 +99,15 @@ class FiniteTraining(L.LightningModule):
         """Note how far the checkpoint is that this run goes on from."""
         self._saved_step = checkpoint.get("global_step")
 
-    def _go_on_if_finite(self, norm: Tensor | None = None) -> None:
+    def _stop_if_not_finite(self, norm: Tensor | None = None) -> None:
         flags = [loss.isfinite().all() for loss, _ in self._losses]
         flags.append(torch.ones((), dtype=torch.bool, device=self.device) if norm is None else norm.isfinite())
         *losses, gradient = torch.stack([flag.to(self.device) for flag in flags]).tolist()
         self._stop_unless(all(losses) and (gradient or self._scale_can_be_lowered()), not gradient)
-        self._losses.clear()
 
     def _scale_can_be_lowered(self) -> bool:
+        if isinstance(self.trainer.strategy, ZeroSteps):
+            return self.trainer.strategy.scale_can_be_lowered
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return isinstance(scaler, torch.amp.GradScaler) and scaler.is_enabled() and scaler.get_scale() > 1
 
@@ -128,6 +149,12 @@ class FiniteTraining(L.LightningModule):
         step = "" if self._saved_step is None else f", of step {self._saved_step}"
         good = f"the last good checkpoint is {path}{step}" if path.exists() else "no checkpoint was saved before"
         return f"{good}. Lower the learning rate (it was {rates}), or look at these samples"
+
+
+def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Of all gradients together, also of those of which this process has a part."""
+    norm = nn.utils.get_total_norm(list(gradients))
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def told(found: Sequence[NotFinite]) -> str:

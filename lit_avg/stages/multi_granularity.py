@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.outcomes import Outcomes
+from lit_avg.feedback.lmm_feedback import levels_differ
 from lit_avg.llava_next.llm_input import LlmInput, llm_input
 from lit_avg.stages.base import Part, Stage
 from lit_avg.training.sequential_backward import sum_with_sequential_backward
@@ -68,17 +69,22 @@ class MultiGranularityTuning(Stage):
         return [*super().parameters_of(part), *learned]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean over levels of the mean negative log-prob of the answer tokens, and each level's own."""
+        """Mean over levels of the mean negative log-prob of the answer tokens, and each level's own.
+
+        Without any image all levels are the same, and one is computed in the stead of all.
+        """
         features, levels = self.model.encode(batch), self.levels_of_step()
+        differing = levels if levels_differ(self.model, batch) else levels[:1]
+        times = len(levels) // len(differing)
         if self.sequential_backward and torch.is_grad_enabled() and not self._must_add_up():
-            terms = [self._terms(batch, level, self.tokens_at_once) for level in levels]
+            terms = [self._terms(batch, level, self.tokens_at_once) for level in differing]
             parameters = self._parameters_of_terms()
             loss, found = sum_with_sequential_backward(
-                [t for of_level in terms for t in of_level], features, parameters, 1 / len(levels)
+                [t for of_level in terms for t in of_level], features, parameters, 1 / len(levels), times
             )
-            losses = [part.sum() for part in torch.stack(found).split([len(of_level) for of_level in terms])]
+            losses = [part.sum() for part in torch.stack(found).split([len(of_level) for of_level in terms])] * times
         else:
-            losses = [term(features) for level in levels for term in self._terms(batch, level, sys.maxsize)]
+            losses = [term(features) for level in differing for term in self._terms(batch, level, sys.maxsize)] * times
             loss = torch.stack(losses).mean()
         tokens = [self.granularities.tokens[level] for level in levels]
         return {"loss": loss, **{f"loss@{count}": value for count, value in zip(tokens, losses, strict=True)}}

@@ -11,7 +11,7 @@ from lit_avg.batch import Batch
 from lit_avg.evaluation.evaluate import outcomes_of
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.feedback.compute import open_readers
-from lit_avg.feedback.lmm_feedback import Feedback, encode_levels_of, feedback_of
+from lit_avg.feedback.lmm_feedback import Feedback, encode_levels_of, feedback_of, levels_differ
 from lit_avg.feedback.store import FeedbackReader
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.routing.objectives import Objective, RankingObjective, checked_losses
@@ -106,8 +106,9 @@ class RGLF(RouterStage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Questions without an image have nothing to rank and are left out."""
         levels = self.encode_levels(batch)
-        feedback = self.feedback_on(batch, levels).log_prob
         scores = self.model.route(batch, levels).float().log_softmax(dim=1)
+        asked = bool(self.readers) or levels_differ(self.model, batch)  # else nothing of it would be ranked
+        feedback = self.feedback_on(batch, levels).log_prob if asked else scores
         pictured = batch.image_of_question >= 0
         return self.rglf_loss(scores[pictured], feedback[pictured])
 

@@ -1,6 +1,6 @@
 """AdamW over parameter groups, 8-bit if wanted, and the cosine schedule with warm-up of all stages (paper, Table 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
@@ -39,8 +39,8 @@ class Optimization:
         loss_normalisation: what a step's gradient is the mean over: `step`, its answer tokens (in stage 4 its questions
             with an image), whichever micro-batch and rank they are of, so that 2 x 4 samples are 8; or `micro_batch`,
             of each micro-batch, and then over micro-batches and ranks, as LLaVA's code and the paper's do, where a
-            short answer that is alone weighs as much as many long ones. `step` if not given, but DeepSpeed can do
-            `micro_batch` alone. Without accumulation, on one rank, both are the same.
+            short answer that is alone weighs as much as many long ones. `step` if not given, under every strategy.
+            Without accumulation, on one rank, both are the same.
         optimizer: `adamw`, torch's; or bitsandbytes' with states of 8 bits, a quarter of their memory, `adamw8bit` or
             `paged_adamw8bit`, which moves them to the host where a GPU has no room (arXiv 2110.02861).
 
@@ -75,10 +75,17 @@ class Optimization:
 
 
 def adamw_with_cosine(
-    groups: Sequence[ParameterGroup], total_steps: int, settings: Optimization
+    groups: Sequence[ParameterGroup], total_steps: int, settings: Optimization, adamw: Callable[..., Optimizer] = AdamW
 ) -> OptimizerLRScheduler:
-    """What `configure_optimizers` returns: linear warm-up to each group's lr, then cosine to `final_lr_ratio` of it."""
-    optimizer = _adamw(groups, settings)
+    """What `configure_optimizers` returns: linear warm-up to each group's lr, then cosine to `final_lr_ratio` of it.
+
+    Args:
+        groups: what is trained.
+        total_steps: of the run.
+        settings: of optimiser and schedule.
+        adamw: what `adamw` is: torch's, or another with its arguments.
+    """
+    optimizer = _adamw(groups, settings, adamw)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
         optimizer,
         num_warmup_steps=round(settings.warmup_ratio * total_steps),
@@ -88,10 +95,15 @@ def adamw_with_cosine(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _adamw(groups: Sequence[ParameterGroup], settings: Optimization) -> Optimizer:
+def _adamw(groups: Sequence[ParameterGroup], settings: Optimization, adamw: Callable[..., Optimizer]) -> Optimizer:
     named = [{"params": group.parameters, "lr": group.lr, "name": group.name} for group in groups]
     if settings.optimizer == "adamw":
-        return AdamW(named, betas=settings.betas, weight_decay=settings.weight_decay)
+        return adamw(named, betas=settings.betas, weight_decay=settings.weight_decay)
+    if adamw is not AdamW:
+        raise UserError(
+            f"optimization.optimizer: {settings.optimizer} keeps its state on the GPU, but the strategy moves it to "
+            "the host; choose adamw, or a strategy that does not offload"
+        )
     if any(isinstance(parameter, DTensor) for group in groups for parameter in group.parameters):
         raise UserError(
             f"optimization.optimizer: {settings.optimizer} cannot take the parameters that FSDP2 shards; choose adamw, "

@@ -23,7 +23,11 @@ from torch.autograd.function import once_differentiable
 
 
 def sum_with_sequential_backward(
-    terms: Sequence[Callable[[Tensor], Tensor]], features: Tensor, parameters: Sequence[Tensor], weight: float
+    terms: Sequence[Callable[[Tensor], Tensor]],
+    features: Tensor,
+    parameters: Sequence[Tensor],
+    weight: float,
+    times: int = 1,
 ) -> tuple[Tensor, list[Tensor]]:
     """The weighted sum of losses of the same features.
 
@@ -32,6 +36,7 @@ def sum_with_sequential_backward(
         features: what they share.
         parameters: what they depend on besides, as far as it is trained.
         weight: of each term.
+        times: how often each counts.
 
     Returns:
         The sum, to be differentiated as any loss, and the terms without graph.
@@ -39,23 +44,24 @@ def sum_with_sequential_backward(
     shared = features.detach().requires_grad_(features.requires_grad)
     inputs = [tensor for tensor in (shared, *parameters) if tensor.requires_grad]
     gradients, losses = [torch.zeros_like(tensor) for tensor in inputs], list[Tensor]()
-    with _added_up(inputs, gradients):
+    with _added_up(inputs, gradients, times):
         for term in terms:
             loss = term(shared)
             torch.autograd.grad(loss * weight, inputs, allow_unused=True)
             losses.append(loss.detach())
             del loss
-    total = torch.stack(losses).sum() * weight
+    total = torch.stack(losses * times).sum() * weight
     originals = [tensor for tensor in (features, *parameters) if tensor.requires_grad]
     return PrecomputedGradients.apply(total, gradients, *originals), losses  # pyright: ignore[reportReturnType]  apply is untyped
 
 
 @contextmanager
-def _added_up(inputs: Sequence[Tensor], sums: Sequence[Tensor]) -> Generator[None]:
+def _added_up(inputs: Sequence[Tensor], sums: Sequence[Tensor], times: int) -> Generator[None]:
     """Add each gradient to its sum when it is found; what asked for it is given zeros that take no memory."""
 
     def add(total: Tensor, gradient: Tensor) -> Tensor:
-        total += gradient
+        for _ in range(times):  # to the last bit what that many terms would come to
+            total += gradient
         return gradient.new_zeros(()).expand_as(gradient)
 
     hooks = [tensor.register_hook(partial(add, total)) for tensor, total in zip(inputs, sums, strict=True)]

@@ -22,8 +22,8 @@ STAGES = [Pretrain, InstructionTuning, MultiGranularityTuning, RGLF, GumbelRoute
 RATES = Optimization(lr=1e-2, vision_lr=1e-3)
 
 
-def built(kind: type[Stage]) -> Stage:
-    stage = kind(tiny_model, RATES)
+def built(kind: type[Stage], **arguments: object) -> Stage:
+    stage = kind(tiny_model, RATES, **arguments)  # pyright: ignore[reportArgumentType]
     stage.configure_model()
     return stage
 
@@ -199,3 +199,52 @@ def test_a_stage_starts_from_the_backbone_of_the_one_before(pictured: Batch, tmp
     (tmp_path / "notes.txt").write_text("not weights")
     with pytest.raises(UserError, match=r"notes.txt cannot be read as a checkpoint"):
         RGLF(tiny_model, RATES, init_from=str(tmp_path / "notes.txt")).configure_model()
+
+
+def test_answers_without_any_image_are_scored_once_for_all_levels(make: Make) -> None:
+    text = make([([(4, 2), (3, 3)], -1), ([(5, 2)], -1)], [])
+    for kind, calls in ((MultiGranularityTuning, 1), (RGLF, 0), (InstructionTuning, 1)):
+        stage, seen = built(kind), list[int]()
+        stage.model.backbone.hf.lm_head.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        losses = stage.loss(text)
+        assert len(seen) == calls, kind.__name__
+        assert len({value.item() for name, value in losses.items() if "@" in name}) <= 1
+        seen.clear()
+        outcomes = stage.evaluate(text)
+        assert len(seen) == 1
+        assert torch.equal(outcomes.feedback, outcomes.feedback[:, :1].expand_as(outcomes.feedback))
+
+
+@pytest.mark.parametrize("sequential_backward", [True, False])
+def test_scoring_text_once_is_scoring_it_at_each_level(
+    sequential_backward: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = make([([(4, 2), (3, 3)], -1), ([(5, 2)], -1)], [])
+
+    def gradients(differ: bool) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("lit_avg.stages.multi_granularity.levels_differ", lambda *_: differ)
+        stage = built(MultiGranularityTuning, sequential_backward=sequential_backward)
+        loss = stage.loss(text)["loss"]
+        loss.backward()
+        return {"loss": loss.detach()} | {n: p.grad for n, p in stage.named_parameters() if p.grad is not None}
+
+    once, each = gradients(False), gradients(True)
+    assert once.keys() == each.keys()
+    for name, expected in each.items():
+        tolerance = 0.0 if sequential_backward else 1e-6
+        torch.testing.assert_close(once[name], expected, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_the_router_judges_an_empty_tile_where_no_image_is_and_draws_nothing(make: Make) -> None:
+    stage, called = built(RGLF), list[str]()
+    for name in ("router", "instruction_filter"):
+        module = getattr(stage.model, name)
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    stage.model.router.fusion.dropout1.p = 0.5
+    before = torch.get_rng_state()
+    logits = stage.model.route(batch := make([([(4, 2)], -1)], []), stage.encode_levels(batch))
+    assert called == ["instruction_filter", "router"]
+    assert torch.equal(before, torch.get_rng_state())
+    assert logits.eq(0).all()
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.eq(0).all() for p in stage.model.router.parameters())
