@@ -178,6 +178,8 @@ def _empty_if_possible(config: LlavaNextConfig, attention: str) -> LlavaNextForC
 
 
 def _begin_connector(model: LlavaNextModel) -> None:
+    if torch.empty(0).is_meta:  # what is only described has no values
+        return
     projector = model.multi_modal_projector
     for linear in (projector.linear_1, projector.linear_2):
         if linear.weight.is_meta:
