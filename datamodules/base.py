@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -24,10 +24,12 @@ from datamodules.loading.mixture import WeightedConcatDataset
 from datamodules.loading.sequential import sequential_batches
 from datamodules.loading.transforms import TRANSFORMS, SampleTransform, describe_transforms
 from datamodules.shards.cache import ShardCache
-from datamodules.shards.sources import SHARDS_AT_ONCE, check_room
+from datamodules.shards.download import is_remote
+from datamodules.shards.sources import SHARDS_AT_ONCE, check_room, may_be_there
+from datamodules.sizes import ExpectedSamples, expected_sizes, sizes_in_shards, why_not
 from datamodules.splits import Splits
 from lit_avg.batch import Batch
-from lit_avg.data import Split
+from lit_avg.data import SampleSizes, Split
 from lit_avg.utils.arguments import check_counts, check_number, check_seed
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
@@ -69,6 +71,9 @@ class ShardsDataModule(Splits):
         train_transforms: what training samples go through before they become tokens and tiles, in this order; see
             `datamodules.loading.transforms`.
     """
+
+    expected: ClassVar[ExpectedSamples] = ExpectedSamples()
+    """What `lit-avg plan` counts with where the shards are not here."""
 
     def __init__(
         self,
@@ -268,6 +273,31 @@ class ShardsDataModule(Splits):
     def sample_count(self, split: Split) -> int:
         """Samples of a split."""
         return len(self.samples(split))
+
+    def share(self, split: Split) -> float:
+        """The share of an expected data set that a split has."""
+        return float(split == "train")
+
+    def sample_sizes(self, split: Split) -> SampleSizes | None:
+        """As in `ShardsData`. Shards elsewhere are not fetched for it."""
+        sources = self.sources(split)
+        here = [not is_remote(source.shards) and may_be_there(source.shards) for source in sources]
+        if not (sources and all(here)):
+            return (
+                expected_sizes(self.expected, self.tiling, share, self.max_length)
+                if (share := self.share(split))
+                else None
+            )
+        samples = self.samples(split)
+        if not len(samples):
+            return None
+        try:
+            encode = self.encoder_of(split)
+        except UserError as error:  # the tokenizer cannot be had here, and a plan can do without
+            encode = why_not(error)
+        return sizes_in_shards(
+            samples.parts, [source.weight for source in sources], encode, self.tiling, self.longest_text
+        )
 
     def sequential_batches(self, split: Split, begin: int, end: int) -> Iterable[Batch]:
         """The samples from `begin` to before `end`, each once; those that are no good are left out.

@@ -1,8 +1,9 @@
 """`CC595K`: 595K captions for stage 1."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from datamodules.loading.mixture import WeightedShards
+from datamodules.sizes import ExpectedSamples
 from datamodules.vicuna_shards import VicunaShards
 
 
@@ -15,6 +16,8 @@ class CC595K(VicunaShards):
         batch_size: samples a step on each rank; on 8 of them the paper's 256.
         **kwargs: of `VicunaShards`.
     """
+
+    expected: ClassVar[ExpectedSamples] = ExpectedSamples(samples=595_375, text=32, answers=0.9, longest=128)
 
     def __init__(
         self, train: str | list[WeightedShards] = "data/cc595k", *, batch_size: int = 32, **kwargs: Any

@@ -67,6 +67,12 @@ class LLaVAShards(ShardsDataModule):
             return None
         return lambda key: held_out(key, self.val_share) == (split != "train")
 
+    def share(self, split: Split) -> float:
+        """With `val_share`, what it leaves to either side; a split in a folder of its own might have any size."""
+        if not self.val_share:
+            return super().share(split)
+        return 1 - self.val_share if split == "train" else self.val_share
+
     def why_empty(self, split: Split) -> str:
         """With `val_share`, what to choose instead."""
         if self.keeps(split) is None:

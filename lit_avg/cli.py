@@ -41,6 +41,9 @@ VERBS = {
     "test": Verb("compare all policies on the test split", "lit_avg.commands.fit", named=True),
     "predict": Verb("answer questions, each at the granularity chosen for it", "lit_avg.commands.fit", named=True),
     "describe": Verb("say what a stage trains, its parameters, loss and granularities", "lit_avg.commands.describe"),
+    "plan": Verb(
+        "tell what fits, and what a run takes of time and disk, before it is queued", "lit_avg.commands.plan.command"
+    ),
     "shard": Verb("pack conversations and images into shards", "datamodules.packing.command"),
     "data": Verb("check shards by their hashes and tell what is in them", "datamodules.checking.command"),
     "check": Verb("see whether configs can be built, without weights or data", "lit_avg.commands.check"),

@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import lightning as L
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LlavaNextProcessor
 
@@ -15,6 +18,31 @@ from lit_avg.visual_tokens.anyres import VisualLayout
 Split = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """How large the samples of a split are: what `lit-avg plan` counts with.
+
+    Args:
+        samples: how many an epoch has; None if nobody knows.
+        text: tokens of text of some samples that are as all are, (n,).
+        images: height and width of their images, 0 and 0 without one, (n, 2).
+        tile_grids: rows and columns of tiles that these are cut into, 0 and 0 for the global view alone, (n, 2).
+        answers: share of the text that is answers.
+        longest: tokens of the longest text.
+        questions: of a sample, which share its image; on average.
+        told_by: where all this is from, in words.
+    """
+
+    samples: int | None
+    text: NDArray[np.int64]
+    images: NDArray[np.int64]
+    tile_grids: NDArray[np.int64]
+    answers: float
+    longest: int
+    questions: float
+    told_by: str
 
 
 class ShardsData(L.LightningDataModule, ABC):
@@ -72,6 +100,13 @@ class ShardsData(L.LightningDataModule, ABC):
     @property
     def question_kinds(self) -> Sequence[str] | None:
         """The kinds of a test's questions; None if it cannot say before it is run, so that a table may ask for any."""
+        return None
+
+    def sample_sizes(self, split: Split) -> SampleSizes | None:
+        """How large the samples of a split are, by what lies there or else by what is taken for granted.
+
+        None if it cannot say, or if there is no such split.
+        """
         return None
 
     def data_digest(self, split: Split) -> str | None:

@@ -14,6 +14,7 @@ PACKAGES = ("lit_avg", "datamodules", "callbacks")
 ORDER = (
     "lit_avg.cli",
     "lit_avg.commands",
+    "lit_avg.planning",
     "callbacks",
     "lit_avg.stages",
     "lit_avg.evaluation",
@@ -52,6 +53,7 @@ KNOWS_TRANSFORMERS = {
     "lit_avg.data",
     "lit_avg.inputs.chat_encoding",
     "lit_avg.llava_next",
+    "lit_avg.planning",
     "lit_avg.pretrained.folder",
     "lit_avg.stages.toy_pretraining",
     "lit_avg.training.optim",

@@ -103,7 +103,7 @@ class SampleEncoder:
         """
         sample = decoded.sample
         try:
-            asked = self._questions(sample, decoded.image is not None)
+            asked = self.questions(sample, decoded.image is not None)
             questions = tuple(one for one in asked if self.kinds is None or one.kind in self.kinds)
         except NoRoomError as error:
             raise NoRoomError(f"sample {sample.key}: {error}; raise max_length or leave the sample out") from error
@@ -115,7 +115,8 @@ class SampleEncoder:
             return EncodedSample(questions, None)
         return EncodedSample(questions, self.tiling(decoded.image), hash_of(sample.image, 16) if sample.image else "")
 
-    def _questions(self, sample: Sample, has_image: bool) -> Iterator[Question]:
+    def questions(self, sample: Sample, has_image: bool) -> Iterator[Question]:
+        """What a sample asks, of whatever kinds. Raises as `encode`."""
         if not self.independent_turns:
             rendering = self.renderer(sample.turns, has_image)
             yield _question(sample.key, sample.kinds[-1:], rendering, sample.turns[-1], sample.source)

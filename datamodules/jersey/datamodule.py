@@ -1,6 +1,7 @@
 """`Jersey`: the embedded data set, drawn on first use and then read like any other shards."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,8 @@ from datamodules.jersey.drawing import CELL
 from datamodules.jersey.labels import GRID_PINPOINTS, SIDE
 from datamodules.jersey.questions import QUESTIONS
 from datamodules.jersey.writing import JerseySettings, cached, is_wide
-from lit_avg.data import Split
+from datamodules.sizes import ExpectedSamples, expected_sizes
+from lit_avg.data import SampleSizes, Split
 from lit_avg.utils.arguments import check_counts, check_seed
 from lit_avg.utils.cache_folder import default_cache
 from lit_avg.utils.errors import UserError
@@ -90,6 +92,14 @@ class Jersey(ShardsDataModule):
     def longest_text(self) -> int:
         """Questions and answers of a few words."""
         return min(64, self.max_length)
+
+    def sample_sizes(self, split: Split) -> SampleSizes:
+        """As in `ShardsData`, by the settings alone: nothing is drawn for it."""
+        counts = {"train": self.settings.train, "val": self.settings.val, "test": self.settings.test}
+        expected = ExpectedSamples(counts[split], self.longest_text, answers=0.25, longest=self.longest_text)
+        sizes = expected_sizes(expected, self.tiling, 1.0, self.max_length)
+        asked = len(self.kinds(split) or self.question_kinds)
+        return replace(sizes, questions=float(asked), told_by="by Jersey's settings")
 
     def prepare_data(self) -> None:
         """Draw the images, unless they are in the cache."""
