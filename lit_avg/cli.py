@@ -1,6 +1,7 @@
 """`lit-avg`, the one command. Each verb is loaded when it is called, so that `lit-avg --help` answers at once."""
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     write_plain_signs()
     show_warnings()
+    # peft loads it, which tells of products that nothing here needs
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -91,12 +91,20 @@ def granularities_table(layout: VisualLayout) -> Table:
 def step_size(trainer: Mapping[str, Any], batch_size: int | None) -> str:
     """How many samples a step of the optimiser sees, and on what it is computed."""
     nodes, devices, accumulated = trainer["num_nodes"], trainer["devices"], trainer["accumulate_grad_batches"]
-    how = f"precision {trainer['precision'] or '32-true'}, strategy {trainer['strategy']}"
+    how = f"precision {trainer['precision'] or '32-true'}, strategy {strategy_in_words(trainer['strategy'])}"
     if batch_size is None or not str(devices).isdigit():
         return f"a step sees {batch_size or 'a batch of'} samples per device, {accumulated} times accumulated; {how}"
     samples = batch_size * nodes * int(devices) * accumulated
     factors = f"{batch_size} per device x {nodes * int(devices)} devices x {accumulated} accumulated"
     return f"a step sees {samples} samples ({factors}); {how}"
+
+
+def strategy_in_words(strategy: Any) -> str:
+    """Lightning's name for a strategy, or its class and, of ZeRO, the stage."""
+    if isinstance(strategy, str):
+        return strategy
+    name, arguments = str(strategy.class_path).rpartition(".")[2], vars(strategy.init_args)
+    return f"{name}, stage {arguments['stage']}" if "stage" in arguments else name
 
 
 def _say(console: Console, line: str) -> None:

@@ -27,7 +27,14 @@ from lit_avg.config.null_values import check_no_null
 from lit_avg.config.parser import TrainingParser
 from lit_avg.config.parser_messages import mistake_in
 from lit_avg.config.saved_config import where_it_lies
-from lit_avg.config.trainer_options import check_callbacks, check_processes, check_strategy, check_trainer, check_world
+from lit_avg.config.trainer_options import (
+    check_callbacks,
+    check_installed,
+    check_processes,
+    check_strategy,
+    check_trainer,
+    check_world,
+)
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
 from lit_avg.stages.base import RANDOM, Stage
 from lit_avg.studies.spec.config_files import named_files
@@ -149,8 +156,9 @@ class TrainingCLI(LightningCLI):
             raise mistake from error
 
     def check_world(self) -> None:
-        """Compare what was started with what was asked for, before weights or data are read."""
+        """Compare what there is with what was asked for, before weights or data are read."""
         trainer = self.config[str(self.subcommand)]["trainer"]
+        check_installed(trainer["strategy"])
         check_world(trainer["devices"], trainer["num_nodes"], os.environ)
 
     def after_instantiate_classes(self) -> None:
@@ -274,7 +282,6 @@ def quiet_lightning() -> None:
     """Leave out what Lightning says on every run, so that what a person sees is what matters."""
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # of products that nothing here needs
     for said_every_time in (
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",

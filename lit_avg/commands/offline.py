@@ -32,6 +32,15 @@ class BuildingCLI(TrainingCLI):
     def check_world(self) -> None:
         """Start nothing."""
 
+    def instantiate_classes(self) -> None:
+        """As fit does, but for the strategy, which may be of a library that is not installed here."""
+        config, self.config = self.config, self.config.clone()
+        self.config["fit"]["trainer"]["strategy"] = "auto"
+        try:
+            super().instantiate_classes()
+        finally:
+            self.config = config
+
     def after_instantiate_classes(self) -> None:
         """Look for no checkpoint: what a run trains does not depend on how far it is."""
 

@@ -6,6 +6,7 @@ Lightning finds some mistakes when a run has begun, others never: a clipping val
 import os
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,6 +100,23 @@ def check_world(devices: object, nodes: object, environment: Mapping[str, str]) 
         raise UserError(
             f"trainer.devices is {devices} on {nodes} nodes, {wanted} processes in all, but {who} has started "
             f"{started}; let {mend} be the number of devices"
+        )
+
+
+def check_installed(strategy: object) -> None:
+    """Refuse a strategy of a library that is not here, before anything is built.
+
+    Args:
+        strategy: the trainer's, as it was parsed: a name, or a class path with its arguments.
+
+    Raises:
+        UserError: says how to have it.
+    """
+    name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", ""))
+    if "deepspeed" in name.lower() and find_spec("deepspeed") is None:
+        raise UserError(
+            "trainer.strategy is DeepSpeed's, which is not installed; pip install -e '.[cluster]', or lay "
+            "experiments/strategies/fsdp2.yaml or ddp.yaml over the stage"
         )
 
 

@@ -46,6 +46,21 @@ def test_the_papers_recipe_is_described_without_being_built(
     assert int(router[1].replace(",", "")) == pytest.approx(7 * 4096**2, rel=1e-3)
     assert router[2:] == ["1.66%", "1.0e-03"]  # section 3.2: what the router adds to LLaVA-NeXT
     assert lines[-1].startswith("a step sees 128 samples (4 per device x 8 devices x 4 accumulated)")
+    assert lines[-1].endswith("strategy DeepSpeedStrategy, stage 3")
+
+
+def test_a_recipe_is_described_where_its_strategy_is_not_installed_and_fit_says_how_to_have_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.setattr("lightning.pytorch.strategies.deepspeed._DEEPSPEED_AVAILABLE", False)
+    recipe = ["--config", "experiments/vicuna-7b/stage4.yaml"]
+    assert described(capsys, *recipe)[-1].endswith("strategy DeepSpeedStrategy, stage 3")
+    monkeypatch.setattr("lit_avg.config.trainer_options.find_spec", lambda _: None)
+    for strategy in ([], ["--trainer.strategy", "deepspeed_stage_2"]):
+        assert main(["fit", *recipe, *strategy]) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("lit-avg: trainer.strategy is DeepSpeed's, which is not installed; pip install")
 
 
 @pytest.mark.parametrize(
