@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from lit_avg.cli import main
 from tests.tiny_run import MODEL, write_yaml
 
-PRELOADED = ["lit_avg.commands.fit", "lit_avg.stages", "callbacks", "datamodules.llava_shards"]
+PRELOADED = ["lit_avg.commands.fit", "lit_avg.stages", "callbacks", "datamodules.llava_shards", "deepspeed"]
 """What a process has imported when it is forked; each would take seconds over it."""
 
 

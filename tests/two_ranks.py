@@ -7,9 +7,11 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader
 
@@ -18,8 +20,16 @@ from lit_avg.cli import main
 from lit_avg.stages.base import Part
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
+from tests.cpu_strategies import DeepSpeedOnCpu
 from tests.killing import PRELOADED
 from tests.tiny import make_batch, tiny_model
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "ddp": DDPStrategy,
+    "zero2": partial(DeepSpeedOnCpu, stage=2),
+    "zero3": partial(DeepSpeedOnCpu, stage=3),
+    "fsdp2": ModelParallelStrategy,
+}
 
 SECONDS = 120
 """What hangs is ended after so long; what does not is done in a few."""
@@ -45,7 +55,9 @@ def keys_by_step(folder: Path, rank: int) -> dict[int, list[str]]:
     return {int(step): keys for step, *keys in lines}
 
 
-def on_ranks(ranks: int, marks: Path, target: Callable[..., None], *arguments: object) -> list[int]:
+def on_ranks(
+    ranks: int, marks: Path, target: Callable[..., None], *arguments: object, seconds: float = SECONDS
+) -> list[int]:
     """Run `target(*arguments)` on so many ranks; tells the exit status of each, and ends what hangs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -58,7 +70,7 @@ def on_ranks(ranks: int, marks: Path, target: Callable[..., None], *arguments: o
     ]
     for process in processes:
         process.start()
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     for process in processes:
         process.join(max(0.0, end - time.monotonic()))
     for process in processes:
@@ -105,7 +117,7 @@ def one_rank_without_images(stage: str, frozen: list[Part], folder: str) -> None
     trainer.fit(module, DataLoader(batches, batch_size=None))
 
 
-def one_rank_meets_a_nan(stage: str, folder: str) -> None:
+def one_rank_meets_a_nan(stage: str, folder: str, strategy: str = "ddp") -> None:
     """Three steps on batches `<rank>-<step>-…`; the second of the second rank has pixels that are no numbers."""
     import lit_avg.stages
 
@@ -126,7 +138,7 @@ def one_rank_meets_a_nan(stage: str, folder: str) -> None:
         max_steps=3,
         accelerator="cpu",
         devices=2,
-        strategy="ddp",
+        strategy=STRATEGIES[strategy](),
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,

@@ -39,6 +39,7 @@ from lit_avg.llava_next.lora import (
 from lit_avg.llava_next.packed_attention import PACKED_ATTENTION
 from lit_avg.llava_next.pretrained_weights import HEAD, check_type, part_weights
 from lit_avg.llava_next.vision_encoder import hidden_state, unread_parameters
+from lit_avg.utils.distributed import shares_weights_with_ranks
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hub import weights_folder
 from lit_avg.utils.mapped_weights import fill, to_memory
@@ -304,6 +305,8 @@ class Backbone(ExactBuffers):
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, generation: Generation | None = None) -> Tensor:
         """Continue each prompt, given by its embeddings (S, D); greedily, those of like length in one batch.
 
+        Where ranks share the weights, all are in one batch, for each rank has to compute as many times as the others.
+
         Args:
             prompts: B of them.
             max_new_tokens: at most, whatever the generation config says.
@@ -320,7 +323,7 @@ class Backbone(ExactBuffers):
         self._require_llm()
         generation = generation or Generation()
         groups = [list(range(len(prompts)))]
-        if not generation.needs_one_batch(self.hf.generation_config):
+        if not (generation.needs_one_batch(self.hf.generation_config) or shares_weights_with_ranks(self)):
             groups = groups_of_like_length([len(prompt) for prompt in prompts], STEP * max_new_tokens)
         answers = [self.continued([prompts[place] for place in group], max_new_tokens, generation) for group in groups]
         longest = max(answer.shape[1] for answer in answers)
@@ -344,6 +347,7 @@ class Backbone(ExactBuffers):
             stopping_criteria=generation.stopping_criteria,
             streamer=generation.streamer,
             logits_processor=LogitsProcessorList([watch]),
+            synced_gpus=shares_weights_with_ranks(self),  # goes on until the longest answer of all ranks ends
         )
         watch.check()
         return answers

@@ -70,9 +70,10 @@ class FiniteTraining(L.LightningModule):
         if isinstance(self.trainer.strategy, ZeroSteps):
             self._end_step(self.trainer.strategy.gradient_norm)
 
-    def _end_step(self, norm: Tensor) -> None:
-        self.log("train/gradient_norm", norm)
-        self._stop_if_not_finite(norm)
+    def _end_step(self, norm: Tensor | None) -> None:
+        if norm is not None:
+            self.log("train/gradient_norm", norm)
+            self._stop_if_not_finite(norm)
         self._losses.clear()
 
     def on_validation_start(self) -> None:

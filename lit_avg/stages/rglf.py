@@ -17,6 +17,7 @@ from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.routing.objectives import Objective, RankingObjective, checked_losses
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import base_weights
+from lit_avg.utils.distributed import shares_weights_with_ranks
 from lit_avg.utils.errors import UserError
 
 DEFAULT = RankingObjective()
@@ -80,6 +81,19 @@ class RGLF(RouterStage):
         with without_llm(base_weights(self.init_from)["llm"]):
             super().configure_model()
         self.readers = open_readers(self.model, self.init_from, Path(self.feedback), self.trainer, self.per_sample)
+
+    def on_fit_start(self) -> None:
+        """As in `Stage`; refuse samples by themselves where all ranks have to compute equally often.
+
+        Raises:
+            UserError: ranks share the weights.
+        """
+        super().on_fit_start()
+        if self.per_sample and shares_weights_with_ranks(self.model):
+            raise UserError(
+                "per_sample computes as often as a rank has samples, but the strategy spreads the weights over ranks, "
+                "which have to compute equally often; leave it out, or train under ddp or zero2"
+            )
 
     @property
     def loss_in_words(self) -> str:

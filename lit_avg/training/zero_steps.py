@@ -36,9 +36,9 @@ class ZeroSteps(DeepSpeedStrategy):
 
     def backward(
         self, closure_loss: Tensor, optimizer: torch.optim.Optimizer | None, *args: Any, **kwargs: Any
-    ) -> None:
+    ) -> Tensor:
         """As in Lightning, which has divided the loss already."""
-        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batch that ends its step, and the step."""
@@ -69,10 +69,13 @@ class ZeroSteps(DeepSpeedStrategy):
             )
 
     @property
-    def gradient_norm(self) -> Tensor:
-        """Of the step that was done, before it was clipped; infinite where DeepSpeed left a step out for it."""
+    def gradient_norm(self) -> Tensor | None:
+        """Of the step that was done, before it was clipped; infinite where DeepSpeed left a step out for it.
+
+        None without ZeRO, where DeepSpeed does not tell.
+        """
         norm = cast(Tensor | float | None, self.deepspeed_engine.get_global_grad_norm())
-        return torch.as_tensor(float("nan") if norm is None else norm, device=self.root_device).float()
+        return None if norm is None else torch.as_tensor(norm, device=self.root_device).float()
 
     @property
     def scale_can_be_lowered(self) -> bool:

@@ -41,6 +41,12 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
+def shares_weights_with_ranks(module: nn.Module) -> bool:
+    """Whether other ranks hold parts of a module's weights, so that all have to call it equally often."""
+    distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return distributed and is_sharded(module)
+
+
 def size_of(parameter: Tensor) -> int:
     """How many numbers a parameter has, wherever they are; under ZeRO stage 3 this process's tensor may be empty."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -173,6 +173,16 @@ def test_two_ranks_stop_together_and_tell_whose_samples_they_were(kind: str, tmp
         assert "training stopped at step 2: the loss is nan (samples: 1-1-0, 1-1-1, 1-1-2; rank 1)" in told
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("deepspeed_operators")
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp2"])
+def test_so_they_do_where_gradients_or_weights_are_spread_over_them(strategy: str, tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path / "marks", one_rank_meets_a_nan, "InstructionTuning", str(tmp_path), strategy) == [0, 0]
+    for rank in range(2):
+        told = (tmp_path / f"told{rank}").read_text()
+        assert "training stopped at step 2: the loss is nan (samples: 1-1-0, 1-1-1, 1-1-2; rank 1)" in told
+
+
 def test_a_run_does_not_go_on_from_a_checkpoint_that_is_no_good(make: Make, tmp_path: Path) -> None:
     fit(Pretrain(tiny_model, RATES), batches(make, 2), tmp_path)
     content = saved(tmp_path)
