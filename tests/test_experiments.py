@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -26,7 +27,8 @@ ABLATIONS = sorted(EXPERIMENTS.glob("ablations/*/*.yaml"))
 STUDIES = sorted(EXPERIMENTS.glob("studies/**/*.yaml"))
 STRATEGIES = sorted(EXPERIMENTS.glob("strategies/*.yaml"))
 """Trained by in `tests/test_strategies.py`."""
-NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES, *STRATEGIES})
+ADAPTED = EXPERIMENTS / "vicuna-7b" / "lora.yaml"
+NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES, *STRATEGIES, ADAPTED})
 
 BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}
 FEW = {
@@ -145,6 +147,24 @@ def test_an_ablation_trains_by_the_command_at_its_head_in_a_folder_of_its_own(pa
     assert cli.main(short(command, run_root)) == 0
     (run,) = (path for path in set(run_root.iterdir()) - before if path.is_dir())
     assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_an_adapter_trains_by_the_command_at_its_head(fit: Fit) -> None:
+    command = documented_command(ADAPTED, "fit")
+    assert command[-1] == relative(ADAPTED)
+    run_root = fit(EXPERIMENTS / "vicuna-7b" / "stage1.yaml")
+    lora = yaml.safe_load(ADAPTED.read_text())["model"]["init_args"]["model"]["init_args"]["backbone"]["init_args"][
+        "lora"
+    ]
+    small = [
+        f"--model.init_args.model.init_args.backbone.init_args.lora={json.dumps(lora)}"
+    ]  # lost with the large model
+    apart = options({"trainer.default_root_dir": run_root / "lora", "trainer.accumulate_grad_batches": 1})
+    assert cli.main([*short(command, run_root), *small, *apart]) == 0
+    checkpoint = torch.load(run_root / "lora" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert any(".lora_A." in name for name in checkpoint["state_dict"])
+    rates = {group["name"]: group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
+    assert rates == {"vision_encoder": 2e-6, "connector": 2e-5, "llm_adapter": 2e-4}
 
 
 @pytest.fixture(scope="module")

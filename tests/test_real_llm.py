@@ -144,7 +144,7 @@ def test_losses_start_where_those_of_the_language_model_do(runs: Path) -> None:
     plain.float()
     compared = 0
     for batch in cli.datamodule.val_dataloader():
-        outcomes = cli.stage.evaluate(batch)
+        outcomes = cli.stage.evaluate(cli.datamodule.on_after_batch_transfer(batch, 0))
         for question, (key, row) in enumerate(zip(batch.keys, batch.input_ids, strict=True)):
             _, asked, said = TALK[int(key.split("/")[0]) % len(TALK)]
             if bool((row < 0).any()):
@@ -165,7 +165,7 @@ def test_a_real_model_learns_and_what_is_saved_of_it_is_small(runs: Path) -> Non
     for stage in STAGES:
         assert all(math.isfinite(loss) for loss in losses(runs / stage)), stage
         checkpoint = runs / stage / "checkpoints" / "last.ckpt"
-        assert checkpoint.stat().st_size < 0.1 * (runs / "llm" / "model.safetensors").stat().st_size, stage
+        assert checkpoint.stat().st_size < 0.2 * (runs / "llm" / "model.safetensors").stat().st_size, stage
     assert losses(runs / "MultiGranularityTuning")[-1] < losses(runs / "InstructionTuning")[0]
     metrics = json.loads((runs / "RGLF" / "result.json").read_text())["metrics"]
     assert 0 < metrics["val/accuracy"] <= 1

@@ -9,11 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -21,6 +19,10 @@ from transformers import PreTrainedModel
 from lit_avg.utils.arguments import check_counts, check_number
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.mapped_weights import wanted_type
+
+if TYPE_CHECKING:  # peft is slow to import, and most runs have no adapter
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
 
 _OWN_STREAM = 2106_09685
 """Tells an adapter's draw from all others that begin with the run's seed."""
@@ -90,6 +92,8 @@ def add_adapter(llm: PreTrainedModel, lora: LoRA) -> None:
     Raises:
         UserError: a target is no linear layer of it.
     """
+    from peft import inject_adapter_in_model
+
     config = _peft_config(lora, _targets(llm, lora))
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, llm)
@@ -100,7 +104,9 @@ def add_adapter(llm: PreTrainedModel, lora: LoRA) -> None:
         module.train(llm.training).to(wanted_type(cast(nn.Embedding, llm.get_input_embeddings()).weight))
 
 
-def _peft_config(lora: LoRA, targets: list[str], base: str | None = None) -> LoraConfig:
+def _peft_config(lora: LoRA, targets: list[str], base: str | None = None) -> "LoraConfig":
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora.rank,
         lora_alpha=cast(int, lora.alpha),  # peft divides it by the rank, whole or not
@@ -131,9 +137,9 @@ def _draw(weight: nn.Parameter, generator: torch.Generator) -> None:
     weight.copy_(drawn)
 
 
-def adapted_layers(module: nn.Module) -> dict[str, LoraLayer]:
+def adapted_layers(module: nn.Module) -> "dict[str, LoraLayer]":
     """The layers that have an adapter, by name."""
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+    return {name: cast("LoraLayer", layer) for name, layer in module.named_modules() if hasattr(layer, "lora_A")}
 
 
 def adapter_modules(module: nn.Module) -> list[nn.Module]:

@@ -193,12 +193,13 @@ class Stage(FiniteTraining):
         """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
 
         The release's semantics have no stage train the vision encoder. An LLM's adapter is added here, if none came
-        with the weights of the stage before.
+        with the weights of the stage before, but not in the first stage, which neither trains one nor hands one on.
 
         Raises:
             UserError: `frozen` leaves nothing to train, or speaks of an adapter that there is not.
         """
-        self.model.backbone.add_adapter()
+        if self.starts_from:
+            self.model.backbone.add_adapter()
         self._train_the_adapter()
         if self.model.semantics.vision_encoder == "frozen":
             self.trained_parts = tuple(part for part in self.trained_parts if part != "vision_encoder")
@@ -357,7 +358,7 @@ class Stage(FiniteTraining):
         super().on_save_checkpoint(checkpoint)
         checkpoint[STAGE_KEY] = type(self).__name__
         checkpoint[EXTERNAL_WEIGHTS_KEY] = dict(self.external_weights)
-        if self.model.backbone.lora is not None:
+        if self.model.backbone.lora is not None and self.starts_from:
             checkpoint[ADAPTER_KEY] = self.model.backbone.lora.scale
         if self.begun_from is not None:
             checkpoint[ORIGIN_KEY] = dict(self.begun_from)
