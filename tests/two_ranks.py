@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
 from lit_avg.cli import main
-from lit_avg.stages.base import Part
+from lit_avg.stages.trained_parts import Part
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from tests.cpu_strategies import DeepSpeedOnCpu

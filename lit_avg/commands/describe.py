@@ -16,7 +16,8 @@ from rich.table import Table
 
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI
-from lit_avg.stages.base import PARTS, Stage
+from lit_avg.stages.base import Stage
+from lit_avg.stages.trained_parts import PARTS
 from lit_avg.visual_tokens.anyres import VisualLayout
 
 PLANE = (2, 2)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -26,6 +26,7 @@ from lit_avg.routing.policies import FixedPolicy, Policy, RouterPolicy, by_name,
 from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
 from lit_avg.runs.run_folder import checkpoint_path
 from lit_avg.stages.finite_training import FiniteTraining
+from lit_avg.stages.trained_parts import PARTS, Part, check_frozen, parts_to_train
 from lit_avg.training.frozen_parts import (
     EXTERNAL_WEIGHTS_KEY,
     ExternalWeights,
@@ -44,13 +45,8 @@ from lit_avg.utils.finite import check_weights
 from lit_avg.visual_tokens.context_length import check_context_length
 from lit_avg.visual_tokens.granularity import Granularities
 
-Part = BackbonePart | Literal["router"]
-
 RANDOM = "random"
 """What `init_from` says where a stage is to start from weights that nothing has trained."""
-
-PARTS: tuple[Part, ...] = (*BACKBONE_PARTS, "router")
-"""The parts of an `AvgLlava`, in the order of the data's way through them."""
 
 
 class Stage(FiniteTraining):
@@ -83,11 +79,7 @@ class Stage(FiniteTraining):
         metrics: Sequence[PolicyMetric] = (),
     ) -> None:
         super().__init__()
-        trained = {*self.trains, *(("llm_adapter",) if "llm" in self.trains else ())}
-        if unknown := set(frozen) - trained:
-            raise UserError(f"frozen: {type(self).__name__} does not train {', '.join(unknown)} anyway")
-        if set(frozen) >= set(self.trains):
-            raise UserError(f"frozen: {type(self).__name__} trains {', '.join(self.trains)} alone; leave some of it")
+        check_frozen(type(self).__name__, self.trains, frozen)
         self.init_from = None if init_from == RANDOM else init_from
         if self.init_from is not None and not self.init_from.strip():
             raise UserError("init_from is empty; name the run of the stage before")
@@ -200,7 +192,8 @@ class Stage(FiniteTraining):
         """
         if self.starts_from:
             self.model.backbone.add_adapter()
-        self._train_the_adapter()
+        adapted = self.model.backbone.lora is not None
+        self.trained_parts = parts_to_train(type(self).__name__, self.trains, self.frozen, adapted)
         if self.model.semantics.vision_encoder == "frozen":
             self.trained_parts = tuple(part for part in self.trained_parts if part != "vision_encoder")
         self.model.requires_grad_(False).eval()
@@ -213,19 +206,6 @@ class Stage(FiniteTraining):
             parameter.requires_grad_(False)
         if "llm" not in self.trained_parts:
             recompute_frozen_layers(self.model.backbone.hf.model.language_model)
-
-    def _train_the_adapter(self) -> None:
-        """Have the LLM's adapter, where there is one, stand for the LLM among what is trained."""
-        if self.model.backbone.lora is None:
-            if "llm_adapter" in self.frozen:
-                raise UserError("frozen: llm_adapter, but the backbone has none; leave it out, or give it `lora`")
-            return
-        if "llm" in self.frozen:
-            raise UserError("frozen: llm, but it is frozen by its `lora` anyway; leave it out, or name llm_adapter")
-        parts: list[Part] = ["llm_adapter" if part == "llm" else part for part in self.trains]
-        self.trained_parts = tuple(part for part in parts if part not in self.frozen)
-        if not self.trained_parts:
-            raise UserError(f"frozen: {type(self).__name__} trains {', '.join(parts)} alone; leave some of it")
 
     @property
     def loss_in_words(self) -> str:

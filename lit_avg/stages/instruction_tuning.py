@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from lit_avg.stages.base import Part, Stage
+from lit_avg.stages.base import Stage
+from lit_avg.stages.trained_parts import Part
 
 
 class InstructionTuning(Stage):

@@ -12,7 +12,8 @@ from lit_avg.batch import Batch
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.feedback.lmm_feedback import levels_differ
 from lit_avg.llava_next.llm_input import LlmInput, llm_input
-from lit_avg.stages.base import Part, Stage
+from lit_avg.stages.base import Stage
+from lit_avg.stages.trained_parts import Part
 from lit_avg.training.sequential_backward import sum_with_sequential_backward
 from lit_avg.utils.arguments import check_counts
 from lit_avg.utils.distributed import is_sharded

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal, cast
 
 from lit_avg.llava_next.backbone import BackbonePart
 from lit_avg.runs.origins import folder_now
-from lit_avg.stages.base import Part, Stage
+from lit_avg.stages.base import Stage
+from lit_avg.stages.trained_parts import Part
 from lit_avg.training.frozen_parts import EXTERNAL_WEIGHTS_KEY, ExternalWeights, external_weights_of_pretrained
 from lit_avg.utils.errors import UserError
 

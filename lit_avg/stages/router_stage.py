@@ -12,7 +12,8 @@ from lit_avg.batch import Batch
 from lit_avg.evaluation.calibration import fit_delta
 from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.routing.policies import Policy, all_policies
-from lit_avg.stages.base import Part, Stage
+from lit_avg.stages.base import Stage
+from lit_avg.stages.trained_parts import Part
 from lit_avg.utils.arguments import check_numbers
 from lit_avg.utils.errors import UserError
 

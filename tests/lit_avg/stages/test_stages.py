@@ -12,7 +12,8 @@ from lit_avg.feedback.lmm_feedback import lmm_feedback
 from lit_avg.routing.losses import best_granularity_loss, ranking_loss
 from lit_avg.routing.policies import FixedPolicy, RandomPolicy, RouterPolicy
 from lit_avg.stages import RGLF, GumbelRouterTuning, InstructionTuning, MultiGranularityTuning, Pretrain
-from lit_avg.stages.base import PARTS, Stage
+from lit_avg.stages.base import Stage
+from lit_avg.stages.trained_parts import PARTS
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
 from tests.tiny import tiny_model
