@@ -24,8 +24,8 @@ from lit_avg.config.saved_config import read_saved
 from lit_avg.data import ShardsData
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.result_names import BEFORE, OUTCOMES, OWN, PARENT, RESULT, RunResult
+from lit_avg.runs.consolidation import weights_path
 from lit_avg.runs.recorded_hashes import read_result
-from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages.base import Stage
 from lit_avg.utils.atomic_io import move, write_whole
 from lit_avg.utils.errors import UserError
@@ -232,8 +232,8 @@ def _json(value: object) -> object:
 
 
 def _sha256(run: Path) -> str | None:
-    """Of the newest checkpoint in a run's directory; None where there is none."""
-    path = run / LAST_CHECKPOINT
+    """Of the newest weights in a run's directory; None where there are none."""
+    path = weights_path(str(run))
     return file_sha256(path) if path.is_file() else None
 
 

@@ -52,6 +52,7 @@ VERBS = {
         "compute what the LMM thinks of each granularity, once; or report on it", "lit_avg.commands.feedback"
     ),
     "calibrate": Verb("fit how much of a run's accuracy may be given for fewer tokens", "lit_avg.commands.calibrate"),
+    "consolidate": Verb("bring a sharded run's weights into one file", "lit_avg.commands.consolidate"),
     "export": Verb("write a run's model as a folder that transformers can load", "lit_avg.commands.export"),
     "import-release": Verb(
         "bring a checkpoint of the authors', or any LLaVA-NeXT, into our format", "lit_avg.commands.import_release"

@@ -12,6 +12,9 @@ from lit_avg.utils.errors import UserError
 RESULT, OUTCOMES = "result.json", "outcomes.csv"
 """Files that a run leaves in its folder: a row for itself, and after a test one for each question."""
 
+SAVING = "saving.json"
+"""File in a run's folder: `save` and `step`, the seconds that the last saving and the longest step took."""
+
 OWN, BEFORE, PARENT = "own", "own before calibration", "parent"
 """Entries of `RunResult.checkpoint`: the hash of the run's own, what it was before `lit-avg calibrate`, and that of the
 run whose weights it began from."""

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 
 from lit_avg.cli import main
+from lit_avg.runs.consolidation import SAVING_KEY, weights_path
 from tests.killing import PRELOADED
 
 SECONDS = 300
@@ -45,6 +46,8 @@ class Validations(L.Callback):
     """Writes down each validation into `validations.txt`; one that is done again after a kill is there twice."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         at = f"{trainer.fit_loop.total_batch_idx} {trainer.global_step} {trainer.current_epoch}"
         with (Path(trainer.default_root_dir) / "validations.txt").open("a") as file:
             file.write(f"{at} {trainer.callback_metrics['val/loss'].item()!r}{STOPPED * trainer.should_stop}\n")
@@ -76,18 +79,35 @@ def live(folder: Path, config: str, options: Sequence[str], lives: Sequence[Life
 
 
 def _lives(ends: Any, folder: Path, config: str, options: list[str], lives: list[Life]) -> None:
-    """Fork for each life: what is imported is there, and no thread of torch's has been started yet."""
+    ends.send(lives_of(folder, config, options, lives))
+
+
+def lives_of(
+    folder: Path, config: str, options: Sequence[str], lives: Sequence[Life], ports: Iterator[int] | None = None
+) -> list[int]:
+    """Fork for each life: what is imported is there, and no thread of torch's has been started yet.
+
+    Args:
+        folder: of the run.
+        config: of the stage.
+        options: of `lit-avg fit`, for all lives.
+        lives: one after the other.
+        ports: of several ranks, each of which calls this, where they meet in each life.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     statuses = list[int]()
     for life in lives:
+        port = next(ports) if ports is not None else None
         child = os.fork()
         if child == 0:
+            if port is not None:
+                os.environ["MASTER_PORT"] = str(port)
             told = f"--trainer.callbacks+={json.dumps({'class_path': 'tests.continuation.Validations'})}"
             common = ["--config", config, "--run_root", str(folder), "--resume", "auto", told]
             _life(folder, [*common, "--data.init_args.workers", "0", *options, *life.argv])
         status = os.waitpid(child, 0)[1]
         statuses.append(os.waitstatus_to_exitcode(status))
-    ends.send(statuses)
+    return statuses
 
 
 def _life(folder: Path, argv: list[str]) -> None:
@@ -118,8 +138,9 @@ def differences(whole: Path, killed: Path) -> list[str]:
     done = [line for line in _validations(killed) if not line.endswith(STOPPED) or line.removesuffix(STOPPED) in due]
     if due != {line.removesuffix(STOPPED) for line in done}:
         differing.append("validations")
-    checkpoints = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)]
+    checkpoints = [torch.load(weights_path(str(run)), weights_only=True) for run in (whole, killed)]
     for checkpoint in checkpoints:
+        checkpoint.pop(SAVING_KEY, None)
         loops = checkpoint.pop("loops")["fit_loop"]
         checkpoint["loops"] = [loops["epoch_progress"], loops["epoch_loop.batch_progress"], loops["state_dict"]]
         checkpoint["callbacks"] = {

@@ -1,5 +1,6 @@
 """`LastCheckpoint`: one checkpoint a run, always the newest, from which it goes on bit by bit."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.checkpointing.resumption import BeforeStop, Resumption, before_stop, metrics_of
+from callbacks.checkpointing.saving import Saving, partial_of
 from callbacks.checkpointing.settled_steps import (
     PLACE_KEY,
     SettledSteps,
@@ -20,10 +22,15 @@ from callbacks.checkpointing.settled_steps import (
     set_place,
     validation_follows,
 )
-from lit_avg.runs.run_folder import LAST_CHECKPOINT, PARTIAL
-from lit_avg.utils.arguments import check_counts
-from lit_avg.utils.atomic_io import bring_back, obey_umask, older_than, put_in_place, remove, removed_on_failure
+from lit_avg.runs.run_folder import LAST_CHECKPOINT
+from lit_avg.runs.sharded_checkpoint import is_whole
+from lit_avg.training.sharded_state import sharding
+from lit_avg.utils.arguments import check_counts, check_number
+from lit_avg.utils.atomic_io import bring_back, older_than, remove
 from lit_avg.utils.distributed import RANDOM_STATE_KEY, random_states
+
+LARGEST_SHARE = 1 / 20
+"""Of the time that saving by the clock may take."""
 
 METRICS_KEY, BEFORE_STOP_KEY = "callback_metrics", "before_stop"
 """Entries of a checkpoint: see `callbacks.checkpointing.resumption`."""
@@ -40,13 +47,20 @@ class LastCheckpoint(SettledSteps):
     the state of the random numbers, so that dropout goes on as it would have, and the place where the run stands.
 
     Args:
-        every_steps: optimiser steps between two savings, beside those after each validation and at the end.
+        every_minutes: between two savings, beside those after each validation and at the end; more where saving would
+            take more than a twentieth of the time. The first rank's clock counts. None for no such savings.
+        every_steps: optimiser steps between two savings; None for no such savings.
     """
 
-    def __init__(self, every_steps: int = 50) -> None:
+    def __init__(self, every_minutes: float | None = 5.0, every_steps: int | None = None) -> None:
         super().__init__()
         check_counts({"every_steps": every_steps})
-        self.every_steps = every_steps
+        if every_minutes is not None:
+            check_number("every_minutes", every_minutes, above=0)
+        self.every_minutes, self.every_steps = every_minutes, every_steps
+        self.saving = Saving()
+        self._saved_at = self._step_began = time.monotonic()
+        self._steps = 0  # that this process has done
         self._resumption: Resumption | None = None
         self._wanted = False  # a save is due
         self._unsaved = False
@@ -57,8 +71,8 @@ class LastCheckpoint(SettledSteps):
         """Remove what a kill left of a checkpoint that was being written or replaced."""
         path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
         if stage == TrainerFn.FITTING and trainer.is_global_zero:
-            remove(_partial(path))
-            if path.exists():
+            remove(partial_of(path))
+            if is_whole(path):
                 remove(older_than(path))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -83,16 +97,21 @@ class LastCheckpoint(SettledSteps):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on from there; a run that was stopped early stays stopped, which Lightning forgets."""
+        sharding(trainer.strategy)  # refuse one before it is too late
+        self._saved_at = time.monotonic()
         trainer.should_stop |= any(_has_stopped(one) for one in trainer.early_stopping_callbacks)
         if self._resumption is not None and not trainer.should_stop:
             self._resumption.take_up(trainer)
-        if trainer.is_global_zero:
-            bring_back(Path(trainer.default_root_dir) / LAST_CHECKPOINT)  # all ranks have read it by now
+        path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
+        if trainer.is_global_zero and not is_whole(path):
+            bring_back(path)  # all ranks have read it by now
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """See that a run that goes on does so with the very batch it would have had."""
+        if self.whole:
+            self._step_began = time.monotonic()
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._unsaved = True
         if self._resumption is not None:
@@ -110,7 +129,10 @@ class LastCheckpoint(SettledSteps):
         """Save every so many optimiser steps, unless that is done after a validation anyway."""
         stepped = trainer.global_step != self._step
         self._hold_stop(trainer, stepped)
-        self._wanted |= stepped and trainer.global_step % self.every_steps == 0
+        if stepped:
+            self._note_step()
+            self._wanted |= self.every_steps is not None and trainer.global_step % self.every_steps == 0
+            self._wanted |= self._is_time(trainer)
         if trainer.should_stop and not any(_has_stopped(one) for one in trainer.early_stopping_callbacks):
             self._note_stop(trainer)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -144,32 +166,26 @@ class LastCheckpoint(SettledSteps):
             self._before = before_stop(trainer)
         trainer.should_stop = True
 
+    def _note_step(self) -> None:
+        """Keep the longest; the first of a process has to start much else."""
+        self._steps += 1
+        if self._steps > 1:
+            self.saving.step_seconds = max(self.saving.step_seconds, time.monotonic() - self._step_began)
+
+    def _is_time(self, trainer: L.Trainer) -> bool:
+        """Whether so many minutes are over, on all ranks alike."""
+        if self.every_minutes is None:
+            return False
+        wait = max(self.every_minutes * 60, self.saving.seconds / LARGEST_SHARE)
+        is_over = trainer.is_global_zero and time.monotonic() - self._saved_at >= wait
+        return trainer.strategy.reduce_boolean_decision(is_over, all=False)
+
     def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it in a connector
-            save_last(trainer)
+            self.saving.save(trainer)
+        self._saved_at = time.monotonic()
         self._wanted = self._unsaved = False
-
-
-def save_last(trainer: L.Trainer) -> None:
-    """Save a run as its last checkpoint; until that is done, the one before stays where it can be found.
-
-    Lightning writes to the system's temporary folder and moves the file, which copies it bit by bit if that is another
-    disk. Beside its place, a file moves in one step. A sharded strategy's folder takes two, between which the older one
-    is found by its other name: see `lit_avg.runs.run_folder.checkpoint_path`.
-    """
-    path = Path(trainer.default_root_dir) / LAST_CHECKPOINT
-    with removed_on_failure(_partial(path), path):
-        trainer.save_checkpoint(_partial(path))
-        if trainer.is_global_zero:
-            obey_umask(_partial(path))
-    if trainer.is_global_zero:
-        put_in_place(_partial(path), path)
-    trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
 
 
 def _has_stopped(callback: L.Callback) -> bool:
     return isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}{PARTIAL}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.checkpointing.last_checkpoint import save_last
+from callbacks.checkpointing.saving import save_last
 from callbacks.checkpointing.settled_steps import SettledSteps
 
 SIGNAL = signal.SIGUSR2

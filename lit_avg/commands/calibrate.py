@@ -25,9 +25,10 @@ from lit_avg.evaluation.metrics import policy_metrics
 from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.result_names import ACCURACY, COARSEST_WITHIN, TOKEN_SHARE, TOKENS_PER_TILE
 from lit_avg.routing.policies import CoarsestWithinPolicy, FixedPolicy, Policy, RouterPolicy
+from lit_avg.runs.consolidation import weights_path
 from lit_avg.runs.recorded_hashes import note_calibrated
 from lit_avg.stages.router_stage import RouterStage
-from lit_avg.training.handover import checkpoint_path, read_checkpoint
+from lit_avg.training.handover import read_checkpoint
 from lit_avg.utils.atomic_io import whole_file
 from lit_avg.utils.command_line import VerbParser, number
 from lit_avg.utils.errors import UserError
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
         delta = fit_delta(outcomes, cast(float, arguments.max_accuracy_loss))
     else:
         delta = fit_delta_to_budget(outcomes, cast(float, arguments.budget))
-    forgotten = store_delta(checkpoint_path(arguments.ckpt), delta)
+    forgotten = store_delta(weights_path(arguments.ckpt), delta)
     Console().print(trade_table(stage, outcomes, delta))
     print(f"δ = {delta:.4f} nats, fitted on {len(outcomes)} validation questions, stored with the checkpoint")
     if forgotten:

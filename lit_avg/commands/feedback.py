@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         UserError: config and checkpoint do not fit, or the store is of another origin.
     """
     if argv[:1] == ["report"]:
-        from lit_avg.commands.feedback_report import main as report  # it draws, and a writer need not load what draws
+        from lit_avg.feedback.report import main as report  # it draws, and a writer need not load what draws
 
         return report(argv[1:])
     parser = VerbParser(prog="lit-avg feedback", description="Compute feedback once; other options are fit's.")

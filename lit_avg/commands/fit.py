@@ -34,10 +34,13 @@ from lit_avg.config.trainer_options import (
     check_strategy,
     check_trainer,
     check_world,
+    is_sharding,
 )
-from lit_avg.runs.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, is_sharded, put_back, run_of
+from lit_avg.runs.consolidation import weights_path
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, put_back, run_of
 from lit_avg.stages.base import RANDOM, Stage
 from lit_avg.studies.spec.config_files import named_files
+from lit_avg.training.continuation import read_continued
 from lit_avg.training.handover import check_same_run, plain, read_checkpoint
 from lit_avg.training.rank_watch import RankWatch
 from lit_avg.utils.arguments import check_seed, check_validated
@@ -137,6 +140,8 @@ class TrainingCLI(LightningCLI):
         if configured["fast_dev_run"]:
             self._scratch = TemporaryDirectory(prefix="lit-avg-")
             options["default_root_dir"] = str(Path(self._scratch.name) / self.folder.name)
+        if self.subcommand != "fit" and is_sharding(configured["strategy"]):
+            options["strategy"] = "auto"  # no gradient or optimiser state to shard, and weights in one file
         trainer = super().instantiate_trainer(**options)
         cast(Any, trainer).callbacks.insert(0, self.watch)
         return trainer
@@ -169,11 +174,12 @@ class TrainingCLI(LightningCLI):
             check_validates(self.trainer)
         self._check_options()
         options = self.config_init[str(self.subcommand)]
-        checkpoint = options["ckpt_path"] or self._own_checkpoint()
+        named = options["ckpt_path"]
+        checkpoint = str(self._newest(named)) if named else self._own_checkpoint()
         if self.subcommand == "fit":
             self.check_beginning(checkpoint is not None)
         if checkpoint is not None:
-            content = _checkpoint(Path(checkpoint))
+            content = self._content(Path(checkpoint))
             check_same_run(content["hyper_parameters"], plain(dict(self.model.hparams)))
             self._check_same_words(content)
             if isinstance(self.model, Stage):
@@ -214,15 +220,33 @@ class TrainingCLI(LightningCLI):
         """The run's newest checkpoint where `--resume` asks for it."""
         evaluates = self.subcommand != "fit"
         resume = self._get(self.config, "resume") or ("auto" if evaluates else "none")
-        path = checkpoint_path(str(self.folder / LAST_CHECKPOINT))
         if resume == "none":
             return None
+        path = self._newest(str(self.folder / LAST_CHECKPOINT))
         if evaluates and not path.exists():
             raise UserError(
                 f"there is no checkpoint at {path}; fit first, name one with --ckpt_path, "
                 f"or {self.subcommand} the initial weights with --resume none"
             )
         return str(path) if path.exists() else None
+
+    def _newest(self, source: str) -> Path:
+        """What a checkpoint's name means: a fit goes on from what its strategy saved, the rest read whole weights."""
+        path = checkpoint_path(source)
+        return path if self.subcommand == "fit" and path.exists() else weights_path(source)
+
+    def _content(self, path: Path) -> dict[str, Any]:
+        """What a checkpoint says it was made with.
+
+        Raises:
+            UserError: nothing is there, it is no checkpoint, or says nothing of its hyperparameters.
+        """
+        if not path.exists():
+            raise UserError(f"there is no checkpoint at {path}")
+        content = read_continued(path, self.trainer) if self.subcommand == "fit" else read_checkpoint(path)
+        if "hyper_parameters" not in content:
+            raise UserError(f"{path} says nothing of its hyperparameters, so it cannot be told whose run it is")
+        return content
 
     def _check_options(self) -> None:
         if self._get(self.config, "overwrite") and self._get(self.config, "resume") == "auto":
@@ -319,17 +343,3 @@ def _where_they_lie(argv: list[str]) -> list[str]:
         named = argument if before in CONFIG_OPTIONS else value if option in CONFIG_OPTIONS else None
         command += [argument, *(where_it_lies(Path(named)) if named else [])]
     return command
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that says what it was made with.
-
-    Raises:
-        UserError: the file is not there, not a checkpoint, or says nothing of its hyperparameters.
-    """
-    if not (path.is_file() or is_sharded(path)):
-        raise UserError(f"there is no checkpoint at {path}")
-    checkpoint = read_checkpoint(path)
-    if "hyper_parameters" not in checkpoint:
-        raise UserError(f"{path} says nothing of its hyperparameters, so it cannot be told whose run it is")
-    return checkpoint

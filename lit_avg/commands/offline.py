@@ -6,7 +6,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lit_avg.commands.fit import TrainingCLI
-from lit_avg.runs.run_folder import checkpoint_path, run_of
+from lit_avg.runs.consolidation import weights_path
+from lit_avg.runs.run_folder import run_of
 from lit_avg.stages.base import Stage
 from lit_avg.training.handover import read_checkpoint
 from lit_avg.utils.errors import UserError
@@ -75,7 +76,7 @@ def finished_run(source: str) -> tuple[BuildingCLI, Path]:
     Raises:
         UserError: there is no checkpoint, or no config beside it.
     """
-    path = checkpoint_path(source)
+    path = weights_path(source)
     run = run_of(path)
     for needed in (path, run / "config.yaml"):
         if not needed.is_file():
@@ -89,8 +90,9 @@ def take_over_trained(stage: Stage, trainer: Trainer, source: str) -> None:
     Its weights are in the run's own precision.
     """
     stage.trainer = trainer
-    checkpoint = read_checkpoint(checkpoint_path(source))
-    stage.find_again(checkpoint, run_of(checkpoint_path(source)))
+    path = weights_path(source)
+    checkpoint = read_checkpoint(path)
+    stage.find_again(checkpoint, run_of(path))
     with trainer.precision_plugin.module_init_context():
         stage.configure_model()
     trainer.precision_plugin.convert_module(stage)

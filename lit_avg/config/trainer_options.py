@@ -13,7 +13,7 @@ from typing import Any, cast
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator, CUDAAccelerator
-from lightning.pytorch.strategies import DeepSpeedStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.utilities import GradClipAlgorithmType
 
 from lit_avg.utils.arguments import check_number
@@ -153,6 +153,13 @@ def _check_devices(devices: object) -> None:
         raise UserError(
             f"trainer.devices must be auto, -1 for all, how many there are, or their numbers, but is {devices}"
         )
+
+
+def is_sharding(strategy: object) -> bool:
+    """Whether a strategy, by its name or as it was built, shards a model's training over ranks."""
+    if isinstance(strategy, str):
+        return strategy.startswith(("deepspeed", "fsdp", "model_parallel"))
+    return isinstance(strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy)
 
 
 def check_processes(trainer: L.Trainer) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from lit_avg.result_names import RESULT
+from lit_avg.runs.consolidation import weights_path
 from lit_avg.runs.recorded_hashes import recorded
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, checkpoint_path
 from lit_avg.utils.errors import UserError
@@ -29,7 +30,7 @@ class Origin(TypedDict):
 def origin_of(source: str, run: Path) -> Origin:
     """What the checkpoints of `run` keep of the one that it begins from."""
     place = os.path.abspath(source)  # noqa: PTH100  not where links lead
-    sha256 = file_sha256(checkpoint_path(source))
+    sha256 = file_sha256(weights_path(source))
     return Origin(place=place, beside=os.path.relpath(place, run.absolute()), sha256=sha256)
 
 
@@ -40,7 +41,7 @@ def beside(run: Path, path: str) -> str:
 
 def has_hash(source: str, sha256: str) -> bool:
     """Whether a run or checkpoint is the one with this hash; its run's record is believed, as reading it compares."""
-    path = checkpoint_path(source)
+    path = weights_path(source)
     return path.is_file() and sha256 in (recorded(path) or {file_sha256(path)})
 
 
@@ -76,7 +77,7 @@ def origin_now(origin: Origin, named: str, run: Path, needed: bool) -> str | Non
     """
     if has_hash(named, origin["sha256"]):
         return named
-    there = checkpoint_path(named).is_file()
+    there = weights_path(named).is_file()
     if there and not _same_place(named, origin["place"]) and not _same_place(named, beside(run, origin["beside"])):
         raise UserError(
             f"this checkpoint was made with another init_from ({origin['place']} -> {named}, whose weights differ); "

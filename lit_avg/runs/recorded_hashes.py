@@ -1,7 +1,8 @@
 """The hash that a run has recorded of its checkpoint, compared wherever the checkpoint is read.
 
-`result.json` has the SHA-256 of `checkpoints/last.ckpt`. A checkpoint of which nobody knows it (of a run that is not
-finished, or copied alone) still has a checksum for each of its tensors.
+`result.json` has the SHA-256 of `checkpoints/last.ckpt`, or of the file it was consolidated to if it is a folder, whose
+parts are known by their sizes and checksums. A checkpoint of which nobody knows it (of a run that is not finished, or
+copied alone) still has a checksum for each of its tensors.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lit_avg.result_names import BEFORE, OWN, RESULT, RunResult
-from lit_avg.runs.run_folder import LAST_CHECKPOINT, run_of
+from lit_avg.runs.run_folder import LAST_CHECKPOINT, consolidated_path, run_of
 from lit_avg.utils.atomic_io import write_whole
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_sha256, file_state
@@ -29,7 +30,8 @@ def recorded(path: Path) -> set[str]:
     """
     run = run_of(path)
     result = run / RESULT
-    if path.absolute() != run / LAST_CHECKPOINT or not result.is_file():
+    own = (run / LAST_CHECKPOINT, consolidated_path(run / LAST_CHECKPOINT))
+    if path.absolute() not in own or not result.is_file():
         return set()
     checkpoint = read_result(result).get("checkpoint")
     known = cast(dict[str, Any], checkpoint) if isinstance(checkpoint, dict) else {}

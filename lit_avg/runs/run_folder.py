@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lit_avg.result_names import RESULT
-from lit_avg.utils.atomic_io import free_name, move, older_than
+from lit_avg.runs.sharded_checkpoint import is_folder, is_whole
+from lit_avg.utils.atomic_io import OLDER, free_name, move, older_than
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.locks import BusyError, locked, owner_of
 
@@ -33,21 +34,17 @@ PARTIAL = ".partial"
 
 
 def checkpoint_path(source: str) -> Path:
-    """The checkpoint that a run directory or a file name means, be it there or not."""
-    path = Path(source) / LAST_CHECKPOINT if Path(source).is_dir() and not is_sharded(Path(source)) else Path(source)
-    older = older_than(path)  # for the moment in which a sharded strategy's new folder takes its place
-    return older if path.name == LAST_CHECKPOINT.name and older.exists() and not path.exists() else path
+    """The checkpoint that a run directory or a file name means, be it there or not: what a fit goes on from."""
+    named = Path(source)
+    path = named / LAST_CHECKPOINT if named.is_dir() and not is_folder(named) else named
+    older = older_than(path)  # while a sharded strategy's new folder takes its place, or where that is torn
+    return older if not is_whole(path) and is_whole(older) else path
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether something is a checkpoint that a sharded strategy wrote, which is a folder."""
-    return next(shared_files(path), None) is not None
-
-
-def shared_files(path: Path) -> Iterator[Path]:
-    """The files of a sharded checkpoint with what all ranks have in common: of FSDP, of DeepSpeed."""
-    yield from (path / name for name in ("meta.pt",) if (path / name).is_file())
-    yield from sorted(path.glob("checkpoint/*mp_rank_00_model_states.pt"))
+def consolidated_path(checkpoint: Path) -> Path:
+    """Where the weights of a sharded checkpoint lie in one file, once somebody has asked for them."""
+    name = checkpoint.name.removesuffix(OLDER)
+    return checkpoint.with_name(f"{name.removesuffix('.ckpt')}.consolidated.ckpt")
 
 
 def run_of(checkpoint: Path) -> Path:

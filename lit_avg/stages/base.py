@@ -1,7 +1,6 @@
 """What all stages share: freezing, parameter groups, logging, evaluation. A stage adds what it trains and its loss."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -23,25 +22,16 @@ from lit_avg.llava_next.recomputation import recompute_frozen_layers
 from lit_avg.model import AvgLlava
 from lit_avg.result_names import ACCURACY, SELECTED
 from lit_avg.routing.policies import FixedPolicy, Policy, RouterPolicy, by_name, fixed_policies
-from lit_avg.runs.origins import ORIGIN_KEY, Origin, beside, origin_now, origin_of
-from lit_avg.runs.run_folder import checkpoint_path
-from lit_avg.stages.finite_training import FiniteTraining
+from lit_avg.runs.origins import Origin, origin_of
+from lit_avg.stages.checkpoint_content import CheckpointContent
 from lit_avg.stages.trained_parts import PARTS, Part, check_frozen, parts_to_train
-from lit_avg.training.frozen_parts import (
-    EXTERNAL_WEIGHTS_KEY,
-    ExternalWeights,
-    check_frozen_parts,
-    frozen_parts_of_run,
-    names_of,
-)
-from lit_avg.training.handover import ADAPTER_KEY, STAGE_KEY, initialise_from, plain
+from lit_avg.training.handover import initialise_from
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.training.sharding import bring_to_memory, zero_init_suspended
 from lit_avg.training.step_mean import StepMean, check_step_mean
 from lit_avg.training.zero_steps import ZeroSteps
 from lit_avg.utils.arguments import check_validated
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.finite import check_weights
 from lit_avg.visual_tokens.context_length import check_context_length
 from lit_avg.visual_tokens.granularity import Granularities
 
@@ -49,7 +39,7 @@ RANDOM = "random"
 """What `init_from` says where a stage is to start from weights that nothing has trained."""
 
 
-class Stage(FiniteTraining):
+class Stage(CheckpointContent):
     """One training stage.
 
     Args:
@@ -149,37 +139,6 @@ class Stage(FiniteTraining):
             initialise_from(self.model, self.init_from, self.starts_from)
             if self.begun_from is None and self._trainer is not None:  # without one there is no run to keep it for
                 self.begun_from = origin_of(self.init_from, Path(self._trainer.default_root_dir))
-
-    def find_again(self, checkpoint: Mapping[str, Any], run: Path) -> None:
-        """Look where that lies by now which a run began from; before the model is built.
-
-        Args:
-            checkpoint: of the run.
-            run: its directory.
-
-        Raises:
-            UserError: the config means something else, or it is gone.
-        """
-        self.begun_from = cast(Origin | None, checkpoint.get(ORIGIN_KEY))
-        if self.begun_from is not None and self.init_from is not None:
-            self.init_from = origin_now(
-                self.begun_from, self.init_from, run, bool(checkpoint.get(EXTERNAL_WEIGHTS_KEY))
-            )
-        elif self.init_from is not None and not checkpoint_path(self.init_from).is_file():
-            parts = cast(Mapping[str, ExternalWeights], checkpoint.get(EXTERNAL_WEIGHTS_KEY, {})).values()
-            places = [beside(run, part["beside"]) for part in parts if part["is_run"]]
-            self.init_from = next((place for place in places if checkpoint_path(place).is_file()), self.init_from)
-
-    @cached_property
-    def external_weights(self) -> dict[BackbonePart, ExternalWeights]:
-        """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
-        backbone = self.model.backbone
-        frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
-        if "llm_adapter" in frozen and "llm_adapter" not in backbone.hash_of_origin:  # none, or a fresh one
-            frozen.remove("llm_adapter")
-        if self.init_from is None or self.begun_from is None:
-            return {}
-        return {part: frozen_parts_of_run(backbone, part, self.begun_from) for part in frozen}
 
     def freeze_the_rest(self) -> None:
         """Leave gradients, dropout and recomputation to the parts that are trained, and to what of them is read at all.
@@ -332,42 +291,6 @@ class Stage(FiniteTraining):
     def validation_loss(self, outcomes: Outcomes) -> Tensor:
         """Mean negative log-prob of an answer at the finest granularity."""
         return -outcomes.feedback[:, -1].mean()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the stage, leave out what lies elsewhere, keep what can be read back without running code."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[STAGE_KEY] = type(self).__name__
-        checkpoint[EXTERNAL_WEIGHTS_KEY] = dict(self.external_weights)
-        if self.model.backbone.lora is not None and self.starts_from:
-            checkpoint[ADAPTER_KEY] = self.model.backbone.lora.scale
-        if self.begun_from is not None:
-            checkpoint[ORIGIN_KEY] = dict(self.begun_from)
-        for name in self._names_of_external_weights():
-            del checkpoint["state_dict"][name]
-        checkpoint["hyper_parameters"] = plain(checkpoint.get("hyper_parameters", {}))
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See to it that checkpoint and what it leaves out make this very model again; Lightning no longer does.
-
-        Raises:
-            UserError: tensors are missing, too many or not finite, or the base model is another one than it was.
-        """
-        super().on_load_checkpoint(checkpoint)
-        names, expected = set(checkpoint["state_dict"]), set(self.state_dict()) - self._names_of_external_weights()
-        if differing := sorted(names ^ expected):
-            raise UserError(
-                f"the checkpoint and this config's model differ in {', '.join(differing[:3])}; "
-                "go on with the config it was made with"
-            )
-        check_weights(checkpoint["state_dict"], "the checkpoint")
-        check_frozen_parts(self.model.backbone, checkpoint.get(EXTERNAL_WEIGHTS_KEY, {}), "the checkpoint")
-
-    def _names_of_external_weights(self) -> set[str]:
-        """Of what lies elsewhere, and of a router that nobody has trained yet."""
-        untrained = [] if "router" in self.trains else [f"router.{name}" for name in self.model.router.state_dict()]
-        backbone = self.model.backbone
-        elsewhere = [f"backbone.{name}" for part in self.external_weights for name in names_of(backbone, part)]
-        return {f"model.{name}" for name in (*untrained, *elsewhere)}
 
     @property
     def own_policy(self) -> Policy:

@@ -19,9 +19,10 @@ from lit_avg.llava_next.backbone import BACKBONE_PARTS, Backbone, BackbonePart
 from lit_avg.llava_next.hf_model import LLM_LAYERS
 from lit_avg.llava_next.lora import check_same_scale, plain_name
 from lit_avg.model import AvgLlava
+from lit_avg.runs.consolidation import weights_path
 from lit_avg.runs.origins import Origin, beside, folder_now, found_again
 from lit_avg.runs.recorded_hashes import check_undamaged
-from lit_avg.runs.run_folder import checkpoint_path, run_of, shared_files
+from lit_avg.runs.run_folder import checkpoint_path, run_of
 from lit_avg.training.frozen_parts import (
     EXTERNAL_WEIGHTS_KEY,
     ExternalWeights,
@@ -86,7 +87,7 @@ def initialise_from(model: AvgLlava, source: str, allowed_stages: Sequence[str])
 
 
 def _existing(source: str) -> Path:
-    path = checkpoint_path(source)
+    path = weights_path(source)
     if not path.is_file():
         raise UserError(f"init_from: there is no checkpoint at {path}; {RUN_BEFORE}")
     return path
@@ -170,15 +171,14 @@ def pretrained_origin(source: str, part: BackbonePart) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, without running any code in it; of a sharded one, all but the weights.
+    """A checkpoint's content on the CPU, without running any code in it.
 
     Raises:
         UserError: the file is not a checkpoint, or not the one that its run has recorded.
     """
     check_undamaged(path)
-    file = next(shared_files(path), path)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, UnpicklingError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint; it is another kind of file, or cut short") from error
 
@@ -242,7 +242,7 @@ def base_weights(source: str) -> dict[str, str]:
     Raises:
         UserError: there is no checkpoint, or it has no backbone.
     """
-    path = checkpoint_path(source)
+    path = weights_path(source)
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}; {RUN_BEFORE}")
     checkpoint: dict[str, Any] = read_checkpoint(path)

@@ -17,6 +17,9 @@ from stat import S_IMODE
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system says where this user may not write."""
 
+OLDER = ".older"
+"""How the name of a folder ends while another is put in its place."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """What it says of a disk, whichever of its files was written to; of a library's temporary file it names that one."""
 
@@ -47,8 +50,7 @@ def whole_file(path: Path, on_disk: bool = False, partial: Path | None = None) -
         yield partial
         _set_permissions(partial, new)
         if on_disk:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            put_on_disk(partial)
         move(partial, path)
 
 
@@ -95,6 +97,14 @@ def move(place: Path, there: Path) -> None:
     os.replace(place, there)  # noqa: PTH105  Path.replace hides that this is the atomic step
 
 
+def put_on_disk(path: Path) -> None:
+    """See that a file, or all in a folder, is on the disk, so that not even a failing machine leaves half of it."""
+    for found in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if found.is_file():
+            with found.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def put_in_place(new: Path, path: Path) -> None:
     """Put a file or a folder where an older one is.
 
@@ -109,14 +119,15 @@ def put_in_place(new: Path, path: Path) -> None:
 
 
 def bring_back(path: Path) -> None:
-    """Give a file or a folder its place back that a kill left beside it."""
-    if older_than(path).exists() and not path.exists():
+    """Give a file or a folder its place back that a kill left beside it, also from one that is torn."""
+    if older_than(path).exists():
+        remove(path)
         move(older_than(path), path)
 
 
 def older_than(path: Path) -> Path:
     """Where the older of two is while the new one is put in its place."""
-    return path.with_name(f"{path.name}.older")
+    return path.with_name(f"{path.name}{OLDER}")
 
 
 def free_name(path: Path) -> Path:

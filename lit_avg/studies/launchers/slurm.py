@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from lit_avg.studies.launchers.launcher import Launcher
 from lit_avg.studies.launchers.process import Command
+from lit_avg.studies.launchers.saving_time import warn_told_too_late
 from lit_avg.studies.launchers.slurm_queue import FOLDER, cancel_jobs, living_jobs, write_jobs
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.studies.runs.run_record import is_finished
@@ -40,7 +41,7 @@ class SlurmLauncher(Launcher):
         if shutil.which("sbatch") is None:
             raise UserError("--launcher slurm hands runs to sbatch, which is not here; call it on a login node")
         check_processes(self.study)
-        return []
+        return warn_told_too_late(self.study)
 
     def preview(self, runs: Sequence[PlannedRun]) -> list[str]:
         """See `Launcher`."""
@@ -48,7 +49,7 @@ class SlurmLauncher(Launcher):
         check_processes(self.study)
         from lit_avg.studies.launchers.slurm_submit import scripts
 
-        return ["", *scripts(self.study, runs)]
+        return ["", *warn_told_too_late(self.study), *scripts(self.study, runs)]
 
     def submit(self, runs: Mapping[PlannedRun, Sequence[PlannedRun]], command: Command) -> Sequence[PlannedRun]:
         """Also those that must wait for others, if those have jobs to wait for."""

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -9,9 +10,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
+from callbacks.checkpointing import last_checkpoint, saving
 from callbacks.checkpointing.last_checkpoint import LastCheckpoint
+from callbacks.checkpointing.saving import save_last
 from lit_avg.batch import Batch
 from lit_avg.cli import main
+from lit_avg.result_names import SAVING
 from lit_avg.runs.run_folder import LAST_CHECKPOINT
 from lit_avg.stages import InstructionTuning
 from lit_avg.training.optim import Optimization
@@ -21,7 +25,7 @@ from tests.tiny_run import write_stage, write_yaml
 Make = Callable[..., Batch]
 
 
-def saved(run: Path) -> dict[str, object]:
+def saved(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
@@ -50,6 +54,38 @@ def with_callbacks(folder: Path, *callbacks: dict[str, object]) -> list[str]:
     overlay = write_yaml(folder / "callbacks.yaml", {"trainer": {"callbacks": listed}})
     stage = ["--config", write_stage(folder, "RGLF"), "--config", overlay]
     return [*stage, "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+
+
+def test_how_often_a_run_is_saved_changes_nothing_of_what_it_comes_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock: after each of four steps, or, where saving takes an hour, at the validations and the end alone."""
+    counts, weights = list[int](), list[object]()
+    arguments: list[dict[str, object]] = [
+        {"every_minutes": 1e-9},
+        {"every_minutes": None, "every_steps": 1},
+        {"every_minutes": 1e-9},
+    ]
+    for number, given in enumerate(arguments):
+        saves = list[int]()
+
+        def counted(trainer: L.Trainer, saves: list[int] = saves) -> int:
+            saves.append(trainer.global_step)
+            return save_last(trainer)
+
+        monkeypatch.setattr(saving, "save_last", counted)
+        monkeypatch.setattr(last_checkpoint, "LARGEST_SHARE", 1e-9 if number == 2 else 1e9)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        callback: dict[str, object] = {"class_path": "callbacks.LastCheckpoint", "init_args": given}
+        assert main(["fit", *with_callbacks(folder, callback)]) == 0
+        counts.append(len(saves))
+        weights.append({name: one.tolist() for name, one in saved(folder / "runs" / "RGLF")["state_dict"].items()})
+        assert capsys.readouterr().out.count("saved in") == 1
+        kept = json.loads((folder / "runs" / "RGLF" / SAVING).read_text())
+        assert kept["bytes"] == (folder / "runs" / "RGLF" / LAST_CHECKPOINT).stat().st_size
+    assert counts == [4, 4, 3]  # the first, then those behind the validations of step 2 and 4
+    assert weights[0] == weights[1] == weights[2]
 
 
 def test_a_run_that_was_stopped_early_stays_stopped(tmp_path: Path) -> None:

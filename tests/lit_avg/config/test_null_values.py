@@ -27,7 +27,7 @@ def section(class_path: str, **arguments: object) -> Namespace:
         (SHARDS, "image_std", "(0.26862954, 0.26130258, 0.27577711)"),
         (SHARDS, "group_by_length", "False"),
         (JERSEY, "batch_size", "24"),
-        ("callbacks.LastCheckpoint", "every_steps", "50"),
+        ("callbacks.RunProgress", "lines", "10"),
     ],
 )
 def test_null_for_an_argument_with_another_default_is_refused(class_path: str, name: str, default: str) -> None:
@@ -48,6 +48,6 @@ def test_null_is_taken_where_it_means_something_and_a_needed_argument_is_another
 def test_null_is_told_by_the_command_before_anything_is_built(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callback = "{class_path: callbacks.LastCheckpoint, init_args: {every_steps: null}}"
+    callback = "{class_path: callbacks.RunProgress, init_args: {lines: null}}"
     assert main(["fit", "--config", write_stage(tmp_path, "Pretrain"), "--trainer.callbacks+", callback]) == 2
-    assert ".every_steps is null, which it cannot be; leave it out for its default (50)" in capsys.readouterr().err
+    assert ".lines is null, which it cannot be; leave it out for its default (10)" in capsys.readouterr().err
