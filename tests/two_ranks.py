@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
 from lit_avg.cli import main
+from lit_avg.stages.base import Stage
 from lit_avg.stages.trained_parts import Part
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
@@ -47,6 +48,29 @@ class Keys(L.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"rank{trainer.global_rank}").open("a") as file:
             file.write(f"{trainer.global_step} {' '.join(batch.keys)}\n")
+
+
+class Losses(L.Callback):
+    """Writes of each step what a rank's own loss is and how many terms it is the mean of."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(outputs, Mapping)
+        assert isinstance(pl_module, Stage)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"rank{trainer.global_rank}").open("a") as file:
+            file.write(f"{float(outputs['mean_loss'])!r} {int(pl_module.terms(batch))}\n")
+
+
+def losses_of_steps(folder: Path) -> list[float]:
+    """The mean of each step over the terms of all ranks that wrote into a folder."""
+    ranks = [[line.split() for line in path.read_text().splitlines()] for path in sorted(folder.iterdir())]
+    steps = [[(float(loss), int(terms)) for loss, terms in step] for step in zip(*ranks, strict=True)]
+    return [sum(loss * terms for loss, terms in step) / sum(terms for _, terms in step) for step in steps]
 
 
 def keys_by_step(folder: Path, rank: int) -> dict[int, list[str]]:
