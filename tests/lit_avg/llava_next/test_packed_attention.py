@@ -99,6 +99,23 @@ def test_the_lm_head_sees_a_few_answer_tokens_at_a_time(monkeypatch: pytest.Monk
     assert torch.equal(likely, best)
 
 
+def test_a_sharded_lm_head_is_called_once_whatever_the_number_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    head, hidden, tokens = nn.Linear(4, 9), torch.randn(10, 4, requires_grad=True), torch.randint(9, (10,))
+    whole, best = score(head, hidden, tokens)
+    expected = torch.autograd.grad(whole.sum(), [hidden, *head.parameters()])
+    monkeypatch.setattr(answer_scores, "CHUNK", 4)
+    monkeypatch.setattr(answer_scores, "is_sharded", lambda _: True)
+    seen = list[int]()
+    head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    log_probs, likely = score(head, hidden, tokens)
+    assert seen == [10]
+    torch.testing.assert_close(torch.autograd.grad(log_probs.sum(), [hidden, *head.parameters()]), expected)
+    torch.testing.assert_close(log_probs, whole)
+    assert torch.equal(likely, best)
+    assert head(hidden).shape == (10, 9)  # a head as before
+
+
 @pytest.mark.parametrize(("index", "layers"), [(-1, 2), (-2, 1), (1, 1), (2, 2), (0, 2), (-3, 2)])
 def test_a_hidden_state_is_transformers_own_and_no_layer_behind_it_runs(index: int, layers: int) -> None:
     encoder, pixels = tiny_backbone().hf.model.vision_tower.eval(), torch.randn(2, 3, 32, 32)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lit_avg.batch import Batch
 from lit_avg.evaluation.evaluate import answer_questions
+from lit_avg.llava_next import answer_logprobs
 from lit_avg.stages import InstructionTuning
 from lit_avg.training.optim import Optimization
 from lit_avg.utils.errors import UserError
@@ -84,6 +85,8 @@ def train(strategy: Strategy | str, ranks: int, folder: Path, *callbacks: L.Call
 
 
 def on_a_rank(folder: str) -> None:
+    """The answers of a rank take the LM head up to five times four tokens, those of the other less."""
+    answer_logprobs.CHUNK = 4
     place = Path(folder)
     alone = json.loads((place / "alone.json").read_text())
     for name in KINDS:
