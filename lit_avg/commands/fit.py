@@ -278,7 +278,6 @@ class TrainingCLI(LightningCLI):
         handler = signal.getsignal(signal.SIGINT)
         try:
             super()._run_subcommand(subcommand)
-            self.watch.close()
         except SystemExit as leaving:
             if self.trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt from leaving
@@ -287,6 +286,7 @@ class TrainingCLI(LightningCLI):
             self.watch.ends(error)
             raise
         finally:
+            self.watch.close()
             signal.signal(signal.SIGINT, handler)
 
 

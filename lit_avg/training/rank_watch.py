@@ -73,8 +73,9 @@ class RankWatch(L.Callback):
         self._thread.start()
 
     def close(self) -> None:
-        """This rank has come to its end."""
-        self._say({"rank": self.rank, "done": True})
+        """This rank ends as it should, or as somebody has asked it to."""
+        if not self._ending.is_set():
+            self._say({"rank": self.rank, "done": True})
         self._ending.set()
 
     def ends(self, error: Exception) -> None:

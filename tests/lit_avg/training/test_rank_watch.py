@@ -32,6 +32,8 @@ class Dying(L.Callback):
     ) -> None:
         if batch_idx != 1:
             return
+        if trainer.global_rank == 1:
+            Path("died").touch()
         if trainer.global_rank == 0:
             time.sleep(90 if self.how == "killed while the other sleeps" else 0)
         elif self.how == "broken":
@@ -45,6 +47,7 @@ def fit(config: str, folder: str, how: str) -> None:
     rank = os.environ["LOCAL_RANK"]
     file = os.open(f"{folder}/said{rank}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 2)
+    os.chdir(folder)
     dying = f'{{"class_path": "tests.lit_avg.training.test_rank_watch.Dying", "init_args": {{"how": "{how}"}}}}'
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", f"--trainer.callbacks+={dying}"]
     raise SystemExit(main(["fit", "--config", config, "--run_root", f"{folder}/runs", *options]))
@@ -53,9 +56,8 @@ def fit(config: str, folder: str, how: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", TOLD)
 def test_a_rank_that_dies_ends_the_others_and_its_reason_is_what_they_say_last(tmp_path: Path, how: str) -> None:
-    begin = time.monotonic()
     first, second = on_ranks(2, tmp_path / "marks", fit, write_stage(tmp_path, "RGLF"), str(tmp_path), how)
-    assert time.monotonic() - begin < 60
+    assert time.time() - (tmp_path / "died").stat().st_mtime < 60
     assert (first, second) == (1, 1 if how == "broken" else -signal.SIGKILL)
     assert (tmp_path / "said0").read_text().splitlines()[-1].startswith(f"lit-avg: {TOLD[how]}")
     if how == "broken":
