@@ -55,6 +55,7 @@ def expected_sizes(expected: ExpectedSamples, tiling: Tiling, share: float, max_
     side = tiling.tile_size
     height, width = max(tiling.planes, key=lambda plane: plane[0] * plane[1], default=(side, side))
     grid = (height // side, width // side) if tiling.planes else (0, 0)
+    longest = min(expected.longest, max_length)
     count = None if expected.samples is None else round(expected.samples * share)
     return SampleSizes(
         samples=count,
@@ -62,9 +63,9 @@ def expected_sizes(expected: ExpectedSamples, tiling: Tiling, share: float, max_
         images=np.array([[height, width]]),
         tile_grids=np.array([grid]),
         answers=expected.answers,
-        longest=min(expected.longest, max_length),
+        longest=longest,
         questions=1.0,
-        told_by=f"assumed, as the shards are not here: {expected.text} tokens of text, {expected.longest} at most, "
+        told_by=f"assumed, as the shards are not here: {expected.text} tokens of text, {longest} at most, "
         f"images that fill {height} x {width}",
     )
 

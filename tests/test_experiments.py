@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from PIL import Image
 
 from lit_avg import cli
 from lit_avg.commands.check import check
+from lit_avg.commands.offline import BuildingCLI
 from lit_avg.studies.runs.plan import plan, value_arguments
 from lit_avg.studies.spec.overrides import Run
 from lit_avg.studies.spec.study import load_study
@@ -28,7 +29,10 @@ STUDIES = sorted(EXPERIMENTS.glob("studies/**/*.yaml"))
 STRATEGIES = sorted(EXPERIMENTS.glob("strategies/*.yaml"))
 """Trained by in `tests/test_strategies.py`."""
 ADAPTED = EXPERIMENTS / "vicuna-7b" / "lora.yaml"
-NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES, *STRATEGIES, ADAPTED})
+ENCODERS = [EXPERIMENTS / "qwen2.5-0.5b" / "siglip2.yaml"]
+"""Overlays with another vision encoder, whose weights would have to be fetched."""
+OVERLAYS = {*STRATEGIES, ADAPTED, *ENCODERS}
+NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES, *OVERLAYS})
 
 BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}
 FEW = {
@@ -36,6 +40,7 @@ FEW = {
     "jersey/stage0-llm": {"scenes_train": 8, "scenes_val": 4, "batch_size": 4},
     "real-smoke": {"batch_size": 4},
     "vicuna-7b": {"batch_size": 2},
+    "qwen2.5-0.5b": {"batch_size": 2},
     "jersey": {"images_train": 8, "images_val": 4, "images_test": 4, "batch_size": 4},
 }
 """Settings of a folder's datamodule, or of one stage's own, that make it small."""
@@ -51,7 +56,10 @@ ON_ONE_CPU = {
     "data.init_args.val_share": 0.3,
     "data.init_args.workers": 0,
 }
-"""What a recipe for eight GPUs and downloaded weights is run with here; all the rest of it stays."""
+"""What a recipe for GPUs and downloaded weights is run with here; all the rest of it stays."""
+
+OF_GPUS = {"vicuna-7b": ON_ONE_CPU, "qwen2.5-0.5b": ON_ONE_CPU | {"trainer.accumulate_grad_batches": 2}}
+"""The same, by the recipe's folder."""
 
 Fit = Callable[[Path], Path]
 Check = Callable[[Run], dict[str, Any]]
@@ -80,10 +88,12 @@ def short(command: list[str], run_root: Path) -> list[str]:
     """The command with few steps on few images, in a folder of its own."""
     stage = str(Path(command[command.index("--config") + 1]).relative_to("experiments").with_suffix(""))
     settings = BRIEFLY | of_data(FEW.get(stage, FEW.get(stage.split("/")[0], {}))) | {"run_root": run_root}
-    if stage.startswith("vicuna-7b"):
-        settings |= ON_ONE_CPU
+    if (folder := stage.split("/")[0]) in OF_GPUS:
+        settings |= OF_GPUS[folder]
         if stage.endswith("stage1"):
             settings["model.init_args.pretrained_parts"] = "null"
+        elif folder == "qwen2.5-0.5b":
+            settings["data.init_args.template"] = "vicuna"  # the tokenizer that is there knows no ChatML
     return [*command, *options(settings)]
 
 
@@ -126,7 +136,7 @@ def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setenv("LIT_AVG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("LIT_AVG_REAL_SMOKE", str(conversations))
     data = tmp_path_factory.mktemp("data")
-    for name in ("cc595k", "open-llava-next-1m"):
+    for name in ("cc595k", "open-llava-next-1m", "llava-instruct-150k"):
         (data / name).symlink_to(conversations)
     monkeypatch.setenv("LIT_AVG_DATA", str(data))
 
@@ -212,6 +222,16 @@ def test_the_runs_of_a_study_train_from_the_store_that_they_share(fit: Fit, tmp_
     results = [json.loads((run.directory / "result.json").read_text())["metrics"] for run in tested]
     assert len(results) == 4
     assert all("router/accuracy" in metrics for metrics in results)
+
+
+@pytest.mark.parametrize("path", ENCODERS, ids=relative)
+def test_another_vision_encoder_fits_data_and_granularities(path: Path) -> None:
+    cli = BuildingCLI(documented_command(path, "fit"))
+    with torch.device("meta"):
+        model = cli.stage.make_model()
+    encoder = cast(Any, model.backbone.hf.config).vision_config
+    assert (encoder.image_size // encoder.patch_size) ** 2 == model.granularities.finest
+    assert cli.datamodule.tile_size == encoder.image_size
 
 
 @pytest.mark.parametrize("path", NAMED_BY_OTHERS, ids=relative)

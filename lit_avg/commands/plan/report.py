@@ -131,11 +131,9 @@ def time_lines(plan: Plan, times: Schedule) -> list[str]:
     training = machines.hours(times.samples * per_sample)
     validation = machines.hours(times.validations * times.validated * plan.validation_flops)
     whole = training + validation
-    share = f", of which {validation / whole:.1%} validate" if validation else ""
-    lines.append(
-        f"the run of {times.steps:,} steps: {_hours(whole)}{share} "
-        f"({times.validations} times {times.validated:,} samples)"
-    )
+    judged = f"{validation / whole:.1%} validate, {times.validations} times {times.validated:,} samples"
+    share = f"of which {judged}" if validation else "without validation, of whose samples nothing is known"
+    lines.append(f"the run of {times.steps:,} steps: {_hours(whole)}, {share}")
     if isinstance(plan.stage, RGLF) and times.epoch is not None and plan.stage.feedback is None:
         fed = plan.work.sizes.samples or 0
         judged = 0 if plan.validation is None else plan.validation.sizes.samples or 0
