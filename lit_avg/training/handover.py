@@ -158,7 +158,7 @@ def pretrained_origin(source: str, part: BackbonePart) -> str:
     Raises:
         UserError: a run has trained the part, or it began at random.
     """
-    path = checkpoint_path(source)
+    path = _existing(source)
     external_weights = cast(Mapping[BackbonePart, ExternalWeights], read_checkpoint(path).get(EXTERNAL_WEIGHTS_KEY, {}))
     if part not in external_weights:
         raise UserError(
