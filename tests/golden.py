@@ -18,9 +18,9 @@ from datamodules.encoding.tiling import best_plane
 from lit_avg.batch import IGNORED_LABEL, IMAGE_PLACEHOLDER, PADDING, PREFIX, Batch
 from lit_avg.commands.import_release import imported
 from lit_avg.feedback.lmm_feedback import lmm_feedback
+from lit_avg.llava_next.llava_layout import to_release
 from lit_avg.llava_next.llm_input import llm_input
 from lit_avg.model import AvgLlava
-from lit_avg.pretrained.release import to_release
 from lit_avg.routing.instruction_filter import instruction_candidates
 from lit_avg.stages import RGLF, MultiGranularityTuning
 from lit_avg.training.optim import Optimization

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +32,9 @@ def _handler(root: Path) -> type[BaseHTTPRequestHandler]:
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))
             self.send_header("X-Repo-Commit", COMMIT)
+            if body is None:
+                known = (root / owner / name).is_dir()
+                self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
             self.send_header("ETag", f'"{hashlib.sha256(body or b"").hexdigest()}"')
             self.end_headers()
             if with_body and body is not None:
@@ -56,7 +59,7 @@ def _body(repository: Path, what: str, rest: list[str]) -> bytes | None:
 
 
 @contextmanager
-def hub(root: Path) -> Iterator[dict[str, str]]:
+def hub(root: Path) -> Generator[dict[str, str]]:
     """Serve `root/<owner>/<name>` as repositories; yields the environment in which a process asks here alone."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(root))
     threading.Thread(target=server.serve_forever, daemon=True).start()

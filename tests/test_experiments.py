@@ -31,7 +31,9 @@ STRATEGIES = sorted(EXPERIMENTS.glob("strategies/*.yaml"))
 ADAPTED = EXPERIMENTS / "vicuna-7b" / "lora.yaml"
 ENCODERS = [EXPERIMENTS / "qwen2.5-0.5b" / "siglip2.yaml"]
 """Overlays with another vision encoder, whose weights would have to be fetched."""
-OVERLAYS = {*STRATEGIES, ADAPTED, *ENCODERS}
+STARTS = sorted(EXPERIMENTS.glob("*/from-*.yaml"))
+"""Overlays that are of the hub, and run in `tests/test_pretrained_starts.py`."""
+OVERLAYS = {*STRATEGIES, ADAPTED, *ENCODERS, *STARTS}
 NAMED_BY_OTHERS = sorted({*EXPERIMENTS.rglob("*.yaml")} - {*STAGES, *ABLATIONS, *STUDIES, *OVERLAYS})
 
 BRIEFLY = {"trainer.max_steps": 2, "trainer.limit_val_batches": 2, "trainer.val_check_interval": 2}

@@ -22,7 +22,8 @@ from datamodules.shards.reader import ShardedSamples, held_out
 from datamodules.shards.writer import ShardWriter, write_manifest
 from lit_avg.feedback.part_files import StoredFeedback, part_name, write_part
 from lit_avg.feedback.store import StoredSplit, open_store
-from lit_avg.llava_next.hf_model import config_of, settings_hash
+from lit_avg.llava_next.hf_model import settings_hash
+from lit_avg.llava_next.llm_configs import config_of
 from lit_avg.routing.policies import PolicyInputs, RandomPolicy
 from lit_avg.studies.spec.fingerprint import Checked, digest
 from lit_avg.studies.spec.overrides import Change

@@ -73,7 +73,7 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
             origin.
     """
     cli = BuildingCLI(fit)
-    (stage, source), data = _stage_and_source(cli.stage), shards_of(cli.datamodule)
+    stage, data = _router_stage(cli.stage), shards_of(cli.datamodule)
     precision = cli.config["fit"]["trainer"]["precision"] or "32-true"
     fabric = _one_device(precision)
     with fabric.init_module():
@@ -81,7 +81,7 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
         stage.configure_model()
     model = stage.model.eval().to(fabric.device)
     data.prepare_data()
-    identity = identity_of(model, source, data, _full_name(precision), stage.per_sample)
+    identity = identity_of(model, stage.base_weights(), data, _full_name(precision), stage.per_sample)
     wanted = _wanted(data, splits or ())
     stored_splits = {split: _split(data, split, samples_per_part) for split in wanted}
     store = open_store(out, identity, stored_splits)
@@ -98,16 +98,17 @@ def write_store(fit: list[str], out: Path, splits: Sequence[str] | None, samples
         print(f"{split}: {made} of {parts} parts made here, {questions[0]} questions in {seconds:.0f} s; all are there")
 
 
-def _stage_and_source(stage: Stage) -> tuple[RGLF, str]:
+def _router_stage(stage: Stage) -> RGLF:
     if not isinstance(stage, RGLF):
         raise UserError(
             f"--config: {type(stage).__name__} does not learn from feedback; name a config of stage 4, RGLF"
         )
-    if stage.init_from is None:
+    if stage.init_from is None and stage.pretrained is None:
         raise UserError(
-            "--ckpt: name the run of stage 3 whose feedback is wanted; the config has no `init_from` either"
+            "--ckpt: name the run of stage 3 whose feedback is wanted; the config has no `init_from` either, and its "
+            "backbone is not `pretrained`"
         )
-    return stage, stage.init_from
+    return stage
 
 
 def _one_device(precision: Any) -> Fabric:

@@ -3,34 +3,37 @@
     lit-avg import-release SOURCE --out DIR
 
 SOURCE is a folder or a hub id: an AVG-LLaVA checkpoint, a LLaVA-NeXT in LLaVA's own layout, or one in transformers'.
-The folder that is written holds a plain LLaVA-NeXT of transformers and the router (see `lit_avg.pretrained.folder`). A
-source without a router gets a fresh one, with the paper's semantics, for stage 4 to train.
+The folder that is written holds a plain LLaVA-NeXT of transformers, the router (see `lit_avg.pretrained.folder`) and
+the source's tokenizer. A source without a router gets a fresh one, with the paper's semantics and the levels of its
+encoder's own grid, for stage 4 to train.
 """
 
-from collections.abc import Mapping
-from functools import partial
+import shutil
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
 
-from lit_avg.llava_next.backbone import Backbone
+from lit_avg.llava_next.backbone import BACKBONE_PARTS, Backbone
+from lit_avg.llava_next.hf_model import weights_to_come
+from lit_avg.llava_next.llava_layout import ReleaseConfig, is_llavas, release_config, router_weights
 from lit_avg.model import AvgLlava
-from lit_avg.pretrained.release import ReleaseConfig, from_release, release_config
+from lit_avg.pretrained.folder import made_in
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.semantics import Semantics
 from lit_avg.utils.atomic_io import whole_folder
 from lit_avg.utils.command_line import VerbParser
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hub import files_beside, weights_folder
 from lit_avg.utils.weight_io import load_exactly, read_json, read_weights
 from lit_avg.visual_tokens.granularity import Granularities
+from lit_avg.visual_tokens.scaler import Pooling
 
-CONFIGS = ["*.json"]
-WEIGHTS = ["*.safetensors", "pytorch_model*.bin"]
-VISION_TOWER = "backbone.hf.model.vision_tower."
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "preprocessor_config.json"),
+)
+"""What a source may have of a tokenizer, its chat template and how images are prepared; it is kept as it is."""
 
 
 def main(argv: list[str]) -> int:
@@ -49,78 +52,44 @@ def main(argv: list[str]) -> int:
     model = imported(arguments.source)
     with whole_folder(out) as partial:
         model.save_pretrained(partial)
+        for file in files_beside(arguments.source, TOKENIZER):
+            shutil.copy(file, partial / file.name)
     print(f"wrote {out}: granularities {list(model.granularities.tokens)}, {vars(model.semantics)}")
     return 0
 
 
 def imported(source: str) -> AvgLlava:
-    """The model of a checkpoint folder or hub id; errors as in `main`."""
-    folder = local_folder(source, CONFIGS + WEIGHTS)
-    with torch.random.fork_rng():
+    """The model of a checkpoint folder or hub id, in the precision that it lies in there; errors as in `main`."""
+    folder = weights_folder("SOURCE", source)
+    with made_in(_precision(folder)), torch.random.fork_rng():
         torch.manual_seed(0)  # of a fresh router
-        return _imported(folder)
+        return (_authors(folder) if is_llavas(folder) else _with_fresh_router(folder)).eval()
 
 
-def _imported(folder: Path) -> AvgLlava:
-    config = read_json(folder / "config.json")
-    if config.get("model_type") == "llava_next":
-        return _from_transformers(folder)
-    settings = release_config(config)
-    weights = from_release(read_weights(folder))
-    vision = _vision_config(folder, settings.vision_tower)
-    model = _built(settings, vision, has_router=any(name.startswith("router.") for name in weights))
-    load_exactly(
-        model, weights | _filled_in(model, weights, settings.vision_tower), str(folder), "its config.json describes"
-    )
-    return model.eval()
+def _precision(folder: Path) -> torch.dtype:
+    """The type of numbers that holds all of a folder's tensors, whatever its config says."""
+    types = {tensor.dtype for tensor in read_weights(folder).values() if tensor.is_floating_point()}
+    return reduce(torch.promote_types, types, next(iter(types), torch.get_default_dtype()))
 
 
-def local_folder(source: str, patterns: list[str]) -> Path:
-    """A folder as it is; a hub id downloaded, only the files that fit the patterns.
-
-    Raises:
-        UserError: there is neither.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{source} is no folder, and cannot be had from the hub: {reason}") from error
-
-
-def _built(settings: ReleaseConfig, vision: dict[str, Any], has_router: bool) -> AvgLlava:
-    """The model that a config describes, with random weights."""
-    backbone = partial(
-        Backbone, vision_encoder=vision, llm=settings.llm, vision_feature_layer=settings.vision_feature_layer
-    )
+def _authors(folder: Path) -> AvgLlava:
+    """A model in LLaVA's own layout, with its router if it has one."""
+    settings, weights = release_config(read_json(folder / "config.json")), router_weights(folder)
+    if not weights:
+        return _with_fresh_router(folder, settings)
+    backbone = partial(Backbone, pretrained=str(folder))
     router = partial(GranularityRouter, instruction_tokens=settings.k)
-    semantics = Semantics("release" if has_router else "paper", margin=settings.margin)
+    semantics = Semantics("release", margin=settings.margin)
     model = AvgLlava(backbone, settings.granularities or Granularities(), router, k=settings.k, semantics=semantics)
-    model.backbone.hf.config.image_grid_pinpoints = settings.grid_pinpoints
-    model.backbone.hf.config.vision_feature_select_strategy = settings.vision_features
+    load_exactly(model.router, weights, f"{folder}: model.router", "its config.json describes")
     return model
 
 
-def _filled_in(model: AvgLlava, weights: Mapping[str, Tensor], vision_tower: str) -> dict[str, Tensor]:
-    """What a checkpoint may leave out: an encoder that was never trained, and, in a plain LLaVA-NeXT, the router."""
-    if not any(name.startswith(VISION_TOWER) for name in weights):
-        model.backbone.load_part("vision_encoder", vision_tower)
-    absent = [part for part in (VISION_TOWER, "router.") if not any(name.startswith(part) for name in weights)]
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(absent))}
-
-
-def _vision_config(folder: Path, vision_tower: str) -> dict[str, Any]:
-    """Settings of the vision encoder: beside the checkpoint, or from where LLaVA fetched it."""
-    path = folder / "vision_config.json"
-    if not path.is_file():
-        path = local_folder(vision_tower, CONFIGS) / "config.json"
-    config = read_json(path)
-    vision = cast(dict[str, Any], config.get("vision_config") or config)
-    return vision | {"model_type": "clip_vision_model"}
-
-
-def _from_transformers(folder: Path) -> AvgLlava:
-    """A LLaVA-NeXT in transformers' layout, and a fresh router."""
-    return AvgLlava(partial(Backbone, pretrained=str(folder)), Granularities()).eval()
+def _with_fresh_router(folder: Path, settings: ReleaseConfig | None = None) -> AvgLlava:
+    """A LLaVA-NeXT and a fresh router, for the levels of its encoder's own grid."""
+    with weights_to_come(BACKBONE_PARTS), torch.random.fork_rng(devices=[]):
+        side = Backbone(pretrained=str(folder)).grid_side
+    levels = Granularities.of_side(side)
+    router = partial(GranularityRouter, instruction_tokens=32 if settings is None else settings.k)
+    pooling: Pooling = "average" if levels.step else "adaptive_average"
+    return AvgLlava(partial(Backbone, pretrained=str(folder)), levels, router, pooling)

@@ -1,6 +1,6 @@
 """Feedback to a store and back: computing the samples of a stretch, and what a stage that trains from a store reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,16 +29,23 @@ def shards_of(data: LightningDataModule | None) -> ShardsData:
 
 
 def open_readers(
-    model: AvgLlava, source: str, folder: Path, trainer: Trainer, per_sample: bool
+    model: AvgLlava, base: Mapping[str, str], folder: Path, trainer: Trainer, per_sample: bool
 ) -> dict[str, FeedbackReader]:
     """What a fit reads of a store: of the training split, and of the validation split unless it does not validate.
+
+    Args:
+        model: whose router is trained.
+        base: as in `identity_of`.
+        folder: of the store.
+        trainer: has the data.
+        per_sample: as in `RGLF`.
 
     Raises:
         UserError: the store is of another model or of other data, not complete, or damaged.
     """
     data = shards_of(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  Lightning sets it, untyped
     store = FeedbackStore(folder)
-    check_identity(store.identity, identity_of(model, source, data, str(trainer.precision), per_sample), str(folder))
+    check_identity(store.identity, identity_of(model, base, data, str(trainer.precision), per_sample), str(folder))
     validates = trainer.limit_val_batches != 0 and data.data_digest("val") is not None
     readers = dict[str, FeedbackReader]()
     splits: tuple[Split, ...] = ("train", "val") if validates else ("train",)

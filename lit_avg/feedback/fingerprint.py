@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from lit_avg.data import ShardsData
 from lit_avg.model import AvgLlava
-from lit_avg.training.handover import base_weights
 from lit_avg.utils.errors import UserError
 
 GRANULARITIES = "granularities"
@@ -14,18 +13,20 @@ Identity = Mapping[str, str]
 """Each thing that feedback depends on, by name."""
 
 
-def identity_of(model: AvgLlava, source: str, data: ShardsData, precision: str, per_sample: bool) -> dict[str, str]:
-    """What the feedback of a run's backbone depends on, but for the split's data.
+def identity_of(
+    model: AvgLlava, base: Mapping[str, str], data: ShardsData, precision: str, per_sample: bool
+) -> dict[str, str]:
+    """What the feedback of a backbone depends on, but for the split's data.
 
     Args:
         model: gives granularities, pooling and how images are put together; its weights are not looked at.
-        source: run or checkpoint the weights are from.
+        base: SHA-256 of the weights of each part.
         data: the data module.
         precision: Lightning's name for it.
         per_sample: whether samples are computed one by one, as in `RGLF`.
     """
     return {
-        **{f"weights of the {part.replace('_', ' ')}": sha256[:16] for part, sha256 in base_weights(source).items()},
+        **{f"weights of the {part.replace('_', ' ')}": sha256[:16] for part, sha256 in base.items()},
         **{f"backbone: {name}": value for name, value in model.backbone.settings.items()},
         GRANULARITIES: " ".join(map(str, model.granularities.tokens)),
         "pooling": model.scaler.pooling,

@@ -3,7 +3,7 @@
 It encodes tiles, embeds text, scores answers and generates. Which granularity the LLM is shown is decided elsewhere.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
@@ -17,15 +17,17 @@ from lit_avg.llava_next.answer_logprobs import answer_states, score
 from lit_avg.llava_next.exact_buffers import ExactBuffers
 from lit_avg.llava_next.generation import STEP, Generation, NonFiniteWatch, groups_of_like_length, listed
 from lit_avg.llava_next.hf_model import (
+    LLM_LAYERS,
     check_head,
     composed,
-    config_of,
     is_filled_later,
     llm_left_out,
     settings_hash,
+    weights_of_whole,
     whole,
+    whole_config,
 )
-from lit_avg.llava_next.llm_configs import check_attention, check_lengths, check_same_computation
+from lit_avg.llava_next.llm_configs import check_attention, check_lengths, check_same_computation, config_of
 from lit_avg.llava_next.llm_input import LlmInput
 from lit_avg.llava_next.lora import (
     LoRA,
@@ -37,28 +39,21 @@ from lit_avg.llava_next.lora import (
     plain_name,
 )
 from lit_avg.llava_next.packed_attention import PACKED_ATTENTION
-from lit_avg.llava_next.pretrained_weights import HEAD, check_type, part_weights
+from lit_avg.llava_next.pretrained_weights import NAMES, FileWeights, check_type, part_weights
 from lit_avg.llava_next.vision_encoder import hidden_state, unread_parameters
 from lit_avg.utils.distributed import shares_weights_with_ranks
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hub import weights_folder
 from lit_avg.utils.mapped_weights import fill, to_memory
-from lit_avg.utils.weight_io import check_fit, tensors_hash
+from lit_avg.utils.weight_io import check_fit
 
 BackbonePart = Literal["vision_encoder", "connector", "llm", "llm_adapter"]
 
 BACKBONE_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm", "llm_adapter")
 """In the order of the data's way through them; not every backbone has the last."""
 
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "vision_encoder": ("model.vision_tower.",),
-    "connector": ("model.multi_modal_projector.", "model.image_newline"),
-    "llm": ("model.language_model.", "lm_head."),
-}
-"""How the names of each part's tensors begin in transformers' module."""
-
-LAYERS, EMBEDDINGS = "layers.", "embed_tokens.weight"
-"""Names within an LLM."""
+ORIGINAL_PARTS: tuple[BackbonePart, ...] = ("vision_encoder", "connector", "llm")
+"""Those that every LLaVA-NeXT has."""
 
 FeatureSelection = Literal["default", "full"]
 """transformers' `vision_feature_select_strategy`: `default` leaves out the first token, CLS; `full` keeps all."""
@@ -110,14 +105,17 @@ class Backbone(ExactBuffers):
     ) -> None:
         super().__init__()
         check_attention(attention)
+        self.hash_of_origin = dict[BackbonePart, Callable[[], str]]()  # of parts as they lay where they were taken from
+        self.pretrained = pretrained
         if pretrained is not None and vision_encoder is None and llm is None:
-            self.hf = whole(pretrained, attention)
+            self.hf, weights = whole(pretrained, attention)
+            if weights is not None:
+                self.hash_of_origin |= {part: cache(weights.part(part).sha256) for part in ORIGINAL_PARTS}
         elif pretrained is None and vision_encoder is not None and llm is not None:
             self.hf = composed(config_of(vision_encoder), config_of(llm), attention)
         else:
             raise UserError("a backbone is either `pretrained` as a whole or made of a `vision_encoder` and an `llm`")
         self.attention, self.lora = attention, lora
-        self.hash_of_origin = dict[BackbonePart, Callable[[], str]]()  # of parts as they lay where they were taken from
         self.llm_not_loaded = llm_left_out()  # its SHA-256; None where there is an LLM
         if self.llm_not_loaded is not None:
             self.hf.lm_head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  nothing will be asked of it
@@ -170,6 +168,12 @@ class Backbone(ExactBuffers):
     def positions(self) -> int | None:
         """How many tokens the LLM was made to read, if its config says."""
         return cast(int | None, cast(Any, self.hf.config).text_config.to_dict().get("max_position_embeddings"))
+
+    @property
+    def grid_side(self) -> int:
+        """Rows, and columns, of the tokens that the encoder makes of a tile."""
+        config = cast(Any, self.hf.config).vision_config
+        return config.image_size // config.patch_size
 
     @property
     def image_newline(self) -> Tensor:
@@ -239,27 +243,28 @@ class Backbone(ExactBuffers):
         config = type(own.config).from_pretrained(folder)
         check_same_computation(own.config, config, where)
         weights = part_weights(folder, part)
-        if part == "llm":
-            weights = self._with_head(weights, config.tie_word_embeddings, where)
-        plain = {name if name == HEAD else NAMES[part][0] + name: tensor for name, tensor in weights.items()}
+        self._take(part, weights.with_head(config.tie_word_embeddings) if part == "llm" else weights, where)
+
+    def load_part_of_whole(self, part: BackbonePart, source: str) -> None:
+        """Copy the weights of one part of a pretrained LLaVA-NeXT; arguments and errors as in `load_part`."""
+        folder = weights_folder("pretrained", source)
+        config, own = whole_config(folder, source), self.hf.config
+        for theirs, ours in ((config.vision_config, own.vision_config), (config.text_config, own.text_config)):
+            check_same_computation(cast(PreTrainedConfig, ours), cast(PreTrainedConfig, theirs), source)
+        self._take(part, weights_of_whole(folder).with_head(config.tie_word_embeddings).part(part), source)
+
+    def _take(self, part: BackbonePart, weights: FileWeights, source: str) -> None:
+        """Fill a part, whose layers may have an adapter, with weights that have to be exactly its own."""
+        self.hash_of_origin[part] = cache(weights.sha256)
+        if part == "llm" and self.llm_not_loaded is not None:
+            weights = weights.without(LLM_LAYERS)
+        elif part == "llm" and self.hf.lm_head.weight is self.hf.get_input_embeddings().weight:
+            check_head(weights, source)
         here = {plain_name(name): name for name in self.hf.state_dict()}
         elsewhere = {name for name in here.values() if is_of_adapter(name) or not name.startswith(NAMES[part])}
-        named = {here.get(name, name): tensor for name, tensor in plain.items()}
-        check_fit(self.hf, named, where, "this config describes", elsewhere)
+        named = {here.get(name, name): tensor for name, tensor in weights.tensors.items()}
+        check_fit(self.hf, named, source, "this config describes", elsewhere, weights.files)
         fill(self.hf, named)
-        self.hash_of_origin[part] = cache(lambda: tensors_hash(tensor for _, tensor in sorted(plain.items())))
-
-    def _with_head(self, weights: Mapping[str, Tensor], tied: bool, source: str) -> dict[str, Tensor]:
-        """An LLM's tensors with its head, which is not in the file where it is `tied` to the embeddings."""
-        if self.llm_not_loaded is not None:
-            return {name: tensor for name, tensor in weights.items() if not name.startswith((LAYERS, HEAD))}
-        embeddings = weights.get(EMBEDDINGS)
-        head = weights.get(HEAD, embeddings if tied else None)
-        if head is None or embeddings is None:
-            return dict(weights)  # what is lacking is told with the rest
-        if self.hf.lm_head.weight is self.hf.get_input_embeddings().weight:
-            check_head(embeddings, head, source)
-        return {**weights, HEAD: head}
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Tiles (tiles, 3, S, S) to visual tokens in the LLM's embedding space, (tiles, finest tokens, D).

@@ -1,16 +1,15 @@
 """transformers' LLaVA-NeXT, made whole from a checkpoint or composed of two configs."""
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
-    AutoConfig,
     GenerationConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
@@ -19,8 +18,9 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.initialization import no_init_weights
 
+from lit_avg.llava_next.llava_layout import is_llavas, llava_next_config, llava_weights
 from lit_avg.llava_next.llm_configs import check_llm
-from lit_avg.llava_next.pretrained_weights import HEAD, check_type, whole_weights
+from lit_avg.llava_next.pretrained_weights import HEAD, LLAVA_NEXT, NAMES, FileWeights, check_type, whole_weights
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import hash_of_json
 from lit_avg.utils.hub import weights_folder
@@ -46,8 +46,6 @@ DRAWN_AT_MOST = 2**26
 """Weights of a backbone that are drawn although encoder and LLM come from elsewhere."""
 
 WHOLE = frozenset(("vision_encoder", "connector", "llm"))
-
-EMBEDDINGS = "model.language_model.embed_tokens.weight"
 
 GENERATION = "generation_config.json"
 
@@ -96,20 +94,22 @@ def llm_left_out() -> str | None:
     return _llm_left_out.get()
 
 
-def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
+def whole(source: str, attention: str) -> tuple[LlavaNextForConditionalGeneration, FileWeights | None]:
     """Every tensor from `source`, as it lies there; transformers by itself would only warn that some are random.
+
+    Returns:
+        The model, and the weights that it was filled with; None of them where all are to come from elsewhere.
 
     Raises:
         UserError: it cannot be loaded, is not what its config says, or not finite.
     """
     folder = weights_folder("pretrained", source)
-    check_type(folder, "llava_next", f"pretrained: {source}")
     try:
-        config = LlavaNextConfig.from_pretrained(folder)
-        check_encoder(cast(PreTrainedConfig, config.vision_config))
-        check_llm(cast(PreTrainedConfig, config.text_config))
-        weights = dict[str, Tensor]() if _parts_to_come() >= WHOLE else whole_weights(folder)
-        _untie_if_different(config, weights)
+        config = whole_config(folder, source)
+        weights = None if _parts_to_come() >= WHOLE else weights_of_whole(folder)
+        if weights is not None and config.tie_word_embeddings and weights.head_differs():
+            config.tie_word_embeddings = False  # as transformers: what lies there is the head, whatever the config says
+            cast(PreTrainedConfig, config.text_config).tie_word_embeddings = False
         hf = _empty(config, attention)
         if (folder / GENERATION).is_file():
             hf.generation_config = GenerationConfig.from_pretrained(folder)
@@ -117,22 +117,45 @@ def whole(source: str, attention: str) -> LlavaNextForConditionalGeneration:
         raise
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{source} cannot be loaded as a LLaVA-NeXT: {' '.join(str(error).split())[:300]}") from error
-    if not weights:
-        return hf.eval()
-    if config.tie_word_embeddings and EMBEDDINGS in weights:
-        weights.setdefault(HEAD, weights[EMBEDDINGS])
-    if llm_left_out() is not None:
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(LLM_LAYERS)}
-    check_fit(hf, weights, source, "its config.json describes", {HEAD} if llm_left_out() is not None else frozenset())
-    fill(hf, weights)
-    return hf.eval()
+    if weights is not None:
+        weights = weights.with_head(config.tie_word_embeddings)
+        wanted = weights if llm_left_out() is None else weights.without(LLM_LAYERS)
+        elsewhere = frozenset[str]() if llm_left_out() is None else frozenset((HEAD,))
+        check_fit(hf, wanted.tensors, source, "its config.json describes", elsewhere, weights.files)
+        fill(hf, wanted.tensors)
+    return hf.eval(), weights
 
 
-def _untie_if_different(config: LlavaNextConfig, weights: Mapping[str, Tensor]) -> None:
-    """As transformers: a head that lies there and is not the embeddings is the head, whatever the config says."""
-    if config.tie_word_embeddings and HEAD in weights and EMBEDDINGS in weights:
-        config.tie_word_embeddings = torch.equal(weights[HEAD], weights[EMBEDDINGS])
-        cast(PreTrainedConfig, config.text_config).tie_word_embeddings = config.tie_word_embeddings
+def whole_config(folder: Path, source: str) -> LlavaNextConfig:
+    """The config of a LLaVA-NeXT.
+
+    Args:
+        folder: where it is.
+        source: what the user calls it.
+
+    Raises:
+        UserError: it is of another kind of model, or has a part that does not work here.
+    """
+    if is_llavas(folder):
+        config = llava_next_config(folder)
+    else:
+        check_type(folder, LLAVA_NEXT, f"pretrained: {source}")
+        config = LlavaNextConfig.from_pretrained(folder)
+    check_encoder(cast(PreTrainedConfig, config.vision_config))
+    check_llm(cast(PreTrainedConfig, config.text_config))
+    return config
+
+
+def weights_of_whole(folder: Path) -> FileWeights:
+    """The tensors of a LLaVA-NeXT in either layout; errors as in `whole`."""
+    return llava_weights(folder) if is_llavas(folder) else whole_weights(folder)
+
+
+def whole_hashes(source: str) -> dict[str, str]:
+    """SHA-256 of each part of a pretrained LLaVA-NeXT; errors as in `whole`."""
+    folder = weights_folder("pretrained", source)
+    weights = weights_of_whole(folder).with_head(whole_config(folder, source).tie_word_embeddings)
+    return {part: weights.part(part).sha256() for part in NAMES}
 
 
 def composed(
@@ -231,33 +254,17 @@ def settings_hash(config: PreTrainedConfig) -> str:
     return hash_of_json(content, 16)
 
 
-def config_of(settings: dict[str, Any]) -> PreTrainedConfig:
-    """A transformers config from its `model_type` and values.
-
-    Raises:
-        UserError: there is no `model_type`, transformers has none of that name, or a value is none it can have.
-    """
-    if "model_type" not in settings:
-        raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
-    try:
-        return AutoConfig.for_model(**settings)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split()).partition(". Should contain")[0][:300]
-        raise UserError(f"a config of model_type {settings['model_type']} cannot be made: {reason}") from error
-
-
-def check_head(embeddings: Tensor, head: Tensor, source: str) -> None:
+def check_head(weights: FileWeights, source: str) -> None:
     """Refuse an LM head of its own for an LLM whose head is its embeddings, which it would overwrite.
 
     Args:
-        embeddings: that are to be taken.
-        head: that is to be taken.
+        weights: that are to be taken.
         source: where they are from.
 
     Raises:
         UserError: they differ.
     """
-    if not torch.equal(embeddings, head):
+    if weights.head_differs():
         raise UserError(
             f"{source} has an LM head of its own, but here it is tied to the embeddings; "
             "set tie_word_embeddings: false in the llm's settings"

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
+from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from lit_avg.utils.errors import UserError
@@ -154,3 +156,18 @@ def check_same_computation(own: PreTrainedConfig, other: PreTrainedConfig, sourc
                 f"{source}: {name} is {theirs[name]} there, but {ours[name]} in this config; write its value into the "
                 "settings of the part that is taken from it"
             )
+
+
+def config_of(settings: dict[str, Any]) -> PreTrainedConfig:
+    """A transformers config from its `model_type` and values.
+
+    Raises:
+        UserError: there is no `model_type`, transformers has none of that name, or a value is none it can have.
+    """
+    if "model_type" not in settings:
+        raise UserError(f"a part of the backbone needs a `model_type` beside {', '.join(settings)}, for example llama")
+    try:
+        return AutoConfig.for_model(**settings)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).partition(". Should contain")[0][:300]
+        raise UserError(f"a config of model_type {settings['model_type']} cannot be made: {reason}") from error

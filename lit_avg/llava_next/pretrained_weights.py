@@ -4,13 +4,18 @@ transformers' own loading makes a module of its own, holds all of it and fills w
 tensors stay in their files until each is wanted, and names and shapes have to be exactly those that are expected.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.weight_io import read_json, read_weights
+from lit_avg.utils.hashing import hash_of_json, kept_of_files
+from lit_avg.utils.weight_io import read_json, read_weights, tensors_hash, weight_files
+
+LLAVA_NEXT = "llava_next"
 
 COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 """Ends of names of buffers that older checkpoints hold and every model computes for itself."""
@@ -37,6 +42,50 @@ OF_WHOLE = (
 
 HEAD = "lm_head.weight"
 
+EMBEDDINGS = "model.language_model.embed_tokens.weight"
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "vision_encoder": ("model.vision_tower.",),
+    "connector": ("model.multi_modal_projector.", "model.image_newline"),
+    "llm": ("model.language_model.", "lm_head."),
+}
+"""How the names of each part's tensors begin in transformers' module."""
+
+
+@dataclass(frozen=True)
+class FileWeights:
+    """Tensors of mapped files, by the names that they have in transformers' LLaVA-NeXT."""
+
+    tensors: Mapping[str, Tensor]
+    files: Sequence[Path]
+
+    def part(self, part: str) -> "FileWeights":
+        """Those of one part."""
+        own = {name: tensor for name, tensor in self.tensors.items() if name.startswith(NAMES[part])}
+        return FileWeights(own, self.files)
+
+    def without(self, beginnings: tuple[str, ...]) -> "FileWeights":
+        """Those whose names do not begin so."""
+        own = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(beginnings)}
+        return FileWeights(own, self.files)
+
+    def with_head(self, tied: bool) -> "FileWeights":
+        """With the LM head, which is in no file where it is `tied` to the embeddings."""
+        if not tied or HEAD in self.tensors or EMBEDDINGS not in self.tensors:
+            return self
+        return FileWeights({**self.tensors, HEAD: self.tensors[EMBEDDINGS]}, self.files)
+
+    def head_differs(self) -> bool:
+        """Whether there are an LM head and embeddings, and they are not the same."""
+        both = [self.tensors[name] for name in (HEAD, EMBEDDINGS) if name in self.tensors]
+        return len(both) == 2 and not torch.equal(both[0], both[1])
+
+    def sha256(self) -> str:
+        """As `tensors_hash` has it, in the order of names; the files are read for it once."""
+        in_order = sorted(self.tensors)
+        what = f"tensors {hash_of_json(in_order)}"
+        return kept_of_files(self.files, what, lambda: tensors_hash(self.tensors[name] for name in in_order))
+
 
 def check_type(folder: Path, wanted: str, source: str) -> None:
     """Refuse a folder of another kind of model, before anything is made of it.
@@ -51,11 +100,16 @@ def check_type(folder: Path, wanted: str, source: str) -> None:
     """
     found = read_json(folder / "config.json").get("model_type")
     if found != wanted and found not in SAME_WEIGHTS.get(wanted, ()):
-        raise UserError(f"{source} is a model of type {found}, but {wanted} is wanted here")
+        raise UserError(f"{source} is a model of type {found}, but {wanted} is wanted here{_instead(found)}")
 
 
-def part_weights(folder: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of a folder with an encoder or an LLM, by names within the part, and `lm_head.weight` if it is there.
+def _instead(found: object) -> str:
+    """What to do about it, for a message."""
+    return "; a whole LLaVA-NeXT is the backbone's `pretrained`" if str(found).startswith("llava") else ""
+
+
+def part_weights(folder: Path, part: str) -> FileWeights:
+    """The tensors of a folder with an encoder or an LLM.
 
     Args:
         folder: in transformers' format.
@@ -64,19 +118,21 @@ def part_weights(folder: Path, part: str) -> dict[str, Tensor]:
     Raises:
         UserError: there are no weights, or they cannot be read.
     """
-    weights, inner = _own(read_weights(folder)), INNER[part]
-    if part == "vision_encoder":
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(BESIDE_AN_ENCODER)}
-    return {name.removeprefix(inner): tensor for name, tensor in weights.items()}
+    inner, place = INNER[part], NAMES[part][0]
+    beside = BESIDE_AN_ENCODER if part == "vision_encoder" else ()
+    named = {name: tensor for name, tensor in _own(read_weights(folder)).items() if not name.startswith(beside)}
+    whole = {name if name == HEAD else place + name.removeprefix(inner): tensor for name, tensor in named.items()}
+    return FileWeights(whole, weight_files(folder))
 
 
-def whole_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a LLaVA-NeXT in transformers' format, by the names that its module has today.
+def whole_weights(folder: Path) -> FileWeights:
+    """The tensors of a LLaVA-NeXT in transformers' format.
 
     Raises:
         UserError: there are none, or they cannot be read.
     """
-    return {_renamed(name): tensor for name, tensor in _own(read_weights(folder)).items()}
+    named = {_renamed(name): tensor for name, tensor in _own(read_weights(folder)).items()}
+    return FileWeights(named, weight_files(folder))
 
 
 def _own(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

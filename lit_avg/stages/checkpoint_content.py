@@ -15,8 +15,9 @@ from lit_avg.training.frozen_parts import (
     EXTERNAL_WEIGHTS_KEY,
     ExternalWeights,
     check_frozen_parts,
-    frozen_parts_of_run,
     names_of,
+    parts_of_pretrained,
+    parts_of_run,
 )
 from lit_avg.training.handover import ADAPTER_KEY, STAGE_KEY, plain
 from lit_avg.training.sharded_state import keep_whole, sharding, take_whole, trained_alone
@@ -57,13 +58,10 @@ class CheckpointContent(FiniteTraining):
     @cached_property
     def external_weights(self) -> dict[BackbonePart, ExternalWeights]:
         """The parts that checkpoints need not hold: frozen ones that can be had from where this run had them."""
-        backbone = self.model.backbone
         frozen: list[BackbonePart] = [part for part in BACKBONE_PARTS if part not in self.trained_parts]
-        if "llm_adapter" in frozen and "llm_adapter" not in backbone.hash_of_origin:  # none, or a fresh one
-            frozen.remove("llm_adapter")
-        if self.init_from is None or self.begun_from is None:
-            return {}
-        return {part: frozen_parts_of_run(backbone, part, self.begun_from) for part in frozen}
+        if self.init_from is not None:
+            return {} if self.begun_from is None else parts_of_run(self.model.backbone, frozen, self.begun_from)
+        return parts_of_pretrained(self.model.backbone, frozen, Path(self.trainer.default_root_dir))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As torch has it; under FSDP2 what the strategy is to save and to load, which asks for it here."""

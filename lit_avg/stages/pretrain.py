@@ -64,4 +64,6 @@ class Pretrain(Stage):
         """Encoder and LLM, where they came from pretrained weights."""
         pretrained: list[tuple[BackbonePart, str]] = [*self.pretrained_parts.items()]
         backbone, run = self.model.backbone, Path(self.trainer.default_root_dir)
-        return {part: external_weights_of_pretrained(backbone, part, source, run) for part, source in pretrained}
+        own: dict[BackbonePart, ExternalWeights] = {}
+        own |= {part: external_weights_of_pretrained(backbone, part, source, run) for part, source in pretrained}
+        return super().external_weights | own

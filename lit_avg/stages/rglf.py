@@ -1,5 +1,6 @@
 """Stage 4: Ranking Granularity to align LMM Feedback (paper, section 3.3)."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from lit_avg.evaluation.outcomes import Outcomes
 from lit_avg.feedback.compute import open_readers
 from lit_avg.feedback.lmm_feedback import Feedback, encode_levels_of, feedback_of, levels_differ
 from lit_avg.feedback.store import FeedbackReader
-from lit_avg.llava_next.hf_model import without_llm
+from lit_avg.llava_next.backbone import BACKBONE_PARTS
+from lit_avg.llava_next.hf_model import weights_to_come, whole_hashes, without_llm
 from lit_avg.routing.objectives import Objective, RankingObjective, checked_losses
 from lit_avg.stages.router_stage import RouterStage
 from lit_avg.training.handover import base_weights
+from lit_avg.training.sharding import zero_init_suspended
 from lit_avg.utils.distributed import shares_weights_with_ranks
 from lit_avg.utils.errors import UserError
 
@@ -39,8 +42,8 @@ class RGLF(RouterStage):
         **kwargs: of `RouterStage`.
 
     Raises:
-        UserError: there is a store, but no `init_from` to say whose feedback is wanted, the loss has no weight, or
-            there are weights that the given objective would not hear of, or it has parameters of its own.
+        UserError: the loss has no weight, or there are weights that the given objective would not hear of, or it has
+            parameters of its own.
     """
 
     def __init__(
@@ -64,8 +67,6 @@ class RGLF(RouterStage):
             raise UserError(
                 f"the objective {type(objective).__name__} has parameters, which nothing trains; give it numbers"
             )
-        if feedback is not None and self.init_from is None:
-            raise UserError("feedback: a store is of the model of `init_from`; name the run of stage 3 there")
         self.feedback = feedback
         self.per_sample = per_sample
         self.readers = dict[str, FeedbackReader]()
@@ -75,12 +76,37 @@ class RGLF(RouterStage):
         """As in `Stage`; where feedback comes from a store there is no LLM. Only fitting can do without it."""
         if hasattr(self, "model"):
             return
-        if self.feedback is None or self.init_from is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self.feedback is None or self.trainer.state.fn != TrainerFn.FITTING:
             super().configure_model()
             return
-        with without_llm(base_weights(self.init_from)["llm"]):
+        base = self.base_weights()
+        with without_llm(base["llm"]):
             super().configure_model()
-        self.readers = open_readers(self.model, self.init_from, Path(self.feedback), self.trainer, self.per_sample)
+        self.readers = open_readers(self.model, base, Path(self.feedback), self.trainer, self.per_sample)
+
+    @cached_property
+    def pretrained(self) -> str | None:
+        """Where the backbone is taken from as a whole, if it is."""
+        if hasattr(self, "model"):
+            return self.model.backbone.pretrained
+        nothing_read = weights_to_come(BACKBONE_PARTS)
+        with zero_init_suspended(), torch.device("cpu"), torch.random.fork_rng(devices=[]), nothing_read:
+            return self.make_model().backbone.pretrained
+
+    def base_weights(self) -> dict[str, str]:
+        """SHA-256 of each part of the backbone whose feedback is wanted.
+
+        Raises:
+            UserError: it is of random weights.
+        """
+        if self.init_from is not None:
+            return base_weights(self.init_from)
+        if self.pretrained is None:
+            raise UserError(
+                "feedback: a store is of the model of `init_from`; name the run of stage 3 there, or give the backbone "
+                "`pretrained`"
+            )
+        return whole_hashes(self.pretrained)
 
     def on_fit_start(self) -> None:
         """As in `Stage`; refuse samples by themselves where all ranks have to compute equally often.

@@ -7,15 +7,16 @@ makes no difference.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
-from lit_avg.llava_next.backbone import Backbone, BackbonePart
+from lit_avg.llava_next.backbone import ORIGINAL_PARTS, Backbone, BackbonePart
 from lit_avg.llava_next.lora import is_of_adapter, plain_name
 from lit_avg.runs.origins import Origin
+from lit_avg.utils.distributed import is_sharded
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.weight_io import hashes_with_types, tensors_hash
 
@@ -41,6 +42,7 @@ class ExternalWeights(TypedDict):
     beside: str  # but for a hub id: its path as seen from the run that leaves the part out, so that both may move
     sha256: str  # of the part's tensors
     checkpoint: NotRequired[str]  # of a run: SHA-256 of its checkpoint's file
+    of_whole: NotRequired[bool]  # of pretrained weights: they are of a whole LLaVA-NeXT
 
 
 def frozen_parts_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) -> ExternalWeights:
@@ -54,13 +56,35 @@ def frozen_parts_of_run(backbone: Backbone, part: BackbonePart, origin: Origin) 
     )
 
 
-def external_weights_of_pretrained(backbone: Backbone, part: BackbonePart, origin: str, run: Path) -> ExternalWeights:
-    """A part that was loaded from pretrained weights, for the checkpoints of `run`."""
+def parts_of_run(
+    backbone: Backbone, frozen: Sequence[BackbonePart], origin: Origin
+) -> dict[BackbonePart, ExternalWeights]:
+    """Frozen parts of a backbone that was taken over from an earlier run, but for an adapter that did not come so."""
+    parts: list[BackbonePart] = [part for part in frozen if part != "llm_adapter" or part in backbone.hash_of_origin]
+    return {part: frozen_parts_of_run(backbone, part, origin) for part in parts}
+
+
+def parts_of_pretrained(
+    backbone: Backbone, frozen: Sequence[BackbonePart], run: Path
+) -> dict[BackbonePart, ExternalWeights]:
+    """Frozen parts of a backbone that was pretrained as a whole, for the checkpoints of `run`; none of any other."""
+    source = backbone.pretrained
+    own: list[BackbonePart] = [part for part in frozen if part in ORIGINAL_PARTS]
+    if source is None:
+        return {}
+    return {part: external_weights_of_pretrained(backbone, part, source, run, of_whole=True) for part in own}
+
+
+def external_weights_of_pretrained(
+    backbone: Backbone, part: BackbonePart, origin: str, run: Path, of_whole: bool = False
+) -> ExternalWeights:
+    """A part that was loaded from pretrained weights, its own or a whole model's, for the checkpoints of `run`."""
     place, beside = origin, ""
     if Path(origin).is_dir():
         place = os.path.abspath(origin)  # noqa: PTH100  not where links lead
         beside = os.path.relpath(place, run.absolute())
-    return ExternalWeights(origin=place, is_run=False, beside=beside, sha256=part_hash(backbone, part))
+    external = ExternalWeights(origin=place, is_run=False, beside=beside, sha256=part_hash(backbone, part))
+    return {**external, "of_whole": True} if of_whole else external
 
 
 def names_of(backbone: Backbone, part: BackbonePart) -> set[str]:
@@ -94,6 +118,11 @@ def _tensors_of(backbone: Backbone, part: BackbonePart) -> list[Tensor]:
     return [named[name].detach() for name in sorted(names_of(backbone, part), key=plain_name)]
 
 
+def _earlier_hashes(backbone: Backbone, part: BackbonePart) -> Iterator[str]:
+    """As `hashes_with_types`; none where ranks share the weights, which no checkpoint of that time knew."""
+    return iter(()) if is_sharded(backbone) else hashes_with_types(_tensors_of(backbone, part))
+
+
 def check_frozen_parts(
     backbone: Backbone, external_weights: Mapping[BackbonePart, ExternalWeights], source: str
 ) -> None:
@@ -104,7 +133,7 @@ def check_frozen_parts(
     """
     for part, known in external_weights.items():
         found = part_hash(backbone, part)
-        if found != known["sha256"] and known["sha256"] not in hashes_with_types(_tensors_of(backbone, part)):
+        if found != known["sha256"] and known["sha256"] not in _earlier_hashes(backbone, part):
             raise UserError(
                 f"{source} was trained with another {part.replace('_', ' ')} than {known['origin']} now holds "
                 f"(SHA-256 {known['sha256'][:12]}, found {found[:12]}); bring that one back or train this stage anew"

@@ -104,8 +104,13 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
         has_the_llm = "llm" in external_weights and external_weights["llm"]["origin"] == origin["origin"]
         _take_over(backbone, read_checkpoint(_existing(before)), before, llm_wanted and has_the_llm)
     for name, part in external_weights.items():
-        if not part["is_run"] and name in ("vision_encoder", "llm"):
-            backbone.load_part(name, folder_now(part["origin"], part["beside"], run_of(checkpoint_path(source))))
+        if part["is_run"]:
+            continue
+        folder = folder_now(part["origin"], part["beside"], run_of(checkpoint_path(source)))
+        if part.get("of_whole"):
+            backbone.load_part_of_whole(name, folder)
+        elif name in ("vision_encoder", "llm"):
+            backbone.load_part(name, folder)
     if ADAPTER_KEY in checkpoint:
         check_same_scale(backbone.lora, checkpoint[ADAPTER_KEY], f"init_from: {source}")
         backbone.add_adapter()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,6 +79,36 @@ def keep_sha256(path: Path, sha256: str) -> None:
     """Note the hash of a file that was just written or fetched, so that nobody has to read it again."""
     place = _absolute(path)
     _keep(place, file_state(place), sha256)
+
+
+def kept_of_files(files: Sequence[Path], what: str, find_out: Callable[[], str]) -> str:
+    """What somebody has found out about files, for as long as they stay as they are; of several processes one does.
+
+    Args:
+        files: that it depends on.
+        what: it is, of all that may be known of them.
+        find_out: reads them.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    places = [_absolute(path) for path in files]
+    name = hash_of_json([what, *(f"{place} {file_state(place)}" for place in places)])
+    if sum(place.stat().st_size for place in places) < _WORTH_KEEPING:
+        return find_out()
+    note = default_cache() / "of_files" / f"{name}.json"
+    with places[0].open("rb") as file:
+        with suppress(UserError):  # a file system without locks: then each finds out for itself
+            lock_until_closed(file)
+        with suppress(OSError, RuntimeError, ValueError, TypeError, KeyError):  # no note, or one that is broken
+            return str(json.loads(note.read_bytes())[name])
+        for place in places:
+            _wait_for_next_tick(place)
+        found = find_out()
+        if hash_of_json([what, *(f"{place} {file_state(place)}" for place in places)]) == name:
+            with suppress(OSError, RuntimeError, UnicodeError):
+                write_whole(note, json.dumps({name: found}))
+        return found
 
 
 def changed_beneath(manifest: Path, hashes: Mapping[str, str], read: bool = True) -> dict[Path, str]:

@@ -3,6 +3,7 @@
 transformers asks for each of a model's files, and again and again, before it gives up.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
@@ -45,6 +46,21 @@ def check_source(argument: str, name: str, file: str) -> None:
         raise UserError(f"{argument}: {name} is no folder here, not in the hub's cache, and {reason}") from error
 
 
+BESIDE_WEIGHTS = ("generation_config.json", "vision_config.json", "preprocessor_config.json")
+"""What a repository may have beside a model's config and weights."""
+
+
+def config_folder(argument: str, name: str) -> Path:
+    """The folder of a model's `config.json`; arguments and errors as in `weights_folder`."""
+    check_source(argument, name, "config.json")
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except (HfHubHTTPError, HFValidationError, OSError, HTTPError) as error:
+        raise _not_fetched(argument, name, error) from error
+
+
 def weights_folder(argument: str, name: str) -> Path:
     """The folder of a model's `config.json` and weights; of a hub id, once they are fetched.
 
@@ -55,11 +71,12 @@ def weights_folder(argument: str, name: str) -> Path:
     Raises:
         UserError: it is neither, or has no config or weights.
     """
-    check_source(argument, name, "config.json")
+    folder = config_folder(argument, name)
     if Path(name).is_dir():
-        return Path(name)
+        return folder
     try:
-        folder = Path(hf_hub_download(name, "config.json")).parent
+        for file in BESIDE_WEIGHTS:
+            _fetched(name, file)
         for stem, suffix in FORMATS:
             if (index := _fetched(name, f"{stem}.{suffix}.index.json")) is not None:
                 for file in files_of_index(index):
@@ -68,9 +85,19 @@ def weights_folder(argument: str, name: str) -> Path:
             if _fetched(name, f"{stem}.{suffix}") is not None:
                 return folder
     except (HfHubHTTPError, HFValidationError, OSError, HTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{argument}: {name} cannot be fetched from the hub: {reason}") from error
+        raise _not_fetched(argument, name, error) from error
     return folder  # whoever reads the weights tells that there are none
+
+
+def files_beside(name: str, files: Iterable[str]) -> list[Path]:
+    """Those files that a folder or a repository has, fetched."""
+    here = Path(name).is_dir()
+    found = [Path(name) / file if here else _fetched(name, file) for file in files]
+    return [path for path in found if path is not None and path.is_file()]
+
+
+def _not_fetched(argument: str, name: str, error: Exception) -> UserError:
+    return UserError(f"{argument}: {name} cannot be fetched from the hub: {' '.join(str(error).split())[:200]}")
 
 
 def _fetched(name: str, file: str) -> Path | None:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lit_avg.utils.errors import UserError
-from lit_avg.utils.finite import check_weights
+from lit_avg.utils.finite import check_weights, non_finite
+from lit_avg.utils.hashing import hash_of_json, kept_of_files
 from lit_avg.utils.json_files import read_entries
 
 FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
@@ -29,12 +30,17 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: there are no weights, a shard is missing, or a file is none that can be read without running code.
     """
+    return _merged(weight_files(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that `read_weights` reads; errors as there."""
     for stem, suffix in FORMATS:
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
-            return _merged([folder / name for name in files_of_index(index)])
+            return [folder / name for name in files_of_index(index)]
         if (folder / f"{stem}.{suffix}").is_file():
-            return _merged([folder / f"{stem}.{suffix}"])
+            return [folder / f"{stem}.{suffix}"]
     raise UserError(f"{folder} has no weights; there should be model.safetensors or pytorch_model.bin, or an index")
 
 
@@ -86,9 +92,17 @@ def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, 
 
 
 def check_fit(
-    module: nn.Module, weights: Mapping[str, Tensor], source: str, maker: str, elsewhere: Set[str] = frozenset()
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: str,
+    maker: str,
+    elsewhere: Set[str] = frozenset(),
+    files: Sequence[Path] = (),
 ) -> None:
     """Refuse weights that are not finite or not exactly those of a module, but for names known to be `elsewhere`.
+
+    Args:
+        files: that the weights are mapped from, if they are, so that it is found out once whether they are finite.
 
     Other arguments and errors as in `load_exactly`.
     """
@@ -101,7 +115,10 @@ def check_fit(
     for name, tensor in weights.items():
         if own[name].shape != tensor.shape:
             raise UserError(f"{source}: {name} is {tuple(tensor.shape)}, but {tuple(own[name].shape)} in what {maker}")
-    check_weights(weights, source)
+    if not files or kept_of_files(
+        files, f"finite {hash_of_json(sorted(weights))}", lambda: " ".join(non_finite(weights))
+    ):
+        check_weights(weights, source)
 
 
 def named_differences(missing: list[str], unexpected: list[str]) -> str:

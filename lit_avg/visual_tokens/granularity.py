@@ -65,6 +65,18 @@ class Granularities:
         step = int(steps.pop())
         return cls(tokens, step if not steps and step > 1 and not step & (step - 1) else None)
 
+    @classmethod
+    def of_side(cls, side: int) -> Self:
+        """At most five levels of an encoder's own square grid: halves as in the paper, or squares if it does not halve.
+
+        24x24 gives 36, 72, 144, 288 and 576 tokens; 27x27 gives 9, 49, 196 and 729, for adaptive pooling.
+        """
+        halvings = min(4, 2 * ((side & -side).bit_length() - 1))
+        if halvings:
+            return cls([side * side >> halved for halved in range(halvings, -1, -1)])
+        squares = sorted({round(side / part) ** 2 for part in (8, 4, 2, 1) if side >= part})
+        return cls(squares, None)
+
     @property
     def finest(self) -> int:
         """Tokens per tile of the finest level."""

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from lit_avg.llava_next import hf_model
 from lit_avg.llava_next.backbone import Backbone
-from lit_avg.llava_next.hf_model import config_of
+from lit_avg.llava_next.llm_configs import config_of
 from lit_avg.model import AvgLlava
 from lit_avg.routing.router import GranularityRouter
 from lit_avg.stages import Pretrain
@@ -137,8 +137,8 @@ def on_a_rank(folder: str) -> None:
         Measured.growth = 0
         found = trained(LARGE, place, strategy, 2)
         size = 4 * sum(tensor.numel() for tensor in found.values())
-        # half of it, and at most a layer and what is sent of it; as a whole it would be twice as much
-        assert 0.4 * size < Measured.growth < 0.8 * size, f"{type(strategy).__name__}: {Measured.growth / size:.2f}"
+        # half of it, a layer, and what is sent of it; where all is built first it is all of it, and more
+        assert 0.4 * size < Measured.growth < 0.95 * size, f"{type(strategy).__name__}: {Measured.growth / size:.2f}"
 
 
 @pytest.mark.slow

@@ -2,18 +2,27 @@
 
 The release keeps LLaVA's names: the LLM's own beside `model.mm_projector`, `model.image_newline` and
 `model.vision_tower.vision_tower`, and adds `model.router`. A plain LLaVA-NeXT in LLaVA's layout is the same without the
-router. Ours are those of `AvgLlava.state_dict()`. The voter is (L, 1) there and (L,) here.
+router. Ours are those of `AvgLlava.state_dict()`. The voter is (L, 1) there and (L,) here. A vision encoder that was
+never trained lies in a repository of its own.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from torch import Tensor
+from transformers import LlavaNextConfig
 
-from lit_avg.llava_next.pretrained_weights import COMPUTED
+from lit_avg.llava_next.llm_configs import config_of
+from lit_avg.llava_next.pretrained_weights import COMPUTED, FileWeights, part_weights
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hub import config_folder, weights_folder
+from lit_avg.utils.weight_io import read_json, read_weights, weight_files
 from lit_avg.visual_tokens.granularity import Granularities
+
+BACKBONE = "backbone.hf."
+"""How our names of a backbone's tensors begin."""
 
 LLMS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 """The LLM under each of LLaVA's model types, as transformers calls it."""
@@ -136,3 +145,58 @@ def _renamed(name: str, given: int) -> str:
         if name.startswith(prefixes[given]):
             return prefixes[1 - given] + name.removeprefix(prefixes[given])
     return name
+
+
+def is_llavas(folder: Path) -> bool:
+    """Whether a model's folder is in LLaVA's own layout."""
+    return read_json(folder / "config.json").get("model_type") in LLMS
+
+
+def llava_next_config(folder: Path) -> LlavaNextConfig:
+    """What transformers would call the model in a folder of LLaVA's own layout; errors as in `release_config`."""
+    settings = release_config(read_json(folder / "config.json"))
+    llm = config_of(settings.llm)
+    return LlavaNextConfig(
+        vision_config=config_of(_vision_settings(folder, settings.vision_tower)),
+        text_config=llm,
+        vision_feature_layer=settings.vision_feature_layer,
+        vision_feature_select_strategy=settings.vision_features,
+        image_grid_pinpoints=settings.grid_pinpoints,
+        image_token_index=llm.vocab_size,
+        tie_word_embeddings=llm.tie_word_embeddings,
+    )
+
+
+def llava_weights(folder: Path) -> FileWeights:
+    """The backbone's tensors of a folder in LLaVA's own layout, the encoder's from where LLaVA fetches it if it must.
+
+    Raises:
+        UserError: there are none, or they cannot be read.
+    """
+    ours = {name: tensor for name, tensor in from_release(read_weights(folder)).items() if not _is_router(name)}
+    weights = FileWeights({name.removeprefix(BACKBONE): ours[name] for name in ours}, weight_files(folder))
+    if weights.part("vision_encoder").tensors:
+        return weights
+    tower = release_config(read_json(folder / "config.json")).vision_tower
+    encoder = part_weights(weights_folder("mm_vision_tower", tower), "vision_encoder")
+    return FileWeights({**weights.tensors, **encoder.tensors}, [*weights.files, *encoder.files])
+
+
+def _is_router(name: str) -> bool:
+    return name.startswith("router.")
+
+
+def router_weights(folder: Path) -> dict[str, Tensor]:
+    """The router's tensors of a folder of the authors', by its own names; none in a plain LLaVA-NeXT."""
+    ours = from_release(read_weights(folder))
+    return {name.removeprefix("router."): ours[name] for name in ours if _is_router(name)}
+
+
+def _vision_settings(folder: Path, vision_tower: str) -> dict[str, Any]:
+    """Settings of the vision encoder: beside the checkpoint, or from where LLaVA fetched it."""
+    path = folder / "vision_config.json"
+    if not path.is_file():
+        path = config_folder("mm_vision_tower", vision_tower) / "config.json"
+    config = read_json(path)
+    vision = cast(dict[str, Any], config.get("vision_config") or config)
+    return vision | {"model_type": "clip_vision_model"}
