@@ -78,7 +78,8 @@ class AvgLlava(PretrainedMixin):
         self.semantics = choices = choices_of(semantics)
         self.granularities = granularities
         self.layout = VisualLayout(granularities, choices.unpad)
-        with torch.random.fork_rng(devices=[]):  # a router begins alike whatever its backbone draws, be it no LLM
+        gpus = [torch.cuda.current_device()] if torch.empty(0).is_cuda else []
+        with torch.random.fork_rng(devices=gpus):  # a router begins alike whatever its backbone draws, be it no LLM
             self.backbone = backbone()
         self.scaler = GranularityScaler(granularities, pooling)
         self.instruction_filter = InstructionFilter(k, choices.empty_slots)

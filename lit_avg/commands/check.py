@@ -10,10 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lit_avg.commands.fit import quiet_lightning
-from lit_avg.commands.offline import BuildingCLI
+from lit_avg.commands.offline import BuildingCLI, outline_model
 from lit_avg.data import ShardsData
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
@@ -104,8 +102,7 @@ def _feedback(cli: BuildingCLI) -> str:
 
 def _evaluation(stage: Stage) -> dict[str, Any]:
     """Build the stage; what its test compares and measures."""
-    with torch.device("meta"):
-        stage.model = stage.make_model()
+    outline_model(stage)
     stage.freeze_the_rest()
     return {
         "policies": list(stage.policies),

@@ -9,13 +9,12 @@ parameters is described in seconds.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from lit_avg.commands.fit import quiet_lightning
-from lit_avg.commands.offline import BuildingCLI
+from lit_avg.commands.offline import BuildingCLI, outline_model
 from lit_avg.stages.base import Stage
 from lit_avg.stages.trained_parts import PARTS
 from lit_avg.visual_tokens.anyres import VisualLayout
@@ -33,8 +32,7 @@ def main(argv: list[str]) -> int:
     quiet_lightning()
     cli = BuildingCLI(["fit", *argv])
     stage = cli.stage
-    with torch.device("meta"):
-        stage.model = stage.make_model()
+    outline_model(stage)
     stage.freeze_the_rest()
     console = Console()
     describe(stage, console)
@@ -49,7 +47,7 @@ def describe(stage: Stage, console: Console) -> None:
     trained = ", ".join(part.replace("_", " ") for part in stage.trained_parts)
     console.print(f"[bold]{type(stage).__name__}[/bold] trains: {trained}")
     _say(console, f"loss: {stage.loss_in_words}")
-    _say(console, f"starts from: {stage.init_from or 'the weights the backbone is built with'}")
+    _say(console, f"starts from: {stage.start_in_words}")
     _say(
         console,
         f"AdamW, betas {settings.betas}, weight decay {settings.weight_decay}; "

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from lit_avg.commands.fit import TrainingCLI
+from lit_avg.llava_next.backbone import BACKBONE_PARTS
+from lit_avg.llava_next.hf_model import weights_to_come
 from lit_avg.runs.consolidation import weights_path
 from lit_avg.runs.run_folder import run_of
 from lit_avg.stages.base import Stage
@@ -65,6 +68,12 @@ class BuildingCLI(TrainingCLI):
         if not isinstance(self.model, Stage):
             raise UserError(f"{type(self.model).__name__} trains no AvgLlava; lit_avg.stages has those that do")
         return self.model
+
+
+def outline_model(stage: Stage) -> None:
+    """Give a stage its model on torch's meta device: nothing is drawn, held, or fetched but configs."""
+    with torch.device("meta"), weights_to_come(BACKBONE_PARTS):
+        stage.model = stage.make_model()
 
 
 def finished_run(source: str) -> tuple[BuildingCLI, Path]:

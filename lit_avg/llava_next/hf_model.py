@@ -23,7 +23,7 @@ from lit_avg.llava_next.llm_configs import check_llm
 from lit_avg.llava_next.pretrained_weights import HEAD, LLAVA_NEXT, NAMES, FileWeights, check_type, whole_weights
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import hash_of_json
-from lit_avg.utils.hub import weights_folder
+from lit_avg.utils.hub import config_folder, weights_folder
 from lit_avg.utils.mapped_weights import fill
 from lit_avg.utils.weight_io import check_fit
 
@@ -103,10 +103,11 @@ def whole(source: str, attention: str) -> tuple[LlavaNextForConditionalGeneratio
     Raises:
         UserError: it cannot be loaded, is not what its config says, or not finite.
     """
-    folder = weights_folder("pretrained", source)
+    all_to_come = _parts_to_come() >= WHOLE
+    folder = (config_folder if all_to_come else weights_folder)("pretrained", source)
     try:
         config = whole_config(folder, source)
-        weights = None if _parts_to_come() >= WHOLE else weights_of_whole(folder)
+        weights = None if all_to_come else weights_of_whole(folder)
         if weights is not None and config.tie_word_embeddings and weights.head_differs():
             config.tie_word_embeddings = False  # as transformers: what lies there is the head, whatever the config says
             cast(PreTrainedConfig, config.text_config).tie_word_embeddings = False

@@ -133,6 +133,11 @@ class Stage(CheckpointContent):
         """The parts of the backbone that `load_weights` fills."""
         return () if self.init_from is None else BACKBONE_PARTS
 
+    @property
+    def start_in_words(self) -> str:
+        """What `lit-avg describe` says of the weights that training starts from."""
+        return self.init_from or self.model.backbone.pretrained or "random weights"
+
     def load_weights(self) -> None:
         """Take over the backbone of the stage before."""
         if self.init_from is not None:

@@ -44,6 +44,12 @@ class Pretrain(Stage):
         """As in `Stage`: the pretrained ones."""
         return [*self.pretrained_parts]
 
+    @property
+    def start_in_words(self) -> str:
+        """As in `Stage`: where each part is from."""
+        named = [f"{part.replace('_', ' ')} of {source}" for part, source in self.pretrained_parts.items()]
+        return ", ".join([*named, f"all else: {super().start_in_words}"] if named else [super().start_in_words])
+
     def load_weights(self) -> None:
         """Take the vision encoder and the LLM from where they were pretrained."""
         for part, source in self.pretrained_parts.items():

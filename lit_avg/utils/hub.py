@@ -47,7 +47,7 @@ def check_source(argument: str, name: str, file: str) -> None:
 
 
 BESIDE_WEIGHTS = ("generation_config.json", "vision_config.json", "preprocessor_config.json")
-"""What a repository may have beside a model's config and weights."""
+"""What a repository may have beside a model's config."""
 
 
 def config_folder(argument: str, name: str) -> Path:
@@ -56,6 +56,8 @@ def config_folder(argument: str, name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
+        for file in BESIDE_WEIGHTS:
+            _fetched(name, file)
         return Path(hf_hub_download(name, "config.json")).parent
     except (HfHubHTTPError, HFValidationError, OSError, HTTPError) as error:
         raise _not_fetched(argument, name, error) from error
@@ -75,8 +77,6 @@ def weights_folder(argument: str, name: str) -> Path:
     if Path(name).is_dir():
         return folder
     try:
-        for file in BESIDE_WEIGHTS:
-            _fetched(name, file)
         for stem, suffix in FORMATS:
             if (index := _fetched(name, f"{stem}.{suffix}.index.json")) is not None:
                 for file in files_of_index(index):

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from lit_avg.commands.fit import quiet_lightning
-from lit_avg.commands.offline import BuildingCLI
+from lit_avg.commands.offline import BuildingCLI, outline_model
 from lit_avg.commands.plan.report import print_plan
 from lit_avg.data import SampleSizes, ShardsData, Split
 from lit_avg.llava_next.hf_model import without_llm
@@ -103,7 +103,7 @@ def build(stage: Stage) -> Stage:
     """A stage with its model on torch's meta device, frozen where it will be; without LLM if it trains from a store."""
     stored = isinstance(stage, RGLF) and stage.feedback is not None
     with torch.device("meta"), without_llm("") if stored else nullcontext():
-        stage.model = stage.make_model()
+        outline_model(stage)
         stage.freeze_the_rest()
     stage.model.context_length.told = True  # of sequences that only might be there
     return stage

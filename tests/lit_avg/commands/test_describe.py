@@ -90,3 +90,19 @@ def test_what_is_no_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     data = write_yaml(tmp_path / "data.yaml", {"data": {"class_path": "tests.tiny_run.TinyData"}})
     assert main(["describe", "--config", overlay, "--config", data]) == 2
     assert "BoringModel trains no AvgLlava" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (
+            {"pretrained_parts": {"llm": "lmsys/vicuna-7b-v1.5"}},
+            "llm of lmsys/vicuna-7b-v1.5, all else: random weights",
+        ),
+        ({}, "random weights"),
+    ],
+)
+def test_where_the_weights_are_from_is_told(
+    parts: dict[str, object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"starts from: {told}" in described(capsys, "--config", write_stage(tmp_path, "Pretrain", **parts))
