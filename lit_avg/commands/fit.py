@@ -35,6 +35,7 @@ from lit_avg.config.trainer_options import (
     check_trainer,
     check_world,
     is_sharding,
+    replace_standard_callbacks,
 )
 from lit_avg.runs.consolidation import weights_path
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, begin_anew, checkpoint_path, fitting, put_back, run_of
@@ -120,6 +121,7 @@ class TrainingCLI(LightningCLI):
             options = self.config[str(self.config["subcommand"])]
             check_seed("seed_everything", options["seed_everything"])
             check_trainer(options["trainer"])
+            replace_standard_callbacks(options["trainer"], BASE_CONFIG)
             for section in ("model", "data", "trainer"):
                 check_no_null(options.get(section), section)
             if not (options["run_root"] or "").strip():

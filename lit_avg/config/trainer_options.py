@@ -199,5 +199,28 @@ def check_callbacks(trainer: Mapping[str, Any], base: Path) -> list[str]:
     return dropped
 
 
+def replace_standard_callbacks(trainer: Namespace, base: Path) -> None:
+    """Let a callback of the base config that a config names again, by `callbacks+:`, take the first one's place.
+
+    Two that save, or that write the same file, would each do it.
+
+    Args:
+        trainer: that section of a config, as it was parsed; is changed.
+        base: the base config.
+    """
+    if not isinstance(listed := trainer["callbacks"], list):
+        return
+    standard = {_class_name(callback["class_path"]) for callback in read_yaml(base)["trainer"]["callbacks"]}
+    kept, places = list[Namespace](), dict[str, int]()
+    for callback in cast(list[Namespace], listed):
+        name = _class_name(callback.class_path)
+        if name in standard and name in places:
+            kept[places[name]] = callback
+            continue
+        places[name] = len(kept)
+        kept.append(callback)
+    trainer["callbacks"] = kept
+
+
 def _class_name(path: str) -> str:
     return path.rpartition(".")[2]
