@@ -56,7 +56,6 @@ KNOWS_TRANSFORMERS = {
     "lit_avg.planning",
     "lit_avg.pretrained.folder",
     "lit_avg.stages.toy_pretraining",
-    "lit_avg.training.optim",
     "datamodules.base",
     "datamodules.encoding",
     "datamodules.jersey",

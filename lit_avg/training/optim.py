@@ -1,7 +1,9 @@
 """AdamW over parameter groups, 8-bit if wanted, and the cosine schedule with warm-up of all stages (paper, Table 5)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import Literal
 
@@ -9,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
-from transformers import get_cosine_with_min_lr_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from lit_avg.utils.arguments import check_number, check_numbers
 from lit_avg.utils.errors import UserError
@@ -86,13 +88,24 @@ def adamw_with_cosine(
         adamw: what `adamw` is: torch's, or another with its arguments.
     """
     optimizer = _adamw(groups, settings, adamw)
-    schedule = get_cosine_with_min_lr_schedule_with_warmup(
-        optimizer,
-        num_warmup_steps=round(settings.warmup_ratio * total_steps),
-        num_training_steps=total_steps,
-        min_lr_rate=settings.final_lr_ratio,
-    )
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    warmup = round(settings.warmup_ratio * total_steps)
+    share = partial(share_of_peak, warmup=warmup, total=total_steps, final=settings.final_lr_ratio)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+
+
+def share_of_peak(step: int, warmup: int, total: int, final: float) -> float:
+    """Of the learning rate, after so many steps; transformers' own, whose import would bring peft and a second of it.
+
+    Args:
+        step: from 0.
+        warmup: steps in which it rises from 0 to 1.
+        total: steps of the run.
+        final: where the cosine ends.
+    """
+    if step < warmup:
+        return step / max(1, warmup)
+    progress = (step - warmup) / max(1, total - warmup)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)) * (1 - final) + final)
 
 
 def _adamw(groups: Sequence[ParameterGroup], settings: Optimization, adamw: Callable[..., Optimizer]) -> Optimizer:

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.utils.errors import UserError
@@ -81,3 +82,21 @@ def test_what_cannot_be_done_with_8_bits_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lit_avg.training.optim.find_spec", lambda _: None)
     with pytest.raises(UserError, match="optimizer: paged_adamw8bit needs the package bitsandbytes, which is not inst"):
         Optimization(lr=1e-2, optimizer="paged_adamw8bit")
+
+
+@pytest.mark.parametrize(("warmup", "total", "final"), [(0.03, 100, 0.0), (0.0, 7, 0.1), (1.0, 5, 0.0), (0.5, 1, 0.2)])
+def test_the_schedule_is_that_of_transformers(warmup: float, total: int, final: float) -> None:
+    def rates(made: Any, scheduler: Any) -> list[float]:
+        found = list[float]()
+        for _ in range(total + 3):  # a run may be given more steps than were estimated
+            found.append(made.param_groups[0]["lr"])
+            made.step()
+            scheduler.step()
+        return found
+
+    parameters = [nn.Parameter(torch.ones(1))]
+    settings = Optimization(lr=3e-3, warmup_ratio=warmup, final_lr_ratio=final)
+    ours: Any = adamw_with_cosine([ParameterGroup("all", 3e-3, parameters)], total, settings)
+    theirs = torch.optim.AdamW(parameters, lr=3e-3)
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(theirs, round(warmup * total), total, min_lr_rate=final)
+    assert rates(ours["optimizer"], ours["lr_scheduler"]["scheduler"]) == rates(theirs, schedule)
