@@ -16,12 +16,14 @@ class Checkpoints:
 
     Args:
         size: bytes of each.
-        saves: how many are written; None if nobody knows.
-        disk: bytes at most: one is whole while the next is written.
+        saves: how many are written at validations, the end, and by the count of steps; None if nobody knows.
+        minutes: between two more, or longer where they would take more than a twentieth of the time; None for no such.
+        disk: bytes at most: one is whole while the next is written, and weights that were sharded lie in one file, too.
     """
 
     size: int
     saves: int | None
+    minutes: float | None
     disk: int
 
 
@@ -44,13 +46,16 @@ def checkpoints(
     kept = weights.trained + (0 if elsewhere else weights.frozen_backbone)
     of_optimiser = (moments + FP32 if strategy.zero else min(moments, 2 * made)) * weights.trained
     size = written * kept + of_optimiser
-    return Checkpoints(size, _saves(trainer, plan), 2 * size)
-
-
-def _saves(trainer: Mapping[str, Any], plan: Schedule) -> int | None:
-    if plan.steps is None:
-        return None
+    consolidated = FP32 * kept if strategy.zero or strategy.fsdp else 0
     callbacks = cast(Sequence[Any], trainer["callbacks"] or [])
     own = [one for one in callbacks if str(one["class_path"]).endswith(".LastCheckpoint")]
-    every = cast(int | None, (own[0].get("init_args") or {}).get("every_steps")) if own else None
+    often = cast(Mapping[str, Any], own[0].get("init_args") or {}) if own else {}
+    return Checkpoints(
+        size, _saves(often.get("every_steps"), plan), often.get("every_minutes"), 2 * size + consolidated
+    )
+
+
+def _saves(every: int | None, plan: Schedule) -> int | None:
+    if plan.steps is None:
+        return None
     return (plan.steps // every if every else 0) + plan.validations + 1

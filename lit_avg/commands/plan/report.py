@@ -157,11 +157,12 @@ def disk_lines(plan: Plan, fit: Fit, config: Mapping[str, Any], times: Schedule)
     )
     saves = "" if written.saves is None else f", {written.saves:,} times"
     written_in_all = "" if written.saves is None else f" ({_number(written.saves * written.size / 1e9)} GB in all)"
+    clock = "" if written.minutes is None else f" and at most every {written.minutes:g} minutes"
     host = host_memory(plan, fit, int(config["data"]["init_args"].get("workers") or 0))
     size, disk = _number(written.size / 1e9), _number(written.disk / 1e9)
     return [
         f"host memory of a node: {_gib(host)} GiB",
-        f"a checkpoint is {size} GB{saves}{written_in_all}; {disk} GB of disk",
+        f"a checkpoint is {size} GB{saves}{written_in_all}{clock}; {disk} GB of disk",
     ]
 
 
