@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from lit_avg.runs.consolidation import ENTRIES_KEY, NAMES_KEY, SAVING_KEY, WHOLE_KEY, consolidate, weights_path
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, checkpoint_path
-from lit_avg.runs.sharded_checkpoint import INDEX, is_folder, read_index, shared_file, write_index
+from lit_avg.runs.sharded_checkpoint import INDEX, Sharded, is_folder, parts_of, read_index, shared_file, write_index
 from lit_avg.utils.atomic_io import bring_back, older_than, put_in_place
 from lit_avg.utils.errors import UserError
 
@@ -24,7 +24,7 @@ def write(folder: Path, step: int, sharded: bool = True) -> Path:
         folder.mkdir()
     torch.save({"global_step": step}, folder / "meta.pt" if sharded else folder)
     if sharded:
-        write_index(folder, "0", "FSDP2", 2, step)
+        write_index(folder, Sharded("0", "FSDP2", 2, step, parts_of(folder)))
     return folder
 
 
@@ -125,7 +125,7 @@ def of_fsdp2(run: Path, value: float = 1.0) -> Path:
     entries = {"global_step": 1, WHOLE_KEY: {"delta": torch.tensor(0.1, dtype=torch.double)}}
     entries |= {NAMES_KEY: ["delta", "weight"], ENTRIES_KEY: ["global_step", WHOLE_KEY, NAMES_KEY]}
     torch.save(entries, folder / "meta.pt")
-    write_index(folder, str(value), "FSDP2", 1, 1)
+    write_index(folder, Sharded(str(value), "FSDP2", 1, 1, parts_of(folder)))
     return folder
 
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_that_holds_code_is_refused_and_none_of_it_is_run(where: st
     else:
         (folder / "checkpoint").mkdir()
         torch.save({"evil": evil}, folder / "checkpoint" / "mp_rank_00_optim_states.pt")
-    write_index(folder, "evil", "FSDP2", 1, 1)
+    write_index(folder, Sharded("evil", "FSDP2", 1, 1, parts_of(folder)))
     with pytest.raises(UserError, match="is refused"):
         weights_path(str(tmp_path))
     assert not evil.place.exists()

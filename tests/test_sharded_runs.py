@@ -1,7 +1,7 @@
 """Runs that ZeRO-2, ZeRO-3 and FSDP2 shard over two ranks: killed and gone on with, and read by whoever wants weights.
 
-One pair of processes has all lives of a strategy: stage 4, left alone and killed, and a stage 2. Everything after is one
-process that reads what they have left.
+One pair of processes has all lives of a strategy: stage 4, left alone and killed, and a stage 2. Everything after is
+one process that reads what they have left.
 """
 
 import json

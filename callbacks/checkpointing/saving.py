@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
+import torch
 
 from lit_avg.result_names import SAVING
 from lit_avg.runs.run_folder import LAST_CHECKPOINT, PARTIAL
-from lit_avg.runs.sharded_checkpoint import write_index
+from lit_avg.runs.sharded_checkpoint import Sharded, parts_of, write_index
 from lit_avg.training.sharded_state import sharding
 from lit_avg.utils.atomic_io import obey_umask, put_in_place, put_on_disk, removed_on_failure, write_whole
 
@@ -59,17 +60,27 @@ def save_last(trainer: L.Trainer) -> int:
     partial = partial_of(path)
     with removed_on_failure(partial, path):
         trainer.save_checkpoint(partial)
-        trainer.strategy.barrier("all parts are written")
+        strategy = sharding(trainer.strategy)
+        parts = {} if strategy is None else _parts_seen_by_all(partial)
         if trainer.is_global_zero:
             put_on_disk(partial)
-            if (strategy := sharding(trainer.strategy)) is not None:
-                write_index(partial, os.urandom(8).hex(), strategy, trainer.world_size, trainer.global_step)
+            if strategy is not None:
+                token = os.urandom(8).hex()
+                write_index(partial, Sharded(token, strategy, trainer.world_size, trainer.global_step, parts))
             obey_umask(partial)
     if trainer.is_global_zero:
         size = sum(file.stat().st_size for file in [partial, *partial.rglob("*")] if file.is_file())
         put_in_place(partial, path)
     trainer.strategy.barrier("LastCheckpoint")  # no rank goes on to a checkpoint that is not in its place
     return size
+
+
+def _parts_seen_by_all(folder: Path) -> dict[str, int]:
+    """The size of each part: a file system of many machines may show what another has written only later."""
+    seen = [dict[str, int]()] * torch.distributed.get_world_size()
+    torch.distributed.barrier()  # all have written theirs
+    torch.distributed.all_gather_object(seen, parts_of(folder))
+    return {name: max(one.get(name, 0) for one in seen) for name in sorted({name for one in seen for name in one})}
 
 
 def partial_of(path: Path) -> Path:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lit_avg.runs.run_folder import checkpoint_path, consolidated_path
-from lit_avg.runs.sharded_checkpoint import INDEX, ZERO, is_folder, read_index, shared_file
+from lit_avg.runs.sharded_checkpoint import INDEX, ZERO, is_folder, parts_of, read_index, shared_file
 from lit_avg.utils.atomic_io import whole_file
 from lit_avg.utils.errors import UserError
 from lit_avg.utils.hashing import file_state
@@ -119,8 +119,7 @@ def check_parts(folder: Path) -> None:
         UserError: names the file.
     """
     files = read_index(folder).files
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    if more := sorted(found - {*files, INDEX}):
+    if more := sorted(parts_of(folder).keys() - files.keys()):
         raise UserError(f"{folder} is refused: {more[0]} is none of the files that it was saved with; take it away")
     if (latest := folder / "latest").is_file() and latest.read_text(encoding="utf-8").strip() != _TAG:
         raise UserError(f"{folder} is refused: its file `latest` names another folder than {_TAG}")

@@ -46,11 +46,14 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() and (path.suffix in (".ckpt", ".older") or (path / INDEX).is_file())
 
 
-def write_index(folder: Path, saving: str, strategy: str, ranks: int, step: int) -> None:
-    """Say of a folder that all its parts are there."""
+def parts_of(folder: Path) -> dict[str, int]:
+    """The size of each file of a folder, by its path in it, but for the index."""
     parts = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / INDEX]
-    files = {str(path.relative_to(folder)): path.stat().st_size for path in parts}
-    index = Sharded(saving, strategy, ranks, step, files)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in parts}
+
+
+def write_index(folder: Path, index: Sharded) -> None:
+    """Say of a folder that all its parts are there."""
     write_whole(folder / INDEX, json.dumps(asdict(index), indent=1) + "\n", on_disk=True)
 
 
