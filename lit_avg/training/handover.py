@@ -161,7 +161,7 @@ def pretrained_origin(source: str, part: BackbonePart) -> str:
     """Hub id or folder of the pretrained weights that a part of a run's backbone still has.
 
     Raises:
-        UserError: a run has trained the part, or it began at random.
+        UserError: a run has trained the part, it began at random, or lies in a whole model alone.
     """
     path = _existing(source)
     external_weights = cast(Mapping[BackbonePart, ExternalWeights], read_checkpoint(path).get(EXTERNAL_WEIGHTS_KEY, {}))
@@ -172,6 +172,8 @@ def pretrained_origin(source: str, part: BackbonePart) -> str:
     known = external_weights[part]
     if known["is_run"]:
         return pretrained_origin(_origin_of(known, source), part)
+    if known.get("of_whole"):
+        raise UserError(f"the {part.replace('_', ' ')} of {path} is a part of {known['origin']} and nowhere by itself")
     return folder_now(known["origin"], known["beside"], run_of(path))
 
 
