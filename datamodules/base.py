@@ -278,19 +278,18 @@ class ShardsDataModule(Splits):
         """The share of an expected data set that a split has."""
         return float(split == "train")
 
-    def sample_sizes(self, split: Split) -> SampleSizes | None:
+    def sample_sizes(self, split: Split, quickly: bool = False) -> SampleSizes | None:
         """As in `ShardsData`. Shards elsewhere are not fetched for it."""
-        sources = self.sources(split)
+        sources, share = self.sources(split), self.share(split)
         here = [not is_remote(source.shards) and may_be_there(source.shards) for source in sources]
+        expected = expected_sizes(self.expected, self.tiling, share, self.max_length) if share else None
         if not (sources and all(here)):
-            return (
-                expected_sizes(self.expected, self.tiling, share, self.max_length)
-                if (share := self.share(split))
-                else None
-            )
+            return expected
         samples = self.samples(split)
         if not len(samples):
             return None
+        if quickly and expected is not None:
+            return replace(expected, samples=len(samples))
         try:
             encode = self.encoder_of(split)
         except UserError as error:  # the tokenizer cannot be had here, and a plan can do without

@@ -102,10 +102,11 @@ class ShardsData(L.LightningDataModule, ABC):
         """The kinds of a test's questions; None if it cannot say before it is run, so that a table may ask for any."""
         return None
 
-    def sample_sizes(self, split: Split) -> SampleSizes | None:
+    def sample_sizes(self, split: Split, quickly: bool = False) -> SampleSizes | None:
         """How large the samples of a split are, by what lies there or else by what is taken for granted.
 
-        None if it cannot say, or if there is no such split.
+        Quickly, of what lies there only the number of samples counts. None if it cannot say, or if there is no such
+        split.
         """
         return None
 

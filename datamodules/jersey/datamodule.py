@@ -93,7 +93,7 @@ class Jersey(ShardsDataModule):
         """Questions and answers of a few words."""
         return min(64, self.max_length)
 
-    def sample_sizes(self, split: Split) -> SampleSizes:
+    def sample_sizes(self, split: Split, quickly: bool = False) -> SampleSizes:
         """As in `ShardsData`, by the settings alone: nothing is drawn for it."""
         counts = {"train": self.settings.train, "val": self.settings.val, "test": self.settings.test}
         expected = ExpectedSamples(counts[split], self.longest_text, answers=0.25, longest=self.longest_text)

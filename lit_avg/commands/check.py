@@ -13,6 +13,7 @@ from typing import Any
 from lit_avg.commands.fit import quiet_lightning
 from lit_avg.commands.offline import BuildingCLI, outline_model
 from lit_avg.data import ShardsData
+from lit_avg.planning.run_flops import run_flops
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
 from lit_avg.studies.spec.fingerprint import code_hash, states_of
@@ -84,6 +85,9 @@ def check(arguments: list[str]) -> dict[str, Any]:
         "feedback": _feedback(cli) if isinstance(cli.model, RGLF) else None,
         "levels": list(cli.model.granularities.tokens) if isinstance(cli.model, RGLF) else [],
         "program": code_hash(),
+        "flops": run_flops(cli.model, data, trainer.as_dict(), cli.config["fit"].data.as_dict().get("init_args") or {})
+        if isinstance(cli.model, Stage)
+        else {},
     }
 
 

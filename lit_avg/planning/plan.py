@@ -151,12 +151,13 @@ class Plan:
         """Whether a device has the room."""
         return fit.peak <= self.machines.memory - RESERVED
 
-    def fits(self) -> list[Fit]:
+    def fits(self, configured: StrategyPlan) -> list[Fit]:
         """For each strategy the largest micro-batch that fits and gains something, or else the smallest; best first.
 
         Best is what sends the fewest bytes for a step; what fits comes before what does not.
         """
-        found = [self._largest(strategy) for strategy in self.strategies]
+        others = [strategy for strategy in self.strategies if strategy.name != configured.name]
+        found = [self._largest(strategy) for strategy in (configured, *others)]
         return sorted(found, key=lambda fit: (not self.holds(fit), traffic(fit, self.weights), -fit.micro_batch))
 
     def _largest(self, strategy: StrategyPlan) -> Fit:

@@ -183,7 +183,11 @@ STRATEGIES = (
 )
 """What a plan compares, the least communication first."""
 
-ONE_DEVICE = (StrategyPlan("one device"), StrategyPlan("zero2_offload", zero=2, offload=True))
+ONE_DEVICE = (
+    StrategyPlan("one device"),
+    StrategyPlan("zero2", zero=2),
+    StrategyPlan("zero2_offload", zero=2, offload=True),
+)
 """What there is for a single one."""
 
 _BY_NAME = {

@@ -6,10 +6,9 @@ It takes fit's options besides its own. The model is built without memory or wei
 samples is gone through on tensors without content.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from lit_avg.data import SampleSizes, ShardsData, Split
 from lit_avg.llava_next.hf_model import without_llm
 from lit_avg.planning.gpus import GPUS, gpu_named
 from lit_avg.planning.plan import GIB, Machines, Plan
+from lit_avg.planning.run_flops import device_count, tile_side
 from lit_avg.planning.workload import workload
 from lit_avg.stages.base import Stage
 from lit_avg.stages.rglf import RGLF
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     config = cli.config["fit"].as_dict()
     trainer = config["trainer"]
     machines = Machines(
-        devices=options.devices or _count(trainer["devices"]),
+        devices=options.devices or device_count(trainer["devices"]),
         nodes=options.nodes or trainer["num_nodes"],
         memory=int((options.memory or gpu.memory) * GIB),
         flops=(options.tflops or gpu.tflops) * 1e12,
@@ -84,10 +84,10 @@ def plan_of(cli: BuildingCLI, machines: Machines, told: Mapping[str, int | None]
     sizes = _sizes(data, "train", told)
     if sizes is None:
         raise UserError(f"{type(data).__name__} cannot say how large its samples are; plan with data in shards")
-    validation, side = _sizes(data, "val", {**told, "samples": None}), _tile_side(stage)
+    validation, side = _sizes(data, "val", {**told, "samples": None}), tile_side(stage)
     layout = stage.model.layout
     wanted = int(config.get("batch_size") or 1)
-    configured = _count(trainer["devices"], machines.devices) * trainer["num_nodes"]
+    configured = device_count(trainer["devices"], machines.devices) * trainer["num_nodes"]
     return Plan(
         stage=stage,
         work=workload(sizes, layout, side),
@@ -119,17 +119,3 @@ def _sizes(data: object, split: Split, told: Mapping[str, int | None]) -> Sample
     if (longest := told["longest"]) is not None:
         sizes = replace(sizes, text=np.minimum(sizes.text, longest), longest=longest)
     return sizes if told["samples"] is None else replace(sizes, samples=told["samples"])
-
-
-def _tile_side(stage: Stage) -> int:
-    return cast(int, cast(Any, stage.model.backbone.hf.config).vision_config.image_size)
-
-
-def _count(devices: object, otherwise: int = 1) -> int:
-    """How many devices a config asks for on each node; what it gets, if it takes all."""
-    if isinstance(devices, Sequence) and not isinstance(devices, str):
-        return len(cast(Sequence[object], devices))
-    text = str(devices)
-    if "," in text:
-        return len(text.split(","))
-    return int(text) if text.isdigit() and int(text) > 0 else otherwise

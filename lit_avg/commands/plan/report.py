@@ -35,7 +35,7 @@ def print_plan(console: Console, plan: Plan, config: Mapping[str, Any], gpu: str
     """
     machines, trainer = plan.machines, config["trainer"]
     strategy = configured_strategy(trainer["strategy"], machines.all_devices)
-    configured, fits = plan.fit(strategy, plan.micro_batch), plan.fits()
+    configured, fits = plan.fit(strategy, plan.micro_batch), plan.fits(strategy)
     say = _saying(console)
     say(
         f"{type(plan.stage).__name__} on {machines.nodes} x {machines.devices} {gpu} of {machines.memory / GIB:g} GiB, "
@@ -128,9 +128,8 @@ def time_lines(plan: Plan, times: Schedule) -> list[str]:
         lines.append(f"an epoch of {times.epoch:,} samples: {_hours(machines.hours(times.epoch * per_sample))}")
     if times.samples is None or times.steps is None:
         return [*lines, "how long the run takes nobody knows: give --samples, or trainer.max_steps"]
-    training = machines.hours(times.samples * per_sample)
     validation = machines.hours(times.validations * times.validated * plan.validation_flops)
-    whole = training + validation
+    whole = _hours_of(plan, times)
     judged = f"{validation / whole:.1%} validate, {times.validations} times {times.validated:,} samples"
     share = f"of which {judged}" if validation else "without validation, of whose samples nothing is known"
     lines.append(f"the run of {times.steps:,} steps: {_hours(whole)}, {share}")
@@ -143,6 +142,12 @@ def time_lines(plan: Plan, times: Schedule) -> list[str]:
             f"{machines.all_devices} device(s); a stage that trains from it has no LLM"
         )
     return lines
+
+
+def _hours_of(plan: Plan, times: Schedule) -> float:
+    """Of the whole run, as far as that is known."""
+    judged = times.validations * times.validated * plan.validation_flops
+    return plan.machines.hours((times.samples or 0) * total(plan.flops) + judged)
 
 
 def feedback_flops(plan: Plan) -> float:

@@ -65,7 +65,9 @@ def _with_data_of(answer: Checked, earlier: Checked | None) -> Checked:
     """What is known of a config: asked again only for the sake of the data, it is what it was but for that."""
     if earlier is None:
         return answer
-    return replace(earlier, manifests=answer.manifests, program=answer.program, states=answer.states)
+    return replace(
+        earlier, manifests=answer.manifests, program=answer.program, states=answer.states, flops=answer.flops
+    )
 
 
 def _ask(study: Study, runs: Sequence[Run], command: Command) -> list[dict[str, Any]]:

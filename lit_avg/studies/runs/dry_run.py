@@ -1,17 +1,44 @@
 """`--dry-run`: what a sweep would do, what is shared, what is done, and how long the rest may take."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from lit_avg.studies.runs.plan import PlannedRun
 from lit_avg.studies.runs.run_record import State, read_record, states
+from lit_avg.studies.spec.fingerprint import read_checked
 from lit_avg.studies.spec.study import Study
 
 
-def graph_lines(study: Study, runs: Sequence[PlannedRun], jobs: int) -> list[str]:
-    """A line for each run with its state, what it waits for and how many rows share it, then a sum."""
+@dataclass(frozen=True)
+class Speed:
+    """What a device does.
+
+    Args:
+        flops: in a second, really.
+        called: the device and how that is reckoned, in words.
+    """
+
+    flops: float
+    called: str
+
+
+LEAST = 60.0
+"""Seconds; what FLOPs make of less is bound by other things."""
+
+
+def graph_lines(study: Study, runs: Sequence[PlannedRun], jobs: int, speed: Speed | None = None) -> list[str]:
+    """A line for each run with its state, what it waits for and how many rows share it, then a sum.
+
+    Args:
+        study: the study.
+        runs: its runs.
+        jobs: done side by side.
+        speed: of each device, to tell by FLOPs what runs take of which none has been made yet.
+    """
     state_of, expected = states(runs), expected_seconds(runs)
-    rows = rows_of(study)
+    rows, planned = rows_of(study), {} if speed is None else planned_seconds(study, runs, speed)
     width = max(len(run.label) for run in runs)
     lines = list[str]()
     for run in runs:
@@ -21,8 +48,34 @@ def graph_lines(study: Study, runs: Sequence[PlannedRun], jobs: int) -> list[str
         facts += [f"after {after}"] if after else []
         if state_of[run] != "done" and (seconds := expected.get(run)) is not None:
             facts.append(f"about {clock(seconds)}")
+        elif state_of[run] != "done" and run in planned:
+            facts.append(f"about {_hours(planned[run])} by its FLOPs")
         lines.append(f"{run.label:<{width}}  {' · '.join(facts)}".rstrip())
-    return [*lines, _sum(study, runs, state_of, expected, jobs)]
+    lines.append(_sum(study, runs, state_of, expected, jobs))
+    left = [planned[run] for run in runs if state_of[run] != "done" and run in planned]
+    if speed is not None and left:
+        lines.append(f"by FLOPs, on {speed.called}: {_hours(sum(left))} for {len(left)} runs, one after the other")
+    return lines
+
+
+def planned_seconds(study: Study, runs: Sequence[PlannedRun], speed: Speed) -> dict[PlannedRun, float]:
+    """What runs take by their FLOPs on the devices that they ask for, but for those of which too little is known."""
+    checked, stores = read_checked(study.out), {run.directory for run in runs if run.run.feedback}
+    seconds = dict[PlannedRun, float]()
+    for run in runs:
+        known = checked.get(run.source)
+        if known is None or not known.flops:
+            continue
+        kind = "feedback" if run.run.feedback else "stored" if stores & {*run.parents} else "fit"
+        flops = known.flops.get(kind, 0.0) + known.flops["test"] * run.run.test
+        devices = prod(known.processes) if known.processes else 1
+        if (taken := flops / (devices * speed.flops)) >= LEAST:
+            seconds[run] = taken
+    return seconds
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.0f} minutes"
 
 
 _WORDS: Mapping[State, str] = {

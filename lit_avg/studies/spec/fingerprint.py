@@ -46,6 +46,8 @@ class Checked:
         program: hash of the code that said so.
         states: in which state each tar file was when it had that hash; nobody has to hash it again in that.
         know_the_answer: those of the policies that look at the answers.
+        flops: of the run, as far as that is known: to `fit`, to `test`, to fit from `stored` feedback, to compute that
+            `feedback`.
     """
 
     config: str
@@ -59,6 +61,7 @@ class Checked:
     program: str = ""
     states: Mapping[str, str] = field(default_factory=dict[str, str])
     know_the_answer: Sequence[str] = field(default_factory=list[str])
+    flops: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @staticmethod
     def of(answer: Mapping[str, Any]) -> "Checked":

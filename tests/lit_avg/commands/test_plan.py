@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg.cli import main
+from lit_avg.commands.check import check
 from tests.tiny_run import write_stage
 
 ROOT = Path(__file__).parents[3]
@@ -63,3 +64,10 @@ def test_a_router_that_learns_from_a_store_needs_no_llm(
 def test_data_that_cannot_say_how_large_it_is_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, error = planned(capsys, "--config", write_stage(tmp_path, "RGLF"), status=2)
     assert "TinyData cannot say how large its samples are" in error
+
+
+def test_a_study_knows_what_a_router_saves_that_learns_from_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    flops = check(["--config", "experiments/vicuna-7b/stage4.yaml"])["flops"]
+    assert flops["stored"] < 0.2 * flops["fit"]
+    assert flops["feedback"] == pytest.approx(flops["fit"], rel=0.1)  # the same samples once, and no router

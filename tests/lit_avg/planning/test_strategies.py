@@ -2,7 +2,10 @@
 
 import pytest
 
-from lit_avg.planning.schedule import schedule
+from benchmarks.plan import make_stage
+from benchmarks.shapes import SHAPES
+from lit_avg.planning.disk import checkpoints
+from lit_avg.planning.schedule import Schedule, schedule
 from lit_avg.planning.strategies import STRATEGIES, StrategyPlan, Weights, configured_strategy
 from lit_avg.utils.errors import UserError
 
@@ -67,3 +70,15 @@ def test_steps_validations_and_samples_follow_from_the_trainers_options() -> Non
     shorter = schedule(trainer | {"max_steps": 500, "limit_val_batches": 2}, None, 200, 128, 4, 32)
     assert (shorter.epoch, shorter.steps, shorter.samples) == (None, 500, 64_000)
     assert (shorter.validations, shorter.validated) == (2, 64)
+
+
+def test_a_checkpoint_holds_what_is_trained_and_the_optimisers_part() -> None:
+    stage = make_stage(SHAPES["tiny"], 2, False, "meta")
+    trainer = {"callbacks": [{"class_path": "callbacks.LastCheckpoint", "init_args": {"every_minutes": 5.0}}]}
+    run = Schedule(samples=1000, epoch=1000, steps=100, validations=2, validated=10)
+    for name, size in {"ddp": (4 + 8) * 800, "zero3": (2 + 12) * 800}.items():
+        strategy = BY_NAME[name]
+        written = checkpoints(stage, WEIGHTS, strategy, "bf16-mixed", trainer, run, moments=8)
+        frozen = (2 if name == "zero3" else 4) * 200  # random, so that it lies nowhere else
+        assert written.size == size + frozen
+        assert (written.saves, written.minutes) == (2 + 1, 5.0)  # after validations and at the end

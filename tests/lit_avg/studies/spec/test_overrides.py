@@ -206,6 +206,16 @@ def test_a_dry_run_tells_what_is_shared_done_and_to_do_and_starts_nothing(
     # three rows of two runs each would be 6 runs; first is shared, and third is in no row
     assert "5 runs for 3 rows x 1 seed(s) (6 if nothing were shared), 0 done, 5 to do" in printed
     assert list(tmp_path.rglob("calls.txt")) == []
+    assert "FLOPs" not in printed
+    (path,) = tmp_path.rglob("checked.json")
+    known = {
+        source: entry | {"flops": {"fit": 3600e12, "test": 0}} for source, entry in json.loads(path.read_text()).items()
+    }
+    path.write_text(json.dumps(known))  # an hour of 1 TFLOP/s
+    assert sweep(study, "--dry-run", "--gpu", "3090", "--utilisation", str(1 / 71)) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("about 1.0 hours by its FLOPs") == 5
+    assert "by FLOPs, on 3090 at 1%: 5.0 hours for 5 runs, one after the other" in printed
     assert sweep(study) == 0
     more = with_rows(write_study, {"k {k}": {**ROUTED, "set": {"k": "{k}"}}}, axes={"k": [0, 8, 9]})
     capsys.readouterr()
