@@ -25,6 +25,7 @@ from lit_avg.routing.policies import FixedPolicy, Policy, RouterPolicy, by_name,
 from lit_avg.runs.origins import Origin, origin_of
 from lit_avg.stages.checkpoint_content import CheckpointContent
 from lit_avg.stages.trained_parts import PARTS, Part, check_frozen, parts_to_train
+from lit_avg.training.autocast_weights import AUTOCAST_TYPES, round_linear_layers
 from lit_avg.training.handover import initialise_from
 from lit_avg.training.optim import Optimization, ParameterGroup, adamw_with_cosine
 from lit_avg.training.sharding import bring_to_memory, zero_init_suspended
@@ -105,7 +106,17 @@ class Stage(CheckpointContent):
                 with torch.random.fork_rng(devices=[]):  # what training draws shall not depend on what loading draws
                     self.load_weights()
             self.freeze_the_rest()
+            if zero_init is None and self.device_mesh is None:  # where weights are sharded, all have one type
+                self._round_frozen_weights()
             bring_to_memory(self.model, device, zero_init, self.device_mesh)
+
+    def _round_frozen_weights(self) -> None:
+        """Under autocast, what is frozen and lies elsewhere is held in the type that is computed with."""
+        dtype = None if self._trainer is None else AUTOCAST_TYPES.get(str(self._trainer.precision))
+        if dtype is not None:
+            backbone = self.model.backbone
+            parts: list[BackbonePart] = [part for part in backbone.hash_of_origin if part not in self.trained_parts]
+            round_linear_layers(backbone, [one for part in parts for one in backbone.parameters_of(part)], dtype)
 
     def on_fit_start(self) -> None:
         """Refuse data whose answers end with a token at which the model does not stop, or longer than it reads."""

@@ -31,6 +31,7 @@ from lit_avg.training.frozen_parts import (
     names_of,
 )
 from lit_avg.utils.errors import UserError
+from lit_avg.utils.hashing import kept_of_files
 from lit_avg.utils.mapped_weights import fill
 from lit_avg.utils.weight_io import check_fit, tensors_hash
 
@@ -114,12 +115,12 @@ def _take_over(backbone: Backbone, checkpoint: Mapping[str, Any], source: str, l
     if ADAPTER_KEY in checkpoint:
         check_same_scale(backbone.lora, checkpoint[ADAPTER_KEY], f"init_from: {source}")
         backbone.add_adapter()
-    weights = _backbone_weights(backbone, checkpoint["state_dict"])
+    weights, path = _backbone_weights(backbone, checkpoint["state_dict"]), weights_path(source)
     for part in _parts_of(checkpoint):
         if part not in external_weights:
-            backbone.hash_of_origin[part] = cache(partial(_hash_of, checkpoint["state_dict"], part))
+            backbone.hash_of_origin[part] = cache(partial(_hash_of, path, checkpoint["state_dict"], part))
     kept_elsewhere = {name for part in external_weights for name in names_of(backbone, part)}
-    check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere)
+    check_fit(backbone, weights, f"init_from: {source}", "this config describes", kept_elsewhere, [path])
     fill(backbone, weights)
     unknown = backbone.llm_not_loaded is not None and not llm_wanted
     check_frozen_parts(
@@ -143,8 +144,9 @@ def _backbone_weights(backbone: Backbone, saved: Mapping[str, Tensor]) -> dict[s
     return {there.get(name, name): tensor for name, tensor in plain.items()}
 
 
-def _hash_of(weights: Mapping[str, Tensor], part: BackbonePart) -> str:
-    return hash_in_checkpoint(weights, part) or ""  # asked of a checkpoint whose weights have fitted
+def _hash_of(path: Path, weights: Mapping[str, Tensor], part: BackbonePart) -> str:
+    """As `hash_in_checkpoint`, and empty if the part is not there; a checkpoint's file is read for it once."""
+    return kept_of_files([path], f"{part} of a checkpoint", lambda: hash_in_checkpoint(weights, part) or "")
 
 
 def _origin_of(part: ExternalWeights, source: str) -> str:
@@ -257,8 +259,8 @@ def base_weights(source: str) -> dict[str, str]:
     weights = cast(dict[str, Tensor], checkpoint["state_dict"])
     hashes = dict[str, str]()
     for part in _parts_of(checkpoint):
-        sha256 = external_weights[part]["sha256"] if part in external_weights else hash_in_checkpoint(weights, part)
-        if sha256 is None:
+        sha256 = external_weights[part]["sha256"] if part in external_weights else _hash_of(path, weights, part)
+        if not sha256:
             raise UserError(f"{path} has no {part.replace('_', ' ')}; name a run of stage 3")
         hashes[part] = sha256
     if learned := sorted(name for name in weights if name.startswith(SCALER)):

@@ -49,6 +49,14 @@ def wanted_type(parameter: Tensor) -> torch.dtype:
     return getattr(parameter, _WANTED_TYPE, parameter.dtype)
 
 
+def want_type(parameter: nn.Parameter, dtype: torch.dtype) -> None:
+    """Have a parameter be of a type of numbers in memory."""
+    if is_mapped(parameter):
+        setattr(parameter, _WANTED_TYPE, dtype)
+    else:
+        parameter.data = parameter.data.to(dtype)
+
+
 def to_memory(parameter: nn.Parameter, device: torch.device, read: bool = True) -> None:
     """Copy a mapped parameter to a device, in the type it is to have; move any other.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_avg.utils import hashing as file_hashes
-from lit_avg.utils.hashing import file_sha256, keep_sha256, known_sha256
+from lit_avg.utils.hashing import file_sha256, keep_sha256, kept_of_files, known_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +176,19 @@ def test_notes_can_be_read_by_all_whom_the_umask_lets(tmp_path: Path, cache: Pat
 def test_a_file_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"a\.tar"):
         file_sha256(tmp_path / "a.tar")
+
+
+def test_what_is_found_out_of_files_is_known_until_one_of_them_changes(tmp_path: Path) -> None:
+    files = [tmp_path / "one", tmp_path / "two"]
+    for file in files:
+        file.write_bytes(bytes(2**20))
+    asked: list[str] = []
+
+    def find_out() -> str:
+        asked.append("read")
+        return f"found {len(asked)}"
+
+    assert [kept_of_files(files, "hash", find_out) for _ in range(3)] == ["found 1"] * 3
+    assert kept_of_files(files, "something else", find_out) == "found 2"
+    files[1].write_bytes(bytes(2**20) + b"more")
+    assert kept_of_files(files, "hash", find_out) == "found 3"
