@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -141,6 +142,47 @@ def test_two_processes_share_the_work(chain: tuple[Path, list[str]], tmp_path: P
     assert (
         len(FeedbackStore(tmp_path / "store").read("train")) + len(FeedbackStore(tmp_path / "store").read("val")) == 28
     )
+
+
+def workers() -> list[int]:
+    """Processes that this one has started anew."""
+    children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    return [pid for pid in sorted(children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_two_devices_are_two_processes_that_make_the_very_same_store_and_one_that_is_killed_is_told(
+    chain: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, command = chain
+    store, statuses = tmp_path / "store", list[int]()
+    argv = [*command, "--samples-per-part", "1", "--devices", "2", "--out", str(store)]
+    thread = threading.Thread(target=lambda: statuses.append(main(argv)))
+    thread.start()
+    while not list(store.glob("train/part-*.safetensors")):
+        assert thread.is_alive()
+        time.sleep(0.05)
+    both = workers()
+    assert len(both) == 2
+    os.kill(both[1], signal.SIGKILL)
+    thread.join(60)
+    assert statuses == [2]
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("lit-avg: process 2 of 2 was killed by SIGKILL, perhaps for want of memory")
+    assert workers() == []
+    made = {path: path.read_bytes() for path in store.glob("*/part-*.safetensors")}
+    assert made
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["train", "val"]
+    assert all(" by 2 processes; all are there" in line for line in lines)
+    parts = set(store.glob("*/part-*.safetensors"))
+    assert sum(int(line.split()[1]) for line in lines) == len(parts) - len(made)
+    assert all(path.read_bytes() == content for path, content in made.items())
+    for split in ("train", "val"):
+        alone, together = (FeedbackStore(place).read(split) for place in (folder / "store", store))
+        assert together.keys == alone.keys
+        assert torch.equal(together.log_prob, alone.log_prob)
 
 
 def test_a_flipped_byte_is_found_and_the_part_named(chain: tuple[Path, list[str]], tmp_path: Path) -> None:
