@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.utils.data import DataLoader
@@ -108,6 +109,7 @@ def _rank(
 ) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    torch.set_num_threads(1)  # of several processes with a thread for each core, all wait for one another
     target(*arguments)
     (marks / f"rank{rank}").touch()
 
