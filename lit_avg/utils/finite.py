@@ -5,6 +5,7 @@ one; and the losses, which subtract log-probs from one another, make a NaN of it
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -89,7 +90,15 @@ def named(keys: Sequence[str]) -> str:
 
 
 def _own_part(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor that FSDP2 or ZeRO-3 has spread over all."""
+    """What this process has of a tensor that FSDP2 or ZeRO-3 has spread over all.
+
+    ZeRO-3 makes all parts alike by filling up the last with whatever lay in memory, which is no part of the tensor.
+    """
     if isinstance(tensor, DTensor):
         return tensor.to_local()
-    return getattr(tensor, "ds_tensor", tensor)
+    if not hasattr(tensor, "ds_tensor"):
+        return tensor
+    partitioned = cast(Any, tensor)
+    part = cast(Tensor, partitioned.ds_tensor).flatten()
+    begins = int(partitioned.ds_zero_partition_rank) * len(part)
+    return part[: max(0, int(partitioned.ds_numel) - begins)]
