@@ -92,6 +92,8 @@ def write_stage(folder: Path, shards: Path, stage: str, before: str | None) -> s
     data = {"train": str(shards), "val": str(shards), "tokenizer": str(folder / "llm"), "template": "qwen2"}
     data |= {"system_prompt": SYSTEM_PROMPT, "batch_size": 2, "tile_size": 56, "grid_pinpoints": [[56, 112], [112, 56]]}
     trainer = {"default_root_dir": str(folder / stage), "max_steps": 2, "accelerator": "cpu", "limit_val_batches": 1}
+    names = ("LossRecord", "LastCheckpoint", "ResultsWriter")  # others would show it the validation images again
+    trainer["callbacks"] = [{"class_path": f"callbacks.{name}"} for name in names]
     content = {
         "trainer": trainer,
         "model": {
