@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from lit_avg.cli import main
 from lit_avg.commands.export import PROMPT, fixed_image
-from lit_avg.llava_next.hf_model import config_of
+from lit_avg.llava_next.llm_configs import config_of
 from lit_avg.model import AvgLlava
 from tests.strategy_matrix import draw_samples
 from tests.tiny_run import write_yaml
