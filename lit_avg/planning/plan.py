@@ -111,8 +111,18 @@ class Plan:
         return 0.0 if self.validation is None else evaluation_flops(self.stage, self.validation)
 
     @cached_property
+    def feedback_flops(self) -> float:
+        """Of one sample's feedback: encoder and LLM, forward at every level, without the router."""
+        return evaluation_flops(self.stage, self.work, routed=False)
+
+    @cached_property
     def _folded(self) -> Folded:
-        _ = self.weights, self.flops, self.validation_flops  # of the whole stage, which this makes short
+        _ = (
+            self.weights,
+            self.flops,
+            self.validation_flops,
+            self.feedback_flops,
+        )  # of the whole stage, which this makes short
         return fold(self.stage)
 
     @property

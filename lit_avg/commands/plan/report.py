@@ -12,7 +12,7 @@ from lit_avg.planning.hosts import host_memory
 from lit_avg.planning.live_memory import GRADIENTS
 from lit_avg.planning.plan import GIB, RESERVED, Fit, Plan
 from lit_avg.planning.schedule import Schedule, schedule
-from lit_avg.planning.step_flops import evaluation_flops, total
+from lit_avg.planning.step_flops import total
 from lit_avg.planning.strategies import configured_strategy
 from lit_avg.stages.rglf import RGLF
 from lit_avg.utils.errors import UserError
@@ -136,7 +136,7 @@ def time_lines(plan: Plan, times: Schedule) -> list[str]:
     if isinstance(plan.stage, RGLF) and times.epoch is not None and plan.stage.feedback is None:
         fed = plan.work.sizes.samples or 0
         judged = 0 if plan.validation is None else plan.validation.sizes.samples or 0
-        stored = machines.hours((fed + judged) * feedback_flops(plan))
+        stored = machines.hours((fed + judged) * plan.feedback_flops)
         lines.append(
             f"feedback on {fed + judged:,} samples, computed once by `lit-avg feedback`: {_hours(stored)} on "
             f"{machines.all_devices} device(s); a stage that trains from it has no LLM"
@@ -148,11 +148,6 @@ def _hours_of(plan: Plan, times: Schedule) -> float:
     """Of the whole run, as far as that is known."""
     judged = times.validations * times.validated * plan.validation_flops
     return plan.machines.hours((times.samples or 0) * total(plan.flops) + judged)
-
-
-def feedback_flops(plan: Plan) -> float:
-    """FLOPs of one sample's feedback: encoder and LLM, forward at every level, without the router."""
-    return evaluation_flops(plan.stage, plan.work, routed=False)
 
 
 def disk_lines(plan: Plan, fit: Fit, config: Mapping[str, Any], times: Schedule) -> list[str]:
