@@ -14,6 +14,7 @@ SHARD = ["shard", "--annotations", "no.json", "--out", "no"]
 CHECK, REPORT = ["data", "check", "no"], ["feedback", "report", "no"]
 FEEDBACK = ["feedback", "--config", "no.yaml", "--out", "no"]
 CALIBRATE = ["calibrate", "--ckpt", "no"]
+PLAN = ["plan", "--config", "no.yaml"]
 
 WHOLE = ["0", "-1", "1.5", "nan", "inf", "three", "", "1e3"]
 MISTAKES = [
@@ -33,6 +34,14 @@ MISTAKES = [
     (REPORT, "--epsilon", "a number at least 0", ["-0.1", "nan", "inf", "none"]),
     (FEEDBACK, "--samples-per-part", "a whole number at least 1", WHOLE),
     (CALIBRATE, "--max-accuracy-loss", "a number at least 0 and below 1", ["-1", "1", "nan", "inf", "little"]),
+    (PLAN, "--devices", "a whole number at least 1", WHOLE),
+    (PLAN, "--nodes", "a whole number at least 1", WHOLE),
+    (PLAN, "--memory", "a number above 0", ["0", "-1", "nan", "inf", "much"]),
+    (PLAN, "--tflops", "a number above 0", ["0", "-1", "nan", "inf", "many"]),
+    (PLAN, "--utilisation", "a number above 0 and at most 1", ["0", "-1", "4", "nan", "inf", "half"]),
+    (PLAN, "--samples", "a whole number at least 1", WHOLE),
+    (PLAN, "--text-tokens", "a whole number at least 2", [*WHOLE, "1"]),
+    (PLAN, "--longest-text", "a whole number at least 2", [*WHOLE, "1"]),
     (CALIBRATE, "--budget", "a number above 0 and at most 1", ["0", "-1", "4", "nan", "inf", "half"]),
 ]
 """How a verb is called, one of its options, what that takes, and values that it does not."""
