@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.strategy_matrix import (
-    STAGES,
     differences,
     exported,
     fit_stages,
@@ -18,12 +17,14 @@ from tests.two_ranks import on_ranks
 
 TRAINED = {
     "ddp": ["3"],
-    "zero2": ["3", "4"],
-    "zero3": ["1", "3", "4", "4 stored"],
-    "fsdp2": list(STAGES),
-    "zero3_offload": ["2"],  # whose optimiser DeepSpeed compiles, which takes a minute, once
+    "zero2": ["4"],
+    "zero3": ["1", "3", "4"],
+    "fsdp2": ["1", "3", "4 stored"],
 }
-"""What of the matrix is tried each time: wherever ranks once had something else to compute."""
+"""What of the matrix is tried each time: wherever ranks once had something else to compute.
+
+DeepSpeed compiles the optimiser of `zero3_offload` for a minute; `python -m tests.strategy_matrix` tries that as well.
+"""
 
 
 @pytest.fixture(scope="module")
