@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart bench test test-of-models test-of-data types
+.PHONY: help install quickstart bench test test-packages test-together types
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z]*\):.*##/  make \1:/p' $(MAKEFILE_LIST)
@@ -34,16 +34,16 @@ bench: install  ## time everything that has been made fast against the plain way
 test: install  ## check format, lint and types, then run the whole suite, on two cores
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	+$(MAKE) --no-print-directory --jobs 2 --keep-going test-of-models test-of-data types
+	+$(MAKE) --no-print-directory --jobs 2 --keep-going test-together test-packages types
 
 types: install
 	$(BIN)/pyright
 
 # in two halves that share nothing, for one process leaves a core idle
-HALF := tests/datamodules tests/callbacks
+PACKAGES := tests/lit_avg tests/datamodules tests/callbacks
 
-test-of-data: install
-	$(BIN)/pytest -m 'slow or not slow' $(HALF)
+test-packages: install
+	$(BIN)/pytest -m 'slow or not slow' $(PACKAGES)
 
-test-of-models: install
-	$(BIN)/pytest -m 'slow or not slow' tests $(HALF:%=--ignore=%)
+test-together: install
+	$(BIN)/pytest -m 'slow or not slow' tests $(PACKAGES:%=--ignore=%)

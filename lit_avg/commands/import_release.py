@@ -16,7 +16,7 @@ import torch
 
 from lit_avg.llava_next.backbone import BACKBONE_PARTS, Backbone
 from lit_avg.llava_next.hf_model import weights_to_come
-from lit_avg.llava_next.llava_layout import ReleaseConfig, is_llavas, release_config, router_weights
+from lit_avg.llava_next.llava_layout import ReleaseConfig, release_config, router_weights
 from lit_avg.model import AvgLlava
 from lit_avg.pretrained.folder import made_in
 from lit_avg.routing.router import GranularityRouter
@@ -61,9 +61,11 @@ def main(argv: list[str]) -> int:
 def imported(source: str) -> AvgLlava:
     """The model of a checkpoint folder or hub id, in the precision that it lies in there; errors as in `main`."""
     folder = weights_folder("SOURCE", source)
+    config = read_json(folder / "config.json")
+    settings = None if config.get("model_type") == "llava_next" else release_config(config)
     with made_in(_precision(folder)), torch.random.fork_rng():
         torch.manual_seed(0)  # of a fresh router
-        return (_authors(folder) if is_llavas(folder) else _with_fresh_router(folder)).eval()
+        return (_with_fresh_router(folder) if settings is None else _authors(folder, settings)).eval()
 
 
 def _precision(folder: Path) -> torch.dtype:
@@ -72,9 +74,9 @@ def _precision(folder: Path) -> torch.dtype:
     return reduce(torch.promote_types, types, next(iter(types), torch.get_default_dtype()))
 
 
-def _authors(folder: Path) -> AvgLlava:
+def _authors(folder: Path, settings: ReleaseConfig) -> AvgLlava:
     """A model in LLaVA's own layout, with its router if it has one."""
-    settings, weights = release_config(read_json(folder / "config.json")), router_weights(folder)
+    weights = router_weights(folder)
     if not weights:
         return _with_fresh_router(folder, settings)
     backbone = partial(Backbone, pretrained=str(folder))
