@@ -111,7 +111,7 @@ def test_weights_cut_short_a_lost_shard_and_no_weights_are_told_apart(
     ("setting", "value", "told"),
     [
         ("mm_projector_type", "linear", "mm_projector_type is linear"),
-        ("model_type", "llama", "is a model of type llama"),
+        ("model_type", "llama", "model_type is llama"),
     ],
 )
 def test_what_is_no_llava_next_is_refused(
