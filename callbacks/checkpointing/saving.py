@@ -39,9 +39,9 @@ class Saving:
         if not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
-        if first:
+        if first and trainer.progress_bar_callback is not None:
             clear = "\r\x1b[K" if sys.stdout.isatty() else ""  # of the line that shows the progress
-            print(f"{clear}{run / LAST_CHECKPOINT}: {in_bytes(self.size)}, saved in {self.seconds:.1f} s", flush=True)
+            print(f"{clear}{run.name} · checkpoint of {in_bytes(self.size)} saved in {self.seconds:.1f} s", flush=True)
         kept = {"save": round(self.seconds, 2), "step": round(self.step_seconds, 2), "bytes": self.size}
         write_whole(run / SAVING, json.dumps(kept) + "\n")
 

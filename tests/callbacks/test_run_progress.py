@@ -17,11 +17,12 @@ def fit(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
 def test_the_lines_say_what_is_trained_how_far_it_is_and_how_it_went(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, *steps, last = fit(tmp_path, capsys).splitlines()
+    first, *steps, judged, saved = fit(tmp_path, capsys).splitlines()
     assert first == "RGLF · RGLF trains router: 4,456 of 27,400 parameters"
     shown = [re.fullmatch(r"RGLF · RGLF · fit (\d)/3 · loss \d+\.\d{3} · 0:\d\d", line) for line in steps]
     assert [match[1] for match in shown if match] == ["1", "2", "3"]
-    assert re.fullmatch(r"RGLF · RGLF · step 3 · val/loss \d+\.\d{3} · val/accuracy 0\.\d{3}", last)
+    assert re.fullmatch(r"RGLF · RGLF · step 3 · val/loss \d+\.\d{3} · val/accuracy 0\.\d{3}", judged)
+    assert re.fullmatch(r"RGLF · checkpoint of \d+ kB saved in \d+\.\d s", saved)
 
 
 def test_a_log_gets_ten_lines_of_steps_however_long_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
