@@ -39,8 +39,9 @@ test: install  ## check format, lint and types, then run the whole suite, on two
 types: install
 	$(BIN)/pyright
 
-# in two halves that share nothing, for one process leaves a core idle
+# in two halves that share nothing, for one process leaves a core idle; with one thread each, or they wait for each other
 PACKAGES := tests/lit_avg tests/datamodules tests/callbacks
+test-packages test-together: export OMP_NUM_THREADS := 1
 
 test-packages: install
 	$(BIN)/pytest -m 'slow or not slow' $(PACKAGES)
