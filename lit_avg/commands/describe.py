@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     console = Console()
     describe(stage, console)
     fit = cli.config["fit"]
-    _say(console, step_size(fit["trainer"], fit["data"]["init_args"].get("batch_size")))
+    say(console, step_size(fit["trainer"], fit["data"]["init_args"].get("batch_size")))
     return 0
 
 
@@ -46,15 +46,15 @@ def describe(stage: Stage, console: Console) -> None:
     settings = stage.optimization
     trained = ", ".join(part.replace("_", " ") for part in stage.trained_parts)
     console.print(f"[bold]{type(stage).__name__}[/bold] trains: {trained}")
-    _say(console, f"loss: {stage.loss_in_words}")
-    _say(console, f"starts from: {stage.start_in_words}")
-    _say(
+    say(console, f"loss: {stage.loss_in_words}")
+    say(console, f"starts from: {stage.start_in_words}")
+    say(
         console,
         f"AdamW, betas {settings.betas}, weight decay {settings.weight_decay}; "
         f"warm-up over {settings.warmup_ratio:.0%} of the steps, then cosine to {settings.final_lr_ratio:.0%}",
     )
     if (lora := stage.model.backbone.lora) is not None:
-        _say(console, f"the LLM is frozen and has an adapter: {lora}")
+        say(console, f"the LLM is frozen and has an adapter: {lora}")
     console.print(parts_table(stage))
     console.print(granularities_table(stage.model.layout))
 
@@ -65,7 +65,7 @@ def parts_table(stage: Stage) -> Table:
     counts = {part: sum(p.numel() for p in stage.parameters_of(part)) for part in PARTS}
     total = sum(counts.values())
     llava_next = total - counts["router"] - counts["llm_adapter"]
-    table = _table("part", "parameters", "of LLaVA-NeXT", "lr")
+    table = numbers_table("part", "parameters", "of LLaVA-NeXT", "lr")
     for part, count in counts.items():
         if part == "llm_adapter" and not count:
             continue
@@ -80,7 +80,7 @@ def parts_table(stage: Stage) -> Table:
 def granularities_table(layout: VisualLayout) -> Table:
     """Grid and tokens of each level, for a tile and for a square image of `PLANE` tiles and its global view."""
     rows, columns = PLANE
-    table = _table("granularity", "grid of a tile", f"tokens of {rows}x{columns} tiles and the global view")
+    table = numbers_table("granularity", "grid of a tile", f"tokens of {rows}x{columns} tiles and the global view")
     granularities = layout.granularities
     for level, (tokens, grid) in enumerate(zip(granularities.tokens, granularities.grids, strict=True)):
         table.add_row(str(tokens), f"{grid[0]}x{grid[1]}", f"{layout.count(PLANE, PLANE, level):,}")
@@ -106,12 +106,13 @@ def strategy_in_words(strategy: Any) -> str:
     return f"{name}, stage {arguments['stage']}" if "stage" in arguments else name
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
     """One line, unbroken and in one colour."""
     console.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(first: str, *others: str) -> Table:
+def numbers_table(first: str, *others: str) -> Table:
+    """An empty table: names in the first column, and numbers, which end under one another, in the others."""
     table = Table(box=box.SIMPLE)
     table.add_column(first)
     for name in others:

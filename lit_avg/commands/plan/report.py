@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lit_avg.commands.describe import numbers_table, say
 from lit_avg.planning.disk import checkpoints
 from lit_avg.planning.hosts import host_memory
 from lit_avg.planning.live_memory import GRADIENTS
@@ -36,18 +36,18 @@ def print_plan(console: Console, plan: Plan, config: Mapping[str, Any], gpu: str
     machines, trainer = plan.machines, config["trainer"]
     strategy = configured_strategy(trainer["strategy"], machines.all_devices)
     configured, fits = plan.fit(strategy, plan.micro_batch), plan.fits(strategy)
-    say = _saying(console)
     say(
+        console,
         f"{type(plan.stage).__name__} on {machines.nodes} x {machines.devices} {gpu} of {machines.memory / GIB:g} GiB, "
-        f"{machines.flops / 1e12:g} TFLOP/s, of which {machines.utilisation:.0%} are reached; {plan.precision}"
+        f"{machines.flops / 1e12:g} TFLOP/s, of which {machines.utilisation:.0%} are reached; {plan.precision}",
     )
-    say(f"samples: {plan.work.sizes.told_by}; {_tokens(plan)}")
+    say(console, f"samples: {plan.work.sizes.told_by}; {_tokens(plan)}")
     console.print(strategy_table(plan, fits))
     console.print(memory_table(configured))
     console.print(flops_table(plan))
     times = _schedule(plan, configured, config)
     for line in [*time_lines(plan, times), *disk_lines(plan, configured, config, times)]:
-        say(line)
+        say(console, line)
     if not plan.holds(fits[0]):
         least = min(fits, key=lambda fit: fit.peak)
         raise UserError(
@@ -57,15 +57,16 @@ def print_plan(console: Console, plan: Plan, config: Mapping[str, Any], gpu: str
     if not plan.holds(configured):
         best = fits[0]
         say(
+            console,
             f"the config's own, {strategy.name} with a micro-batch of {plan.micro_batch}, does not fit; "
             f"{best.strategy.name} with batch_size: {best.micro_batch} and accumulate_grad_batches: "
-            f"{best.accumulated} does"
+            f"{best.accumulated} does",
         )
 
 
 def strategy_table(plan: Plan, fits: list[Fit]) -> Table:
     """The strategies with the largest micro-batch each, best first."""
-    table = _table("strategy", "micro-batch", "accumulated", "peak GiB", "loading GiB", "fits")
+    table = numbers_table("strategy", "micro-batch", "accumulated", "peak GiB", "loading GiB", "fits")
     for fit in fits:
         answer = "yes" if plan.holds(fit) else "no"
         table.add_row(
@@ -92,7 +93,7 @@ def memory_table(fit: Fit) -> Table:
         "logits": logits,
         "router": router,
     }
-    table = _table(f"{fit.strategy.name}, micro-batch {fit.micro_batch}", "GiB of a device")
+    table = numbers_table(f"{fit.strategy.name}, micro-batch {fit.micro_batch}", "GiB of a device")
     for name, size in rows.items():
         table.add_row(name, _gib(size))
     table.add_section()
@@ -106,7 +107,7 @@ def memory_table(fit: Fit) -> Table:
 
 def flops_table(plan: Plan) -> Table:
     """FLOPs of an optimiser step, part by part."""
-    table = _table("TFLOP a step", "forward", "recomputed", "backward", "all")
+    table = numbers_table("TFLOP a step", "forward", "recomputed", "backward", "all")
     for name, part in plan.flops.items():
         each = (part.forward, part.recomputed, part.backward, part.total)
         table.add_row(name, *(_number(plan.batch * value / 1e12) for value in each))
@@ -195,15 +196,3 @@ def _gib(size: float) -> str:
 def _number(value: float) -> str:
     """With three digits, or two."""
     return f"{value:,.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 or not value else f"{value:.1g}"
-
-
-def _saying(console: Console) -> Any:
-    return lambda line: console.print(line, highlight=False, soft_wrap=True)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE)
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
